@@ -1,0 +1,3 @@
+//! Who may speak: tokens of agents and operators.
+
+pub mod token;

@@ -1,0 +1,170 @@
+//! What is known of one agent.
+
+use bytes::Bytes;
+
+use super::{ContentHash, InstanceUid, Labels, UnixMs};
+use crate::proto::opamp;
+
+/// One agent as the store holds it: what it reported (observed), and what it should have (desired).
+#[derive(Clone, Debug, PartialEq)]
+pub struct AgentRecord {
+    pub uid: InstanceUid,
+    /// Optimistic lock: grows with every write of the row; 0 for an agent that is not stored yet.
+    pub version: i64,
+    pub labels: Labels,
+    pub observed: Observed,
+    pub presence: Presence,
+    pub desired: Desired,
+    pub first_seen: UnixMs,
+}
+
+/// What the agent said of itself, as it said it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// A full report has been taken and nothing was missed since: deltas can be applied to it.
+    pub complete: bool,
+    /// Encoded `AgentDescription`, empty when none was sent.
+    pub description: Bytes,
+    /// `AgentCapabilities` bits.
+    pub capabilities: u64,
+    /// Encoded `ComponentHealth`, empty when none was sent.
+    pub health: Bytes,
+    /// The root component's `healthy`; `None` when no health was reported.
+    pub healthy: Option<bool>,
+    /// Where the encoded `EffectiveConfig` is stored.
+    pub effective_config: Option<ContentHash>,
+    pub config_status: ConfigStatus,
+    /// `last_remote_config_hash` verbatim; empty when none.
+    pub reported_config_hash: Bytes,
+    /// The agent's words with FAILED.
+    pub config_error: String,
+}
+
+/// `RemoteConfigStatuses`, by the specification's numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(i16)]
+pub enum ConfigStatus {
+    #[default]
+    Unset = 0,
+    Applied = 1,
+    Applying = 2,
+    Failed = 3,
+}
+
+impl ConfigStatus {
+    /// Numbers of later versions of the protocol read as `Unset`.
+    pub fn from_number(number: i32) -> Self {
+        match number {
+            1 => Self::Applied,
+            2 => Self::Applying,
+            3 => Self::Failed,
+            _ => Self::Unset,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unset => "UNSET",
+            Self::Applied => "APPLIED",
+            Self::Applying => "APPLYING",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(i16)]
+pub enum Transport {
+    #[default]
+    Unknown = 0,
+    WebSocket = 1,
+    Http = 2,
+}
+
+impl Transport {
+    pub fn from_number(number: i32) -> Self {
+        match number {
+            1 => Self::WebSocket,
+            2 => Self::Http,
+            _ => Self::Unknown,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "UNKNOWN",
+            Self::WebSocket => "WEBSOCKET",
+            Self::Http => "HTTP",
+        }
+    }
+}
+
+/// Where the agent is connected, and how far its messages have been taken.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Presence {
+    pub connected: bool,
+    pub transport: Transport,
+    /// Node id of the gateway that holds, or last held, the connection.
+    pub gateway: String,
+    /// Orders the agent's connections; see `muster.bus.v1.Report`.
+    pub connection_generation: u64,
+    /// The last report taken of that connection.
+    pub report_number: u64,
+    /// `sequence_num` of the newest message known to the store. Heartbeats are not stored: on a live
+    /// connection the gateway's own count is ahead.
+    pub sequence_num: u64,
+    /// When the newest message that is known to the store arrived.
+    pub last_seen: UnixMs,
+}
+
+/// What the agent should have, and what became of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Desired {
+    /// `None` when no policy matches: nothing is offered.
+    pub config: Option<ContentHash>,
+    /// Grows with every change of `config`.
+    pub generation: u64,
+    /// The policies' epoch that `config` was computed from.
+    pub epoch: u64,
+    /// A hash that the agent refused: not offered again until the desired state changes or an operator
+    /// asks for it.
+    pub quarantined: Option<ContentHash>,
+    /// When `config` was last offered on the present connection; `None` if it was not.
+    pub offered_at: Option<UnixMs>,
+    /// How often `config` was offered without an answer; spaces repeats.
+    pub offer_attempts: u16,
+}
+
+impl AgentRecord {
+    pub fn new(uid: InstanceUid, first_seen: UnixMs) -> Self {
+        Self {
+            uid,
+            version: 0,
+            labels: Labels::new(),
+            observed: Observed::default(),
+            presence: Presence::default(),
+            desired: Desired::default(),
+            first_seen,
+        }
+    }
+}
+
+impl AgentRecord {
+    /// Changes with what an operator can change: the labels. Opaque to clients.
+    pub fn etag(&self) -> String {
+        let mut text = Vec::new();
+        for (key, value) in &self.labels {
+            for part in [key, value] {
+                text.extend_from_slice(&(part.len() as u64).to_be_bytes());
+                text.extend_from_slice(part.as_bytes());
+            }
+        }
+        hex::encode(&ContentHash::of(&text).0[..8])
+    }
+}
+
+impl Observed {
+    pub fn has(&self, capability: opamp::AgentCapabilities) -> bool {
+        self.capabilities & (capability as u64) != 0
+    }
+}

@@ -1,0 +1,25 @@
+//! The domain: agents, selectors, policies, desired state.
+//!
+//! Architecture invariant: nothing here does I/O, reads a clock or draws a random number; time comes in
+//! as a parameter.
+
+pub mod agent;
+pub mod attributes;
+pub mod content;
+pub mod desired;
+pub mod offer;
+pub mod policy;
+pub mod selector;
+pub mod uid;
+
+pub use agent::AgentRecord;
+pub use attributes::Attributes;
+pub use content::ContentHash;
+pub use selector::Selector;
+pub use uid::InstanceUid;
+
+/// Milliseconds since the Unix epoch.
+pub type UnixMs = i64;
+
+/// Labels that operators set on an agent. They take part in selectors beside the agent's own attributes.
+pub type Labels = std::collections::BTreeMap<String, String>;

@@ -1,0 +1,94 @@
+//! What an AgentToServer carries, found at its top level. A heartbeat is recognised without decoding anything.
+
+use prost::Message;
+
+use super::fields::{self, Malformed, Value};
+use crate::{
+    model::{InstanceUid, uid::InvalidUid},
+    proto::opamp,
+};
+
+/// Field numbers of AgentToServer.
+pub mod tag {
+    pub const INSTANCE_UID: u32 = 1;
+    pub const SEQUENCE_NUM: u32 = 2;
+    pub const AGENT_DESCRIPTION: u32 = 3;
+    pub const CAPABILITIES: u32 = 4;
+    pub const HEALTH: u32 = 5;
+    pub const EFFECTIVE_CONFIG: u32 = 6;
+    pub const REMOTE_CONFIG_STATUS: u32 = 7;
+    pub const AGENT_DISCONNECT: u32 = 9;
+    pub const FLAGS: u32 = 10;
+}
+
+/// The top level of one AgentToServer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incoming {
+    pub uid: InstanceUid,
+    pub sequence_num: u64,
+    /// 0 when left out or zero: unchanged.
+    pub capabilities: u64,
+    /// `AgentToServerFlags` bits.
+    pub flags: u64,
+    /// Carries something that is to be stored: anything but uid, sequence number, capabilities, flags and
+    /// agent_disconnect.
+    pub has_status: bool,
+    /// Is a full report rather than a delta: it carries the agent's description, which clients send
+    /// exactly when they send everything.
+    pub is_full: bool,
+    pub is_disconnect: bool,
+}
+
+/// Why a message cannot be taken. The text goes to the agent in a BAD_REQUEST.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidMessage {
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error(transparent)]
+    Uid(#[from] InvalidUid),
+    #[error("not an AgentToServer: {0}")]
+    Undecodable(String),
+    #[error("field {0} of AgentToServer has the wrong wire type")]
+    WireType(u32),
+}
+
+impl Incoming {
+    /// Reads `message`, an encoded AgentToServer without header. Status is decoded once, to refuse here what the
+    /// config service could not read; a heartbeat is not.
+    pub fn parse(message: &[u8]) -> Result<Self, InvalidMessage> {
+        let mut uid = Err(InvalidUid::Length(0));
+        let mut incoming = Self {
+            uid: InstanceUid::PLACEHOLDER,
+            sequence_num: 0,
+            capabilities: 0,
+            flags: 0,
+            has_status: false,
+            is_full: false,
+            is_disconnect: false,
+        };
+        for field in fields::fields(message) {
+            let field = field?;
+            match (field.number, field.value) {
+                (tag::INSTANCE_UID, Value::Bytes(range)) => uid = InstanceUid::from_slice(&message[range]),
+                (tag::SEQUENCE_NUM, Value::Varint(number)) => incoming.sequence_num = number,
+                (tag::CAPABILITIES, Value::Varint(bits)) => incoming.capabilities = bits,
+                (tag::FLAGS, Value::Varint(bits)) => incoming.flags = bits,
+                (tag::AGENT_DISCONNECT, Value::Bytes(_)) => incoming.is_disconnect = true,
+                (number @ (1..=2 | 4 | 9..=10), _) => return Err(InvalidMessage::WireType(number)),
+                (number, _) => {
+                    incoming.has_status = true;
+                    incoming.is_full |= number == tag::AGENT_DESCRIPTION;
+                }
+            }
+        }
+        incoming.uid = uid?;
+        if incoming.has_status || incoming.is_disconnect {
+            opamp::AgentToServer::decode(message).map_err(|error| InvalidMessage::Undecodable(error.to_string()))?;
+        }
+        Ok(incoming)
+    }
+
+    pub fn requests_instance_uid(&self) -> bool {
+        self.flags & opamp::AgentToServerFlags::RequestInstanceUid as u64 != 0
+    }
+}

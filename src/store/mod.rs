@@ -1,0 +1,169 @@
+//! The only module with SQL: what Muster knows, in Postgres or (for `standalone`) SQLite.
+//!
+//! What is stored:
+//! - `agents`: one row an agent: what it reported, where it is connected, what it should have. Written in batches, guarded by
+//!   the row's version, never on a heartbeat, and without touching an indexed column so that Postgres can update in place (HOT).
+//! - `contents`: bodies (offered files, effective configurations) once by SHA-256.
+//! - `configs`: which files a config hash stands for, so that any replica can make its body.
+//! - `policies`, `revisions`, `policy_epoch`: policies, their immutable revisions, and a counter of all changes.
+//! - `shard_progress`: up to which epoch each shard has been reconciled.
+//! - `tokens`: hashes of agent and operator tokens; `audit`: who changed what, written with the change.
+//!
+//! Two implementations pass one contract suite. One file an aggregate in each.
+
+pub mod postgres;
+pub mod sqlite;
+mod types;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use types::*;
+
+use crate::model::{
+    AgentRecord, ContentHash, InstanceUid, Labels, UnixMs,
+    desired::PolicySet,
+    policy::{FileRef, Policy, Revision},
+    uid::Shard,
+};
+
+/// A shared store.
+pub type SharedStore = Arc<dyn Store>;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database is away or overloaded; the same call may succeed later.
+    #[error("the database is not reachable: {0}")]
+    Unreachable(String),
+    #[error("{kind} {name:?} does not exist")]
+    NotFound { kind: &'static str, name: String },
+    #[error("{kind} {name:?} exists already")]
+    AlreadyExists { kind: &'static str, name: String },
+    /// A given etag is not the present one.
+    #[error("{kind} {name:?} has changed: its etag is {current}, not {given}")]
+    EtagMismatch { kind: &'static str, name: String, given: String, current: String },
+    /// The schema is older or newer than this program.
+    #[error("database schema: {0}")]
+    Schema(String),
+    /// A bug, or a damaged database.
+    #[error("database: {0}")]
+    Internal(String),
+}
+
+/// Every method is one transaction. A batch may be of any size up to [`MAX_BATCH`].
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Brings the schema up to this program's. Safe to run from several processes at once.
+    async fn migrate(&self) -> Result<()>;
+    /// Succeeds if the database answers and its schema is one that this program can use.
+    async fn check(&self) -> Result<()>;
+
+    // Agents.
+
+    /// The agents of `uids` that are stored, in no particular order.
+    async fn read_agents(&self, uids: &[InstanceUid]) -> Result<Vec<AgentRecord>>;
+    /// Writes each record whose stored version is the one it carries (0: no row yet), with the version one larger, and all
+    /// `contents`. Returns the uids of those that were not written because another writer came first: to be read and
+    /// decided again. Labels are not written: they belong to [`Self::set_labels`].
+    async fn write_agents(&self, agents: &[AgentRecord], contents: &[(ContentHash, Bytes)])
+    -> Result<Vec<InstanceUid>>;
+    /// Agents in the order of their uids after `after`, at most `limit`.
+    async fn page_agents(
+        &self,
+        filter: AgentFilter,
+        after: Option<InstanceUid>,
+        limit: u32,
+    ) -> Result<Vec<AgentRecord>>;
+    /// Merges `changes` into the labels (`None` removes). With an etag ([`crate::model::agent::AgentRecord::etag`]), only if it is
+    /// still the present one. Returns the new record.
+    async fn set_labels(
+        &self,
+        uid: InstanceUid,
+        changes: &LabelChanges,
+        etag: Option<&str>,
+        actor: &Actor,
+    ) -> Result<AgentRecord>;
+    /// Lifts the agent's quarantine, so that its desired configuration is offered again.
+    async fn lift_quarantine(&self, uid: InstanceUid, actor: &Actor) -> Result<AgentRecord>;
+    /// Deletes an agent. It will be a new one if it comes back.
+    async fn forget_agent(&self, uid: InstanceUid, etag: Option<&str>, actor: &Actor) -> Result<()>;
+    /// Marks every agent that is connected to `gateway` as disconnected, in one statement; returns how many.
+    async fn disconnect_gateway(&self, gateway: &str) -> Result<u64>;
+    /// Gateways that any connected agent's row names, with the number of those agents.
+    async fn gateways_in_use(&self) -> Result<Vec<(String, u64)>>;
+    async fn fleet_summary(&self) -> Result<FleetSummary>;
+
+    // Contents.
+
+    /// Stores bodies under their hashes; those that are there already stay.
+    async fn put_contents(&self, contents: &[(ContentHash, Bytes)]) -> Result<()>;
+    async fn get_contents(&self, hashes: &[ContentHash]) -> Result<Vec<(ContentHash, Bytes)>>;
+    /// Remembers which files each config hash stands for.
+    async fn put_config(&self, hash: ContentHash, files: &ConfigFiles) -> Result<()>;
+    async fn get_config(&self, hash: ContentHash) -> Result<Option<ConfigFiles>>;
+    /// Deletes contents and configs that were made before `before` and that nothing refers to; returns how many.
+    async fn collect_garbage(&self, before: UnixMs) -> Result<u64>;
+
+    // Policies.
+
+    /// Makes a new revision of a policy, or a new policy, together with file bodies that are not stored yet. If the content
+    /// equals the newest revision's, nothing changes. With [`ApplyPolicy::validate_only`], nothing is written, and the result is
+    /// what would have been.
+    async fn apply_policy(&self, apply: ApplyPolicy, actor: &Actor) -> Result<Applied>;
+    async fn delete_policy(&self, name: &str, etag: Option<&str>, actor: &Actor) -> Result<()>;
+    async fn get_policy(&self, name: &str) -> Result<Policy>;
+    /// In the order of their names after `after`.
+    async fn list_policies(&self, after: Option<&str>, limit: u32) -> Result<Vec<Policy>>;
+    /// Newest first, numbers below `before`.
+    async fn list_revisions(&self, name: &str, before: Option<u64>, limit: u32) -> Result<Vec<Revision>>;
+    /// All policies and the epoch, read consistently.
+    async fn policy_set(&self) -> Result<PolicySet>;
+    async fn policy_epoch(&self) -> Result<u64>;
+
+    // Reconciliation.
+
+    /// The epoch up to which each shard has been reconciled; a shard that is missing never was.
+    async fn shard_progress(&self) -> Result<Vec<(Shard, u64)>>;
+    /// Never goes back.
+    async fn set_shard_progress(&self, shard: Shard, epoch: u64) -> Result<()>;
+
+    // Tokens.
+
+    async fn create_token(&self, token: &NewToken, actor: &Actor) -> Result<Token>;
+    /// In the order in which they were made.
+    async fn list_tokens(&self) -> Result<Vec<Token>>;
+    /// By id or by name.
+    async fn revoke_token(&self, id_or_name: &str, now: UnixMs, actor: &Actor) -> Result<Token>;
+    /// The token with this hash that is neither revoked nor expired at `now`.
+    async fn find_token(&self, kind: TokenKind, sha256: &[u8; 32], now: UnixMs) -> Result<Option<Token>>;
+    /// The agent tokens that are neither revoked nor expired at `now`, and a number that grows with every change of them.
+    async fn agent_tokens(&self, now: UnixMs) -> Result<(u64, Vec<TokenDigest>)>;
+
+    // Audit.
+
+    /// Newest first, ids below `before`.
+    async fn list_audit(&self, before: Option<i64>, limit: u32) -> Result<Vec<AuditEntry>>;
+}
+
+/// Most records, or uids, in one call.
+pub const MAX_BATCH: usize = 5_000;
+
+/// Which files a configuration has, by name.
+pub type ConfigFiles = std::collections::BTreeMap<String, FileRef>;
+
+/// `None` removes the label.
+pub type LabelChanges = std::collections::BTreeMap<String, Option<String>>;
+
+/// Applies changes to labels.
+pub fn apply_label_changes(labels: &mut Labels, changes: &LabelChanges) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => drop(labels.insert(key.clone(), value.clone())),
+            None => drop(labels.remove(key)),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What goes into and comes out of the store beside the domain's own types.
+
+use bytes::Bytes;
+
+use crate::model::{
+    ContentHash, UnixMs,
+    policy::{Policy, PolicyKind, RevisionContent},
+    uid::Shard,
+};
+
+/// Who makes a change; goes into the audit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// The operator token's name, or `system`.
+    pub name: String,
+    /// The operator token's id, empty for the system.
+    pub token_id: String,
+    /// When, by the clock of the node that took the request.
+    pub now: UnixMs,
+}
+
+/// Which agents to page through; `None` does not restrict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AgentFilter {
+    pub shard: Option<Shard>,
+    pub connected: Option<bool>,
+    /// Only those whose desired and reported config hashes differ.
+    pub only_behind: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApplyPolicy {
+    pub name: String,
+    pub kind: PolicyKind,
+    pub content: RevisionContent,
+    /// Bodies that `content` refers to and that may not be stored yet.
+    pub bodies: Vec<(ContentHash, Bytes)>,
+    /// Only if the policy has this etag; an empty text: only if there is no such policy.
+    pub etag: Option<String>,
+    pub validate_only: bool,
+}
+
+/// What an apply did, or would have done.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Applied {
+    pub policy: Policy,
+    pub outcome: ApplyOutcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApplyOutcome {
+    Created,
+    Configured,
+    Unchanged,
+}
+
+/// Counts over all agents.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FleetSummary {
+    pub agents: u64,
+    pub connected: u64,
+    /// Of those connected.
+    pub healthy: u64,
+    /// Of those connected; the rest report no health.
+    pub unhealthy: u64,
+    /// Of all agents, by config status.
+    pub config_unset: u64,
+    pub config_applied: u64,
+    pub config_applying: u64,
+    pub config_failed: u64,
+    /// Agents with a desired configuration, and of those the ones that report its hash as APPLIED.
+    pub desired: u64,
+    pub converged: u64,
+    /// By `service.name` and `service.version`, largest first, at most 100.
+    pub versions: Vec<VersionCount>,
+    /// Connected agents by gateway id, largest first.
+    pub gateways: Vec<(String, u64)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionCount {
+    pub service_name: String,
+    pub service_version: String,
+    pub agents: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TokenKind {
+    Agent,
+    Operator,
+}
+
+impl TokenKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Operator => "operator",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "agent" => Some(Self::Agent),
+            "operator" => Some(Self::Operator),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewToken {
+    pub id: String,
+    pub kind: TokenKind,
+    /// Unique among the tokens of a kind that are not revoked.
+    pub name: String,
+    /// Of the token's text; the text itself is not stored.
+    pub sha256: [u8; 32],
+    pub expires_at: Option<UnixMs>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    pub id: String,
+    pub kind: TokenKind,
+    pub name: String,
+    pub created_at: UnixMs,
+    pub created_by: String,
+    pub expires_at: Option<UnixMs>,
+    pub revoked_at: Option<UnixMs>,
+}
+
+/// What a gateway needs to know of an agent token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenDigest {
+    pub id: String,
+    pub sha256: [u8; 32],
+    pub expires_at: Option<UnixMs>,
+}
+
+/// One change that an operator (or the system) made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuditEntry {
+    /// Grows.
+    pub id: i64,
+    pub at: UnixMs,
+    pub actor: String,
+    pub token_id: String,
+    /// Such as `policy.apply`, `agent.label`, `token.revoke`.
+    pub action: String,
+    /// What was changed: a policy's name, an agent's uid, a token's id.
+    pub target: String,
+    /// JSON: what is worth keeping of the change. Never a secret.
+    pub detail: serde_json::Value,
+}
