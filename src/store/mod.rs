@@ -13,6 +13,8 @@
 //! Two implementations pass one contract suite. What is the same in both is in `shared`, one file an aggregate; what a
 //! database does in its own way (batches, connections) is in its own module.
 
+#![allow(clippy::duplicate_mod, reason = "`shared` is compiled once for each database, on purpose; see there")]
+
 mod batch;
 mod error;
 mod json;

@@ -22,7 +22,7 @@ macro_rules! filtered {
 const PAGE: &str = concat!("SELECT ", agent_columns!(), " FROM agents WHERE ", filtered!(), " ORDER BY uid LIMIT $4");
 
 /// Apart from [`PAGE`] so that the plan of each is known: this one walks the index on (shard, uid).
-pub(super) const PAGE_OF_SHARD: &str =
+const PAGE_OF_SHARD: &str =
     concat!("SELECT ", agent_columns!(), " FROM agents WHERE shard = $5 AND ", filtered!(), " ORDER BY uid LIMIT $4");
 
 pub(super) async fn page(

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use sqlx::types::Json;
 
-use super::{Backend, Tx, contents};
+use super::{Backend, Tx, content_batches};
 use crate::{
     model::{AgentRecord, ContentHash, InstanceUid, Labels},
     store::{
@@ -29,7 +29,7 @@ pub(super) async fn write(
     let batch = Batch::new(agents);
     let mut not_written = batch.repeated;
     let mut tx = store.begin().await?;
-    contents::put(&mut tx, bodies).await?;
+    content_batches::put(&mut tx, bodies).await?;
     for agent in batch.agents {
         let statement = if agent.version == 0 { INSERT } else { UPDATE };
         if !write_one(&mut tx, statement, agent).await? {

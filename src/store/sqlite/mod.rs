@@ -6,26 +6,8 @@
 mod agent_batches;
 mod content_batches;
 
-// What is the same for both databases is one text, compiled for each: sqlx's bounds do not compose well enough for code that
-// is generic over the database.
-#[path = "../shared/agents.rs"]
-mod agents;
-#[path = "../shared/audit.rs"]
-mod audit;
-#[path = "../shared/contents.rs"]
-mod contents;
-#[path = "../shared/counters.rs"]
-mod counters;
-#[path = "../shared/fleet.rs"]
-mod fleet;
-#[path = "../shared/operations.rs"]
-mod operations;
-#[path = "../shared/policies.rs"]
-mod policies;
-#[path = "../shared/schema.rs"]
-mod schema;
-#[path = "../shared/tokens.rs"]
-mod tokens;
+#[path = "../shared/mod.rs"]
+mod shared;
 
 use std::{path::Path, time::Duration};
 
@@ -41,7 +23,7 @@ use SqliteStore as Backend;
 
 type Tx = sqlx::SqliteTransaction<'static>;
 
-/// A rolled-back program may meet migrations that it does not know; see [`schema::check`].
+/// A rolled-back program may meet migrations that it does not know; see [`shared::schema`].
 static MIGRATOR: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("migrations/sqlite") };
 
 /// Enough for the admin API of one machine beside the reads of ingest.
