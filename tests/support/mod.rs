@@ -1,6 +1,7 @@
 //! What tests of several tiers share. Each binary uses its part of it.
 #![allow(dead_code)]
 
+pub mod postgres;
 pub mod process;
 pub mod redis;
 
