@@ -35,9 +35,7 @@ pub fn take_status(before: &Observed, after: &Observed, desired: &mut Desired, n
 fn rolled_back(before: &Observed, after: &Observed, desired: &Desired) -> bool {
     let was_applying = before.config_status == ConfigStatus::Applying
         && desired.config.is_some_and(|hash| before.reported_config_hash[..] == hash.0);
-    was_applying
-        && !after.reported_config_hash.is_empty()
-        && after.reported_config_hash != before.reported_config_hash
+    was_applying && !after.reported_config_hash.is_empty() && after.reported_config_hash != before.reported_config_hash
 }
 
 #[cfg(test)]
@@ -94,11 +92,8 @@ mod tests {
 
     #[test]
     fn a_lifted_quarantine_stays_lifted_until_the_agent_was_offered_it_again() {
-        let failed = Observed {
-            config_status: ConfigStatus::Failed,
-            reported_config_hash: B.to_bytes(),
-            ..Observed::default()
-        };
+        let failed =
+            Observed { config_status: ConfigStatus::Failed, reported_config_hash: B.to_bytes(), ..Observed::default() };
         let mut desired = Desired { config: Some(B), ..Desired::default() };
         take_status(&failed, &failed, &mut desired, true);
         assert_eq!(desired.quarantined, None);

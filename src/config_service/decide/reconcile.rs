@@ -32,7 +32,6 @@ pub fn reconcile(mut record: AgentRecord, policies: &Snapshot, now: UnixMs) -> O
     let generation = record.desired.generation;
     let target = recompute(&mut record, policies, now).unwrap_or_default();
     let is_visible = record.desired.generation != generation;
-    let offer =
-        offer::offer_if_due(&mut record, now).then_some(Offer { repeat: !is_visible, pace: target.pace });
+    let offer = offer::offer_if_due(&mut record, now).then_some(Offer { repeat: !is_visible, pace: target.pace });
     (is_visible || offer.is_some()).then_some(Change { record, config: target.config, offer, is_visible })
 }

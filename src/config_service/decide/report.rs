@@ -69,7 +69,9 @@ pub struct Resolution {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// The agent is no longer there; the last sequence number that was seen, where it is known.
-    Gone { last_sequence_num: Option<u64> },
+    Gone {
+        last_sequence_num: Option<u64>,
+    },
     Alive,
 }
 
@@ -157,13 +159,7 @@ fn is_contiguous(row: &AgentRecord, report: &Report, probed: Option<u64>) -> boo
     opening.first_sequence_num == previous || Some(opening.first_sequence_num) == previous.checked_add(1)
 }
 
-fn write(
-    uid: InstanceUid,
-    before: AgentRecord,
-    report: &Report,
-    start: Start,
-    context: &Context<'_>,
-) -> Outcome {
+fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, context: &Context<'_>) -> Outcome {
     let mut record = before.clone();
     record.presence = presence(&before.presence, report);
     let is_new_connection = start != Start::Established;

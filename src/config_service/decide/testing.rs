@@ -16,7 +16,8 @@ use crate::{
     proto::{
         bus,
         opamp::{
-            AgentCapabilities, AgentDescription, AgentToServer, AnyValue, KeyValue, RemoteConfigStatus, any_value::Value,
+            AgentCapabilities, AgentDescription, AgentToServer, AnyValue, KeyValue, RemoteConfigStatus,
+            any_value::Value,
         },
     },
 };
