@@ -43,7 +43,8 @@ pub struct Config {
     pub body_cache_bytes: usize,
     /// How often contents that nothing refers to are deleted.
     pub gc_interval: Duration,
-    /// Contents younger than this are never deleted.
+    /// Contents younger than this are never deleted. The store makes them young again only when they are a day old, and
+    /// this service relies on them for an hour after that: so two days.
     pub gc_min_age: Duration,
 }
 
@@ -67,10 +68,13 @@ impl Default for Config {
             offers_per_second: 0,
             body_cache_bytes: 64 << 20,
             gc_interval: Duration::from_secs(3_600),
-            gc_min_age: Duration::from_secs(86_400),
+            gc_min_age: Duration::from_secs(2 * 86_400),
         }
     }
 }
+
+/// See [`Config::gc_min_age`].
+const LEAST_GC_AGE: Duration = Duration::from_secs(26 * 3_600);
 
 impl Config {
     /// Refuses settings that cannot work, by name.
@@ -89,6 +93,7 @@ impl Config {
             (!self.sweep_interval.is_zero(), "sweep_interval", "must not be 0"),
             (self.full_sweep_interval >= self.sweep_interval, "full_sweep_interval", "must be at least sweep_interval"),
             (!self.gc_interval.is_zero(), "gc_interval", "must not be 0"),
+            (self.gc_min_age >= LEAST_GC_AGE, "gc_min_age", "must be at least 26 hours"),
         ];
         match rules.iter().find(|(holds, _, _)| !holds) {
             Some((_, name, problem)) => Err(Error::Setting { name, problem }),

@@ -38,7 +38,7 @@ pub async fn run(shared: Arc<Shared>, mut owned: watch::Receiver<Owned>, stop: C
                 }
                 let shards = owned.borrow_and_update().clone();
                 subscription.set_topics(topics(&shards)).await;
-                shared.note_readiness();
+                shared.note_listening();
             }
             event = subscription.next() => match event {
                 Event::Message { topic: Topic::Shard(shard), payload } => batch(&shared, shard, payload),

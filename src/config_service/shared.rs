@@ -45,6 +45,7 @@ pub struct Shared {
     pub fanout: Fanout,
     pub reconcile: Requests,
     pub ready: Arc<AtomicBool>,
+    listening: AtomicBool,
     owned: watch::Sender<Owned>,
     workers: Vec<ingest::Sender>,
     token_requests: mpsc::Sender<Option<String>>,
@@ -79,6 +80,7 @@ impl Shared {
             fanout: Fanout::default(),
             reconcile: Requests::default(),
             ready: Arc::default(),
+            listening: AtomicBool::default(),
             config,
             node,
             store,
@@ -126,10 +128,16 @@ impl Shared {
         let _ = self.body_requests.try_send(request);
     }
 
-    /// Both conditions of [`super::Handle::is_ready`].
+    /// The bus now brings what is sent to this replica's shards.
+    pub fn note_listening(&self) {
+        self.listening.store(true, Ordering::Relaxed);
+        self.note_readiness();
+    }
+
+    /// Looks whether both conditions of [`super::Handle::is_ready`] hold.
     pub fn note_readiness(&self) {
-        let has_shards = self.bus.is_reachable() && self.policies.loaded().is_some();
-        if has_shards && !self.ready.swap(true, Ordering::Relaxed) {
+        let is_complete = self.listening.load(Ordering::Relaxed) && self.policies.loaded().is_some();
+        if is_complete && !self.ready.swap(true, Ordering::Relaxed) {
             tracing::info!(node = %self.node, "config service is ready");
         }
     }

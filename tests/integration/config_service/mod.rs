@@ -1,0 +1,7 @@
+//! The config service over a real store and bus, with gateways played by a script.
+
+mod cluster;
+mod gateway;
+mod offers;
+mod openings;
+mod replicas;
