@@ -141,7 +141,7 @@ impl Worker {
                 true => Found::Alive,
                 false => Found::Gone { last_sequence_num: result.last_sequence_num },
             };
-            if let Some(resolved) = self.openings.resolve(uid, result.connection_generation, found) {
+            if let Some(resolved) = self.openings.resolve(uid, result.connection_generation, found, Instant::now()) {
                 let found = if result.alive { "alive" } else { "gone" };
                 ::metrics::counter!(metrics::PROBES, "found" => found).increment(1);
                 self.queue.push(Item::resolved(resolved));

@@ -3,7 +3,7 @@
 //! Only memory: what is held is not acknowledged, so its gateway repeats it if this replica dies.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -16,10 +16,15 @@ use super::{
 };
 use crate::model::InstanceUid;
 
+/// A gateway that lets go of a connection, and gives no last number, has still to say what it had not delivered: that is
+/// about to come as the connection's last report. Longer than gateways collect reports for, shorter than openings wait
+/// for their verdict.
+const LAST_WORDS: Duration = Duration::from_millis(150);
+
 pub struct Openings {
     by_uid: HashMap<InstanceUid, Held>,
-    /// In the order of their deadlines; an entry may be outlived by what it was about.
-    deadlines: VecDeque<(Instant, InstanceUid)>,
+    /// The deadline of each that is held.
+    deadlines: BTreeSet<(Instant, InstanceUid)>,
     capacity: usize,
     patience: Duration,
 }
@@ -42,7 +47,7 @@ pub enum Hold {
 
 impl Openings {
     pub fn new(capacity: usize, patience: Duration) -> Self {
-        Self { by_uid: HashMap::new(), deadlines: VecDeque::new(), capacity, patience }
+        Self { by_uid: HashMap::new(), deadlines: BTreeSet::new(), capacity, patience }
     }
 
     pub fn len(&self) -> usize {
@@ -69,16 +74,29 @@ impl Openings {
             return Hold::Refused;
         }
         let deadline = now + self.patience;
+        self.remove(uid);
         self.by_uid.insert(uid, Held { report, probed, deadline });
-        self.deadlines.push_back((deadline, uid));
+        self.deadlines.insert((deadline, uid));
         Hold::Started
     }
 
     /// Takes the answer of a probe of `generation`; gives back what was held for it.
-    pub fn resolve(&mut self, uid: InstanceUid, generation: u64, found: Found) -> Option<(Report, Resolution)> {
-        let held = self.by_uid.get(&uid).filter(|held| held.probed.generation == generation)?;
-        let resolution = Resolution { of: held.probed.clone(), found };
-        self.by_uid.remove(&uid).map(|held| (held.report, resolution))
+    pub fn resolve(
+        &mut self,
+        uid: InstanceUid,
+        generation: u64,
+        found: Found,
+        now: Instant,
+    ) -> Option<(Report, Resolution)> {
+        let held = self.by_uid.get_mut(&uid).filter(|held| held.probed.generation == generation)?;
+        if found == (Found::Gone { last_sequence_num: None }) {
+            let deadline = held.deadline.min(now + LAST_WORDS);
+            self.deadlines.remove(&(held.deadline, uid));
+            self.deadlines.insert((deadline, uid));
+            held.deadline = deadline;
+            return None;
+        }
+        self.remove(uid).map(|held| (held.report, Resolution { of: held.probed, found }))
     }
 
     /// Takes note that the record of `uid` has changed: what was held is to be decided again if it has moved beyond the
@@ -86,26 +104,31 @@ impl Openings {
     pub fn changed(&mut self, uid: InstanceUid, generation: u64, connected: bool) -> Option<Report> {
         let held = self.by_uid.get(&uid)?;
         let is_settled = generation > held.probed.generation || !connected;
-        is_settled.then(|| self.by_uid.remove(&uid).map(|held| held.report)).flatten()
+        is_settled.then(|| self.remove(uid).map(|held| held.report)).flatten()
     }
 
     /// When the first probe times out.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.front().map(|(deadline, _)| *deadline)
+        self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
     /// What was held for probes that were not answered in time: those connections are taken for gone.
     pub fn expired(&mut self, now: Instant) -> Vec<(Report, Resolution)> {
         let mut expired = Vec::new();
-        while let Some((deadline, uid)) = self.deadlines.front().copied().filter(|(deadline, _)| *deadline <= now) {
-            self.deadlines.pop_front();
-            let is_current = self.by_uid.get(&uid).is_some_and(|held| held.deadline == deadline);
-            if let Some(held) = is_current.then(|| self.by_uid.remove(&uid)).flatten() {
-                let found = Found::Gone { last_sequence_num: None };
-                expired.push((held.report, Resolution { of: held.probed, found }));
-            }
+        while let Some((_, uid)) = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= now) {
+            let Some(held) = self.remove(uid) else {
+                break;
+            };
+            let found = Found::Gone { last_sequence_num: None };
+            expired.push((held.report, Resolution { of: held.probed, found }));
         }
         expired
+    }
+
+    fn remove(&mut self, uid: InstanceUid) -> Option<Held> {
+        let held = self.by_uid.remove(&uid)?;
+        self.deadlines.remove(&(held.deadline, uid));
+        Some(held)
     }
 }
 
@@ -129,8 +152,8 @@ mod tests {
         assert_eq!(openings.hold(report.clone(), connection(10), now), Hold::Started);
         assert_eq!(openings.hold(Report { number: 2, ..report.clone() }, connection(10), now), Hold::Known);
         assert_eq!(openings.hold(testing::report("third", 1, 30, 1), connection(10), now), Hold::Refused);
-        assert_eq!(openings.resolve(report.uid, 9, Found::Alive), None);
-        let (held, resolution) = openings.resolve(report.uid, 10, Found::Alive).unwrap();
+        assert_eq!(openings.resolve(report.uid, 9, Found::Alive, now), None);
+        let (held, resolution) = openings.resolve(report.uid, 10, Found::Alive, now).unwrap();
         assert_eq!((held.number, resolution.of), (2, connection(10)));
         assert!(openings.expired(now + Duration::from_secs(9)).is_empty());
     }
@@ -143,6 +166,18 @@ mod tests {
         let expired = openings.expired(now + Duration::from_secs(3));
         assert_eq!(expired[0].1.found, Found::Gone { last_sequence_num: None });
         assert_eq!((openings.len(), openings.next_deadline()), (0, None));
+    }
+
+    #[test]
+    fn a_connection_let_go_without_its_number_may_still_say_its_last_words() {
+        let (mut openings, now) = (openings(10), Instant::now());
+        let report = testing::report("new", 1, 20, 1);
+        openings.hold(report.clone(), connection(10), now);
+        let gone = Found::Gone { last_sequence_num: None };
+        assert_eq!(openings.resolve(report.uid, 10, gone, now), None);
+        assert_eq!(openings.next_deadline(), Some(now + LAST_WORDS));
+        assert!(openings.changed(report.uid, 10, false).is_some());
+        assert_eq!(openings.next_deadline(), None);
     }
 
     #[test]

@@ -25,10 +25,9 @@ use crate::{
 /// A gateway's name on the bus is no longer than this; others are not gateways.
 const MAX_GATEWAY_NAME_BYTES: usize = 256;
 
-pub async fn run(shared: Arc<Shared>, mut owned: watch::Receiver<Owned>, stop: CancellationToken) {
+pub async fn run(shared: Arc<Shared>, mut owned: watch::Receiver<Option<Owned>>, stop: CancellationToken) {
     let mut subscription = shared.bus.subscribe();
-    let first = owned.borrow_and_update().clone();
-    subscription.set_topics(topics(&first)).await;
+    owned.mark_changed();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -37,8 +36,10 @@ pub async fn run(shared: Arc<Shared>, mut owned: watch::Receiver<Owned>, stop: C
                     return;
                 }
                 let shards = owned.borrow_and_update().clone();
-                subscription.set_topics(topics(&shards)).await;
-                shared.note_listening();
+                subscription.set_topics(topics(shards.as_ref())).await;
+                if shards.is_some() {
+                    shared.note_listening();
+                }
             }
             event = subscription.next() => match event {
                 Event::Message { topic: Topic::Shard(shard), payload } => batch(&shared, shard, payload),
@@ -50,8 +51,13 @@ pub async fn run(shared: Arc<Shared>, mut owned: watch::Receiver<Owned>, stop: C
     }
 }
 
-fn topics(shards: &Owned) -> Vec<Topic> {
-    shards.iter().map(|shard| Topic::Shard(*shard)).chain([Topic::ConfigService]).collect()
+fn topics(shards: Option<&Owned>) -> Vec<Topic> {
+    shards
+        .into_iter()
+        .flat_map(|shards| shards.iter())
+        .map(|shard| Topic::Shard(*shard))
+        .chain([Topic::ConfigService])
+        .collect()
 }
 
 fn batch(shared: &Shared, shard: Shard, payload: Bytes) {

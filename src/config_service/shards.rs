@@ -33,12 +33,10 @@ async fn renew(shared: &Shared) -> Result<(), bus::Error> {
         members.push(shared.node.clone());
     }
     let owned: BTreeSet<_> = rendezvous::owned(&shared.node, &members).into_iter().collect();
-    if owned != *shared.owned() {
-        tracing::info!(node = %shared.node, shards = owned.len(), replicas = members.len(), "shards divided");
-        let gained = shared.own(owned);
-        if !gained.is_empty() {
-            shared.reconcile.look_at_shards();
-        }
+    let count = owned.len();
+    if shared.own(owned) {
+        tracing::info!(node = %shared.node, shards = count, replicas = members.len(), "shards divided");
+        shared.reconcile.look_at_shards();
     }
     Ok(())
 }

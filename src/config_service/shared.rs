@@ -46,7 +46,7 @@ pub struct Shared {
     pub reconcile: Requests,
     pub ready: Arc<AtomicBool>,
     listening: AtomicBool,
-    owned: watch::Sender<Owned>,
+    owned: watch::Sender<Option<Owned>>,
     workers: Vec<ingest::Sender>,
     token_requests: mpsc::Sender<Option<String>>,
     body_requests: mpsc::Sender<bodies::Request>,
@@ -55,7 +55,7 @@ pub struct Shared {
 /// The receiving ends, each for one task.
 pub struct Inputs {
     pub reports: Vec<mpsc::UnboundedReceiver<ingest::Input>>,
-    pub owned: watch::Receiver<Owned>,
+    pub owned: watch::Receiver<Option<Owned>>,
     pub token_requests: mpsc::Receiver<Option<String>>,
     pub body_requests: mpsc::Receiver<bodies::Request>,
 }
@@ -69,7 +69,7 @@ impl Shared {
                 (ingest::Sender { inputs: sender, room: Arc::new(Semaphore::new(room)), capacity: room }, receiver)
             })
             .unzip();
-        let (owned, owned_receiver) = watch::channel(Owned::default());
+        let (owned, owned_receiver) = watch::channel(None);
         let (token_requests, token_receiver) = mpsc::channel(WAITING_REQUESTS);
         let (body_requests, body_receiver) = mpsc::channel(WAITING_REQUESTS);
         let shared = Self {
@@ -95,16 +95,21 @@ impl Shared {
         (shared, inputs)
     }
 
+    /// None before the first look at the list of members.
     pub fn owned(&self) -> Owned {
-        self.owned.borrow().clone()
+        self.owned.borrow().clone().unwrap_or_default()
     }
 
-    /// Takes over `shards`, and returns those that are new.
-    pub fn own(&self, shards: BTreeSet<Shard>) -> Vec<Shard> {
+    /// Makes `shards` this replica's; returns whether that is a change.
+    pub fn own(&self, shards: BTreeSet<Shard>) -> bool {
         ::metrics::gauge!(metrics::OWNED_SHARDS).set(shards.len() as f64);
-        let gained = shards.difference(&self.owned()).copied().collect();
-        self.owned.send_replace(Arc::new(shards));
-        gained
+        self.owned.send_if_modified(|owned| {
+            let is_change = owned.as_deref() != Some(&shards);
+            if is_change {
+                *owned = Some(Arc::new(shards));
+            }
+            is_change
+        })
     }
 
     /// This replica's part of what all do together, by its shards.

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::shared::{Outage, Shared, isolated, unix_ms};
 use crate::{
+    bus::Role,
     proto::bus,
     store::{self, TokenDigest},
 };
@@ -33,7 +34,8 @@ async fn answer(shared: &Shared, requests: Vec<Option<String>>) -> store::Result
     let (version, tokens) = shared.store.agent_tokens(unix_ms()).await?;
     let tokens = bus::AgentTokens { version, tokens: tokens.into_iter().map(to_wire).collect() };
     let mut gateways = match requests.contains(&None) {
-        true => shared.gateways.alive(),
+        // While the list cannot be read nothing can be sent; gateways ask every minute.
+        true => shared.bus.members(Role::Gateway).await.unwrap_or_default(),
         false => Vec::new(),
     };
     gateways.extend(requests.into_iter().flatten());

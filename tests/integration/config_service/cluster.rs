@@ -110,6 +110,17 @@ impl Cluster {
         self.hint(bus::Hint { policies_epoch: self.store.policy_epoch().await.unwrap(), ..Default::default() }).await;
     }
 
+    /// Applies a policy, and waits until all shards have been brought to it, so that later reports are decided by it.
+    pub async fn settle(&self, name: &str, selector: &str, body: &str) {
+        self.apply(name, selector, body).await;
+        let epoch = self.store.policy_epoch().await.unwrap();
+        eventually("all shards are done", async || {
+            let progress = self.store.shard_progress().await.unwrap();
+            (progress.len() == 64 && progress.iter().all(|(_, done)| *done == epoch)).then_some(())
+        })
+        .await;
+    }
+
     pub async fn hint(&self, hint: bus::Hint) {
         self.bus.publish(&Topic::ConfigService, hint.encode_to_vec().into()).await.unwrap();
     }

@@ -1,5 +1,7 @@
 //! The config service over a real store and bus, with gateways played by a script.
 
+#![allow(clippy::unwrap_used)]
+
 mod cluster;
 mod gateway;
 mod offers;

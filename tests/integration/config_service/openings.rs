@@ -1,6 +1,10 @@
 //! How connections start, move and end.
 
-use muster::proto::opamp::AgentToServer;
+use muster::proto::{
+    bus,
+    opamp::{AgentToServer, ComponentHealth},
+};
+use prost::Message;
 
 use super::{
     cluster::Cluster,
@@ -37,8 +41,8 @@ async fn an_unknown_agents_delta_and_a_gap_ask_for_everything() {
     assert!(!cluster.row(uid(1)).await.unwrap().observed.complete);
 }
 
-fn bus_report(generation: u64, number: u64, sequence_num: u64) -> muster::proto::bus::Report {
-    muster::proto::bus::Report { sequence_num, ..report(uid(1), generation, number, &full("web")) }
+fn bus_report(generation: u64, number: u64, sequence_num: u64) -> bus::Report {
+    bus::Report { sequence_num, ..report(uid(1), generation, number, &full("web")) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,16 +100,20 @@ async fn the_end_of_the_old_connection_answers_its_probe() {
     one.tell(opening(uid(1), 10, 1, &full("web"))).await;
     let newcomer = opening(uid(1), 20, 78, &empty());
     other.report(newcomer.clone()).await;
-    one.probe().await;
-    one.report(ending(uid(1), 10, 2, 77)).await;
+    let probe = one.probe().await;
+    // The old gateway lets go, and still has something to say.
+    one.answer_probe(probe, false, None).await;
+    let health = AgentToServer { health: Some(ComponentHealth { healthy: true, ..Default::default() }), ..empty() };
+    one.report(bus::Report { message: health.encode_to_vec().into(), ..ending(uid(1), 10, 2, 77) }).await;
     let verdict = other.verdict_on(&newcomer).await;
     assert_eq!((verdict.report_number, verdict.report_full_state), (1, false));
+    assert_eq!(cluster.row(uid(1)).await.unwrap().observed.healthy, Some(true));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_live_duplicate_gets_a_uid_of_its_own() {
     let (cluster, _replica) = Cluster::start().await;
-    cluster.apply("base", "group = web", "one").await;
+    cluster.settle("base", "group = web", "one").await;
     let (mut one, mut other) = (cluster.gateway("one").await, cluster.gateway("other").await);
     one.tell(opening(uid(1), 10, 1, &full("web"))).await;
     let original = cluster.row(uid(1)).await.unwrap();
@@ -136,7 +144,7 @@ async fn several_reports_of_one_agent_in_a_batch_are_all_taken() {
     let reports =
         vec![opening(uid(1), 10, 1, &full("web")), ending(uid(1), 10, 2, 9), opening(uid(1), 20, 10, &empty())];
     let last = reports[2].clone();
-    gateway.send(uid(1), muster::proto::bus::ShardBatch { reports, ..Default::default() }).await;
+    gateway.send(uid(1), bus::ShardBatch { reports, ..Default::default() }).await;
     assert!(gateway.verdict_on(&last).await.report_number == 1);
     assert!(cluster.row(uid(1)).await.unwrap().presence.connected);
 }

@@ -54,11 +54,11 @@ impl Bus for Alone {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_owners_of_every_shard_do_no_harm() {
     let cluster = Cluster::empty().await;
+    cluster.apply_quietly("base", "group = web", "one").await;
     for node in ["a", "b"] {
         let alone = Arc::new(Alone { bus: cluster.bus.clone(), node });
         cluster.replica_on(alone, node, quick()).await;
     }
-    cluster.apply("base", "group = web", "one").await;
     let mut gateway = cluster.gateway("g").await;
     for n in 0..50 {
         gateway.report(opening(uid(n), 10, 1, &full("web"))).await;
@@ -116,7 +116,7 @@ async fn agents_that_report_while_policies_change_end_with_the_newest() {
             gateway.report(report(uid(n), 10, 2, &full("web"))).await;
         }
     }
-    cluster.apply("base", "group = web", "newest").await;
+    cluster.settle("base", "group = web", "newest").await;
     // A reference: one that arrives when all is done.
     let newest = gateway.tell(opening(uid(1_000), 10, 1, &full("web"))).await.config_hash;
     for n in 0..200 {
@@ -146,7 +146,7 @@ async fn a_dead_gateways_agents_are_marked_and_come_back_elsewhere() {
 async fn a_restart_asks_nobody_for_anything() {
     let cluster = Cluster::empty().await;
     let replica = cluster.replica("one", quick()).await;
-    cluster.apply("base", "group = web", "one").await;
+    cluster.settle("base", "group = web", "one").await;
     let mut gateway = cluster.gateway("g").await;
     let hash = gateway.tell(opening(uid(1), 10, 1, &full("web"))).await.config_hash;
     gateway.tell(report(uid(1), 10, 2, &status(RemoteConfigStatuses::Applied, &hash))).await;
