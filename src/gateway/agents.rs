@@ -211,7 +211,8 @@ impl Entry {
         }
         let is_opening = self.pending().is_some_and(|pending| pending.opening.is_some());
         self.heard(now.seconds());
-        if !incoming.has_status && !has_new_capabilities && !(is_opening && self.report_number == 0) {
+        let says_something = incoming.has_status || has_new_capabilities || is_opening && self.report_number == 0;
+        if !says_something {
             return Taken { is_reported: false, is_gap };
         }
         self.merge(message, incoming.is_full, now, max_bytes);

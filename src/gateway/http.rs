@@ -32,6 +32,8 @@ const HTTP_BUFFER_BYTES: usize = 8 << 10;
 const UID_HEADER: &str = "opamp-instance-uid";
 
 type Answer = Response<Full<Bytes>>;
+/// Boxed, for it is rare and large.
+type Refusal = Box<Answer>;
 
 /// One TCP connection while it speaks HTTP.
 struct Serving {
@@ -66,15 +68,15 @@ impl Serving {
         match self.admit(&request) {
             Ok(credential) if request.method() == Method::POST => {
                 drop(credential);
-                self.exchange(request).await.unwrap_or_else(|refusal| refusal)
+                self.exchange(request).await.unwrap_or_else(|refusal| *refusal)
             }
-            Ok(credential) => self.handshake(request, credential).unwrap_or_else(|refusal| refusal),
-            Err(refusal) => refusal,
+            Ok(credential) => self.handshake(request, credential).unwrap_or_else(|refusal| *refusal),
+            Err(refusal) => *refusal,
         }
     }
 
     /// Whether the request is taken at all; cheap, for it is what an overloaded gateway does most.
-    fn admit(&self, request: &Request<Incoming>) -> Result<Option<Arc<Credential>>, Answer> {
+    fn admit(&self, request: &Request<Incoming>) -> Result<Option<Arc<Credential>>, Refusal> {
         let shared = &self.shared;
         if request.uri().path() != shared.config.path {
             return Err(refusal(StatusCode::NOT_FOUND, "path", "there is nothing at this path"));
@@ -105,7 +107,7 @@ impl Serving {
     }
 
     /// A plain HTTP exchange.
-    async fn exchange(&self, request: Request<Incoming>) -> Result<Answer, Answer> {
+    async fn exchange(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
         let (head, body) = request.into_parts();
         if !is_protobuf(&head.headers) {
             let text = "OpAMP over plain HTTP is application/x-protobuf";
@@ -132,7 +134,11 @@ impl Serving {
     }
 
     /// A WebSocket handshake.
-    fn handshake(&self, mut request: Request<Incoming>, credential: Option<Arc<Credential>>) -> Result<Answer, Answer> {
+    fn handshake(
+        &self,
+        mut request: Request<Incoming>,
+        credential: Option<Arc<Credential>>,
+    ) -> Result<Answer, Refusal> {
         let accept = accept_key(&request)?;
         if !self.shared.admission.try_take() {
             return Err(self.busy("admission_rate"));
@@ -152,7 +158,7 @@ impl Serving {
     }
 
     /// Come back later; each at another time, for clients obey to the second.
-    fn busy(&self, reason: &'static str) -> Answer {
+    fn busy(&self, reason: &'static str) -> Refusal {
         let config = &self.shared.config;
         let (min, max) = (config.retry_after_min.as_secs().max(1), config.retry_after_max.as_secs());
         let seconds = rand::random_range(min..=max.max(min));
@@ -165,21 +171,21 @@ impl Serving {
     }
 }
 
-fn refusal(status: StatusCode, reason: &'static str, text: &'static str) -> Answer {
+fn refusal(status: StatusCode, reason: &'static str, text: &'static str) -> Refusal {
     metrics::refused(reason);
     let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    answer
+    Box::new(answer)
 }
 
-fn unauthorized() -> Answer {
+fn unauthorized() -> Refusal {
     let mut answer = refusal(StatusCode::UNAUTHORIZED, "unauthorized", "a valid agent token is required");
     answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     answer
 }
 
-fn body_refusal(problem: Problem) -> Answer {
+fn body_refusal(problem: Problem) -> Refusal {
     match problem {
         Problem::TooBig => refusal(StatusCode::PAYLOAD_TOO_LARGE, "too_big", "the message is too big"),
         Problem::Encoding => refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_encoding", "gzip or identity"),
@@ -211,7 +217,7 @@ fn is_protobuf(headers: &HeaderMap) -> bool {
 }
 
 /// What to answer the handshake with, if it is one.
-fn accept_key(request: &Request<Incoming>) -> Result<HeaderValue, Answer> {
+fn accept_key(request: &Request<Incoming>) -> Result<HeaderValue, Refusal> {
     let headers = request.headers();
     let is_websocket = request.version() == Version::HTTP_11
         && has_token(headers, header::CONNECTION, "upgrade")

@@ -5,15 +5,22 @@ use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 macro_rules! gateway_metrics {
     (counters { $($counter:ident = $counter_name:literal, $counter_text:literal;)* }
      gauges { $($gauge:ident = $gauge_name:literal, $gauge_text:literal;)* }) => {
-        pub struct Metrics { $(pub $counter: Counter,)* $(pub $gauge: Gauge,)* }
+        pub(super) struct Metrics {
+            $(pub $counter: Counter,)*
+            $(pub $gauge: Gauge,)*
+        }
+
+        /// Tells the recorder what each metric means.
+        pub fn describe() {
+            $(describe_counter!($counter_name, $counter_text);)*
+            $(describe_gauge!($gauge_name, $gauge_text);)*
+            describe_counter!(REFUSALS, "Requests refused before an exchange, by reason.");
+            describe_counter!(CLOSES, "WebSockets closed by the gateway, by reason.");
+        }
 
         impl Metrics {
-            /// Describes the metrics and takes their handles from the recorder that is installed now.
+            /// Takes the handles from the recorder that is installed now.
             pub fn new() -> Self {
-                $(describe_counter!($counter_name, $counter_text);)*
-                $(describe_gauge!($gauge_name, $gauge_text);)*
-                describe_counter!(REFUSALS, "Requests refused before an exchange, by reason.");
-                describe_counter!(CLOSES, "WebSockets closed by the gateway, by reason.");
                 Self { $($counter: counter!($counter_name),)* $($gauge: gauge!($gauge_name),)* }
             }
         }
@@ -54,11 +61,11 @@ gateway_metrics! {
 }
 
 /// Counts a refusal.
-pub fn refused(reason: &'static str) {
+pub(super) fn refused(reason: &'static str) {
     counter!(REFUSALS, "reason" => reason).increment(1);
 }
 
 /// Counts a WebSocket that the gateway closes.
-pub fn closed(reason: &'static str) {
+pub(super) fn closed(reason: &'static str) {
     counter!(CLOSES, "reason" => reason).increment(1);
 }

@@ -24,7 +24,7 @@ mod exchange;
 mod full_state;
 mod http;
 mod listener;
-mod metrics;
+pub mod metrics;
 mod offers;
 mod outbox;
 mod pace;
@@ -169,11 +169,15 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 impl Handle {
     /// Whether newcomers are taken.
     pub fn is_ready(&self) -> bool {
-        self.not_ready_because().is_none()
+        self.obstacle().is_none()
     }
 
-    /// Why newcomers are not taken, if they are not.
-    pub fn not_ready_because(&self) -> Option<&'static str> {
+    /// Why newcomers are not taken; empty if they are.
+    pub fn reason(&self) -> String {
+        self.obstacle().unwrap_or_default().to_owned()
+    }
+
+    fn obstacle(&self) -> Option<&'static str> {
         let shared = &self.shared;
         if shared.is_draining.load(Ordering::Relaxed) {
             return Some("draining");

@@ -7,4 +7,5 @@ mod support;
 
 mod architecture;
 mod bus;
+mod gateway;
 mod store;
