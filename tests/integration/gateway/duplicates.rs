@@ -1,6 +1,5 @@
 //! Reconnects, takeovers and two agents with one uid.
 
-use futures_util::StreamExt as _;
 use muster::{
     model::ContentHash,
     proto::{bus::Verdict, opamp::AgentToServer},
@@ -48,13 +47,8 @@ async fn of_two_live_sockets_the_newcomer_gets_a_new_uid() {
     let mut original = bench.connect().await;
     original.say(&full(1, 0)).await;
     bench.service.report().await;
-    let reader = tokio::spawn(async move {
-        // A client that reads answers pings.
-        let _ = tokio::time::timeout(PATIENCE, original.socket.next()).await;
-        original
-    });
     let mut newcomer = bench.connect().await;
-    let reply = newcomer.say(&health(1, 5, "clone")).await;
+    let reply = original.alive_while(newcomer.say(&health(1, 5, "clone"))).await;
     assert_eq!(reply.instance_uid, uid(1).to_bytes());
     let given = reply.agent_identification.expect("a new uid").new_instance_uid;
     let report = bench.service.report().await;
@@ -66,7 +60,6 @@ async fn of_two_live_sockets_the_newcomer_gets_a_new_uid() {
     assert_eq!(again.agent_identification, None);
     assert_eq!(bench.service.report().await.instance_uid, given);
     assert_eq!(newcomer.say(&AgentToServer { instance_uid: given, ..heartbeat(1, 7) }).await.flags, 0);
-    let mut original = reader.await.unwrap();
     assert_eq!(original.say(&heartbeat(1, 1)).await.agent_identification, None);
     assert_eq!(bench.handle.agents(), 2);
 }
@@ -100,14 +93,9 @@ async fn the_config_services_probe_tells_the_living_from_the_dead() {
     let mut agent = bench.connect().await;
     agent.say(&full(1, 3)).await;
     let report = bench.service.report().await;
-    let reader = tokio::spawn(async move {
-        let _ = tokio::time::timeout(PATIENCE, agent.socket.next()).await;
-        agent
-    });
     bench.service.probe(&report).await;
-    let result = bench.service.probe_result().await;
+    let result = agent.alive_while(bench.service.probe_result()).await;
     assert!(result.alive && result.connection_generation == report.connection_generation);
-    let _agent = reader.await.unwrap();
 
     // Nobody answers any more.
     bench.service.probe(&report).await;

@@ -287,6 +287,15 @@ impl Agent {
         }
     }
 
+    /// Reads, and so answers pings, while `meanwhile` runs.
+    pub async fn alive_while<T>(&mut self, meanwhile: impl Future<Output = T>) -> T {
+        let reading = async { while self.frame().await.is_some() {} };
+        tokio::select! {
+            result = meanwhile => result,
+            () = reading => panic!("the connection has ended"),
+        }
+    }
+
     pub async fn say(&mut self, message: &AgentToServer) -> ServerToAgent {
         self.send(message).await;
         self.receive().await
