@@ -7,5 +7,6 @@ mod support;
 
 mod architecture;
 mod bus;
+mod gateway;
 mod store;
 mod config_service;
