@@ -21,21 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cli", &["model", "proto"]),
     ("telemetry", &[]),
     ("settings", &["admin", "bus", "config_service", "gateway", "load", "store", "telemetry"]),
-    (
-        "app",
-        &[
-            "admin",
-            "auth",
-            "bus",
-            "config_service",
-            "gateway",
-            "load",
-            "model",
-            "settings",
-            "store",
-            "telemetry",
-        ],
-    ),
+    ("app", &["admin", "auth", "bus", "config_service", "gateway", "load", "model", "settings", "store", "telemetry"]),
 ];
 
 /// External crates that only some modules may name, and why.
@@ -45,7 +31,11 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("hyper", &["gateway", "load", "app"], "the config service knows no web framework"),
     ("axum", &["gateway", "app", "admin"], "the config service knows no web framework"),
     ("tonic", &["admin", "cli", "proto"], "gRPC is the admin API's"),
-    ("tokio", &["gateway", "config_service", "admin", "bus", "store", "load", "cli", "app", "telemetry"], "model and protocol do no I/O"),
+    (
+        "tokio",
+        &["gateway", "config_service", "admin", "bus", "store", "load", "cli", "app", "telemetry"],
+        "model and protocol do no I/O",
+    ),
 ];
 
 /// What must not appear in modules that do no I/O and take time as a parameter.
