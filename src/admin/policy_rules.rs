@@ -37,8 +37,9 @@ pub fn check(request: ApplyPolicyRequest) -> Result<ApplyPolicy, Status> {
     };
     let selector: Result<Selector, _> = request.selector.parse();
     let selector = violations.take("selector", selector.map_err(|error| selector_problem(&error)));
+    let is_empty = request.files.is_empty();
     let (files, bodies) = check_files(request.files, &mut violations);
-    if files.is_empty() && !request.allow_empty {
+    if is_empty && !request.allow_empty {
         let problem = "a policy without files offers nothing; with allow_empty it may leave agents empty";
         violations.add("files", problem);
     }

@@ -178,8 +178,17 @@ mod tests {
             let values = vec![value];
             value = opamp::AnyValue { value: Some(opamp::any_value::Value::ArrayValue(opamp::ArrayValue { values })) };
         }
-        let cut = attribute(value.value.as_ref(), MAX_DEPTH).encode_to_vec();
-        assert!(admin::AttributeValue::decode(&cut[..]).is_ok());
-        assert_eq!(cut.iter().filter(|byte| **byte == 0x32).count(), MAX_DEPTH as usize);
+        let cut = attribute(value.value.as_ref(), MAX_DEPTH);
+        assert!(admin::AttributeValue::decode(&cut.encode_to_vec()[..]).is_ok());
+        let mut depth = 0;
+        let mut inner = Some(&cut);
+        while let Some(admin::AttributeValue { value: Some(value) }) = inner {
+            depth += 1;
+            inner = match value {
+                admin::attribute_value::Value::ListValue(list) => list.values.first(),
+                _ => None,
+            };
+        }
+        assert_eq!(depth, MAX_DEPTH);
     }
 }
