@@ -5,8 +5,12 @@
 //! Architecture invariants: Redis is known here only. Nothing here is the only copy of anything: whoever publishes
 //! repeats until acknowledged, or re-derives by a sweep.
 
+mod hub;
 pub mod in_process;
+mod inbox;
+pub mod metrics;
 pub mod redis;
+pub mod rendezvous;
 mod topic;
 
 use std::{sync::Arc, time::Duration};
@@ -14,6 +18,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use inbox::Limits;
 pub use topic::Topic;
 
 /// A shared bus.
