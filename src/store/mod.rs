@@ -5,13 +5,23 @@
 //!   the row's version, never on a heartbeat, and without touching an indexed column so that Postgres can update in place (HOT).
 //! - `contents`: bodies (offered files, effective configurations) once by SHA-256.
 //! - `configs`: which files a config hash stands for, so that any replica can make its body.
-//! - `policies`, `revisions`, `policy_epoch`: policies, their immutable revisions, and a counter of all changes.
+//! - `policies`, `revisions`: policies, their immutable revisions.
+//! - `counters`: the epoch, which counts all changes of policies, and the version of the list of agent tokens.
 //! - `shard_progress`: up to which epoch each shard has been reconciled.
 //! - `tokens`: hashes of agent and operator tokens; `audit`: who changed what, written with the change.
 //!
-//! Two implementations pass one contract suite. One file an aggregate in each.
+//! Two implementations pass one contract suite. What is the same in both is in `shared`, one file an aggregate; what a
+//! database does in its own way (batches, connections) is in its own module.
 
+#![allow(clippy::duplicate_mod, reason = "`shared` is compiled once for each database, on purpose; see there")]
+
+mod batch;
+mod error;
+mod json;
+pub mod metrics;
+mod plan;
 pub mod postgres;
+mod row;
 pub mod sqlite;
 mod types;
 
@@ -105,7 +115,9 @@ pub trait Store: Send + Sync + 'static {
     /// Remembers which files each config hash stands for.
     async fn put_config(&self, hash: ContentHash, files: &ConfigFiles) -> Result<()>;
     async fn get_config(&self, hash: ContentHash) -> Result<Option<ConfigFiles>>;
-    /// Deletes contents and configs that were made before `before` and that nothing refers to; returns how many.
+    /// Deletes contents and configs that were last put before `before` and that nothing refers to; returns how many.
+    /// `before` must be two days back or more: putting a hash that is there makes it young again, but at most once a day.
+    /// For the same reason nobody may rely for more than a day on having put a hash that nothing refers to.
     async fn collect_garbage(&self, before: UnixMs) -> Result<u64>;
 
     // Policies.
@@ -151,6 +163,15 @@ pub trait Store: Send + Sync + 'static {
 
 /// Most records, or uids, in one call.
 pub const MAX_BATCH: usize = 5_000;
+
+/// How young a stored body or config must be to stay as young as it is when it is stored again.
+const REFRESH_AFTER_MS: i64 = 24 * 3_600_000;
+
+/// The time now.
+fn unix_ms() -> UnixMs {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+}
 
 /// Which files a configuration has, by name.
 pub type ConfigFiles = std::collections::BTreeMap<String, FileRef>;

@@ -1,1 +1,106 @@
-//! Postgres.
+//! Postgres, for production: shared by any number of config service replicas.
+
+mod agent_batches;
+mod content_batches;
+
+#[path = "../shared/mod.rs"]
+mod shared;
+
+use std::{str::FromStr, time::Duration};
+
+use sqlx::{
+    Connection as _, PgConnection as Connection, PgPool,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use super::{Error, Result};
+
+use PostgresStore as Backend;
+
+type Tx = sqlx::PgTransaction<'static>;
+
+/// A rolled-back program may meet migrations that it does not know; see [`shared::schema`].
+static MIGRATOR: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("migrations/postgres") };
+
+/// What an operation may take beyond waiting for a connection and its statements, before it is given up: the server may
+/// have gone without a word.
+const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How to use the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Most connections of this process.
+    pub max_connections: u32,
+    /// Longest wait for one of them; also how long an operation tries to reach a server that is down.
+    pub acquire_timeout: Duration,
+    /// Longest that the server works on one statement; migrations and the collection of garbage excepted.
+    pub statement_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            // Ingest writes with a few connections at most; more only queue in the server.
+            max_connections: 10,
+            acquire_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct PostgresStore {
+    pool: PgPool,
+    limit: Duration,
+}
+
+impl PostgresStore {
+    const MAINTENANCE_LIMIT: Duration = Duration::from_secs(600);
+
+    /// Fails if the URL or the settings cannot work; the server is first spoken to by the first operation. Must be
+    /// called within a Tokio runtime.
+    pub fn connect(url: &str, config: Config) -> Result<Self> {
+        let options =
+            PgConnectOptions::from_str(url).map_err(|error| Error::Internal(format!("database URL: {error}")))?;
+        let statement_timeout = format!("{}ms", config.statement_timeout.as_millis());
+        let options = options.application_name("muster").options([("statement_timeout", statement_timeout)]);
+        let pool = PgPoolOptions::new()
+            .max_connections(config.max_connections)
+            .acquire_timeout(config.acquire_timeout)
+            .connect_lazy_with(options);
+        Ok(Self { pool, limit: config.acquire_timeout + config.statement_timeout + SILENCE_LIMIT })
+    }
+
+    /// Ends the connections, once each has ended its work.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// On a connection of its own, which the lock of sqlx (an advisory lock) leaves together with the connection if this is
+    /// given up half way.
+    async fn run_migrations(&self) -> Result<()> {
+        let mut connection = Connection::connect_with(&self.pool.connect_options()).await?;
+        sqlx::query("SET statement_timeout = 0").execute(&mut connection).await?;
+        MIGRATOR.run_direct(None, &mut connection, false).await?;
+        Ok(connection.close().await?)
+    }
+
+    fn reader(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// A transaction that writes.
+    async fn begin(&self) -> Result<Tx> {
+        Ok(self.pool.begin().await?)
+    }
+
+    /// A transaction whose reads all see the same moment.
+    async fn snapshot(&self) -> Result<Tx> {
+        Ok(self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+    }
+
+    fn limit(&self) -> Duration {
+        self.limit
+    }
+}

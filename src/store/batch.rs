@@ -1,0 +1,28 @@
+//! A batch of agents, ready to be written.
+
+use crate::model::{AgentRecord, InstanceUid};
+
+/// Records in the order of their uids, so that two writers of the same rows lock them in the same order and do not
+/// deadlock.
+pub(super) struct Batch<'a> {
+    pub agents: Vec<&'a AgentRecord>,
+    /// Uids that came more than once: only the first record can have the version that is stored.
+    pub repeated: Vec<InstanceUid>,
+}
+
+impl<'a> Batch<'a> {
+    pub fn new(agents: &'a [AgentRecord]) -> Self {
+        let mut sorted: Vec<&AgentRecord> = agents.iter().collect();
+        sorted.sort_by_key(|agent| agent.uid);
+        let mut repeated = Vec::new();
+        sorted.dedup_by(|later, earlier| {
+            let same = later.uid == earlier.uid;
+            if same {
+                repeated.push(later.uid);
+            }
+            same
+        });
+        repeated.dedup();
+        Self { agents: sorted, repeated }
+    }
+}

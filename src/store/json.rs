@@ -1,0 +1,49 @@
+//! The JSON inside rows. Its field names are part of the schema.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigFiles, Error, Result};
+use crate::model::policy::FileRef;
+
+/// [`ConfigFiles`] as stored.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Files(BTreeMap<String, File>);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct File {
+    /// SHA-256 in lower-case hex; the collection of garbage reads it in SQL.
+    content: String,
+    content_type: String,
+    role: String,
+    size: u64,
+}
+
+impl From<&ConfigFiles> for Files {
+    fn from(files: &ConfigFiles) -> Self {
+        Self(files.iter().map(|(name, file)| (name.clone(), File::from(file))).collect())
+    }
+}
+
+impl From<&FileRef> for File {
+    fn from(file: &FileRef) -> Self {
+        let FileRef { content, content_type, role, size } = file;
+        Self { content: content.to_string(), content_type: content_type.clone(), role: role.clone(), size: *size }
+    }
+}
+
+impl TryFrom<Files> for ConfigFiles {
+    type Error = Error;
+
+    fn try_from(Files(files): Files) -> Result<Self> {
+        files
+            .into_iter()
+            .map(|(name, File { content, content_type, role, size })| {
+                let content = content.parse().map_err(|error| Error::damaged("file reference", error))?;
+                Ok((name, FileRef { content, content_type, role, size }))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,102 @@
+//! What a change comes to, decided from what is stored. No I/O.
+
+use serde_json::json;
+
+use super::{Actor, ApplyOutcome, ApplyPolicy, Error, LabelChanges, Result, apply_label_changes, row::etag};
+use crate::model::{
+    AgentRecord,
+    policy::{Policy, Revision},
+};
+
+/// What applying comes to.
+pub(super) struct PolicyPlan {
+    pub policy: Policy,
+    pub outcome: ApplyOutcome,
+}
+
+/// `epoch` is the one that the change would have.
+pub(super) fn apply_policy(
+    current: Option<Policy>,
+    apply: &ApplyPolicy,
+    epoch: u64,
+    actor: &Actor,
+) -> Result<PolicyPlan> {
+    check_policy_etag(current.as_ref(), apply.name.as_str(), apply.etag.as_deref())?;
+    let revision =
+        |number| Revision { number, content: apply.content.clone(), author: actor.name.clone(), created_at: actor.now };
+    let Some(current) = current else {
+        let policy = Policy {
+            name: apply.name.clone(),
+            kind: apply.kind,
+            etag: etag(1, epoch),
+            created_at: actor.now,
+            revision: revision(1),
+        };
+        return Ok(PolicyPlan { policy, outcome: ApplyOutcome::Created });
+    };
+    if current.kind != apply.kind {
+        return Err(Error::AlreadyExists { kind: current.kind.name(), name: current.name });
+    }
+    if current.revision.content == apply.content {
+        return Ok(PolicyPlan { policy: current, outcome: ApplyOutcome::Unchanged });
+    }
+    let number = current.revision.number + 1;
+    let policy = Policy { etag: etag(number, epoch), revision: revision(number), ..current };
+    Ok(PolicyPlan { policy, outcome: ApplyOutcome::Configured })
+}
+
+/// An empty etag asks that there be no such policy.
+pub(super) fn check_policy_etag(current: Option<&Policy>, name: &str, given: Option<&str>) -> Result<()> {
+    match (current, given) {
+        (_, None) | (None, Some("")) => Ok(()),
+        (Some(_), Some("")) => Err(Error::AlreadyExists { kind: "policy", name: name.to_owned() }),
+        (None, Some(_)) => Err(Error::not_found("policy", name)),
+        (Some(policy), Some(given)) => check_etag("policy", name, &policy.etag, given),
+    }
+}
+
+/// For a change that needs the policy to be there.
+pub(super) fn check_present_etag(policy: &Policy, given: Option<&str>) -> Result<()> {
+    given.map_or(Ok(()), |given| check_etag("policy", &policy.name, &policy.etag, given))
+}
+
+pub(super) fn check_agent_etag(agent: &AgentRecord, given: Option<&str>) -> Result<()> {
+    given.map_or(Ok(()), |given| check_etag("agent", &agent.uid.to_string(), &agent.etag(), given))
+}
+
+fn check_etag(kind: &'static str, name: &str, current: &str, given: &str) -> Result<()> {
+    if current == given {
+        return Ok(());
+    }
+    Err(Error::EtagMismatch { kind, name: name.to_owned(), given: given.to_owned(), current: current.to_owned() })
+}
+
+/// Whether the labels differ afterwards.
+pub(super) fn set_labels(agent: &mut AgentRecord, changes: &LabelChanges) -> bool {
+    let before = agent.labels.clone();
+    apply_label_changes(&mut agent.labels, changes);
+    agent.labels != before
+}
+
+/// Whether there was anything to lift.
+pub(super) fn lift_quarantine(agent: &mut AgentRecord) -> bool {
+    let lifted = agent.desired.quarantined.take().is_some();
+    if lifted {
+        agent.desired.offered_at = None;
+        agent.desired.offer_attempts = 0;
+    }
+    lifted
+}
+
+/// What the audit log keeps of an applied policy.
+pub(super) fn audit_detail(policy: &Policy) -> serde_json::Value {
+    let content = &policy.revision.content;
+    let files: serde_json::Map<_, _> =
+        content.files.iter().map(|(name, file)| (name.clone(), json!(file.content.to_string()))).collect();
+    json!({
+        "revision": policy.revision.number,
+        "selector": content.selector.to_string(),
+        "priority": content.priority,
+        "files": files,
+    })
+}

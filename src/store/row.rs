@@ -1,0 +1,241 @@
+//! Rows to and from the domain, the same for both databases.
+
+use bytes::Bytes;
+use sqlx::{FromRow, types::Json};
+use uuid::Uuid;
+
+use super::{AuditEntry, Error, Result, Token, TokenDigest, TokenKind, json::Files};
+use crate::model::{
+    AgentRecord, Attributes, ContentHash, InstanceUid, Labels, UnixMs,
+    agent::{ConfigStatus, Desired, Observed, Presence, Transport},
+    policy::{Policy, PolicyKind, Revision, RevisionContent},
+};
+
+/// The columns that [`AgentRow`] reads, as a literal, so that statements stay constants.
+macro_rules! agent_columns {
+    () => {
+        "uid, version, labels, first_seen_unix_ms, complete, description, capabilities, health, healthy, \
+         effective_config, config_status, reported_config_hash, config_error, connected, transport, gateway, \
+         connection_generation, report_number, sequence_num, last_seen_unix_ms, desired_config, desired_generation, \
+         desired_epoch, quarantined, offered_at_unix_ms, offer_attempts"
+    };
+}
+pub(super) use agent_columns;
+
+#[derive(FromRow)]
+pub(super) struct AgentRow {
+    uid: Uuid,
+    version: i64,
+    labels: Json<Labels>,
+    first_seen_unix_ms: UnixMs,
+    complete: bool,
+    description: Vec<u8>,
+    capabilities: i64,
+    health: Vec<u8>,
+    healthy: Option<bool>,
+    effective_config: Option<Vec<u8>>,
+    config_status: i16,
+    reported_config_hash: Vec<u8>,
+    config_error: Vec<u8>,
+    connected: bool,
+    transport: i16,
+    gateway: String,
+    connection_generation: i64,
+    report_number: i64,
+    sequence_num: i64,
+    last_seen_unix_ms: UnixMs,
+    desired_config: Option<Vec<u8>>,
+    desired_generation: i64,
+    desired_epoch: i64,
+    quarantined: Option<Vec<u8>>,
+    offered_at_unix_ms: Option<UnixMs>,
+    offer_attempts: i32,
+}
+
+impl TryFrom<AgentRow> for AgentRecord {
+    type Error = Error;
+
+    fn try_from(row: AgentRow) -> Result<Self> {
+        let uid = InstanceUid::from_slice(row.uid.as_bytes()).map_err(|error| Error::damaged("agent", error))?;
+        Ok(Self {
+            uid,
+            version: row.version,
+            labels: row.labels.0,
+            first_seen: row.first_seen_unix_ms,
+            observed: Observed {
+                complete: row.complete,
+                description: row.description.into(),
+                capabilities: row.capabilities.cast_unsigned(),
+                health: row.health.into(),
+                healthy: row.healthy,
+                effective_config: row.effective_config.map(hash).transpose()?,
+                config_status: ConfigStatus::from_number(row.config_status.into()),
+                reported_config_hash: row.reported_config_hash.into(),
+                config_error: String::from_utf8(row.config_error).map_err(|error| Error::damaged("agent", error))?,
+            },
+            presence: Presence {
+                connected: row.connected,
+                transport: Transport::from_number(row.transport.into()),
+                gateway: row.gateway,
+                connection_generation: row.connection_generation.cast_unsigned(),
+                report_number: row.report_number.cast_unsigned(),
+                sequence_num: row.sequence_num.cast_unsigned(),
+                last_seen: row.last_seen_unix_ms,
+            },
+            desired: Desired {
+                config: row.desired_config.map(hash).transpose()?,
+                generation: row.desired_generation.cast_unsigned(),
+                epoch: row.desired_epoch.cast_unsigned(),
+                quarantined: row.quarantined.map(hash).transpose()?,
+                offered_at: row.offered_at_unix_ms,
+                offer_attempts: row.offer_attempts.clamp(0, u16::MAX.into()) as u16,
+            },
+        })
+    }
+}
+
+pub(super) fn hash(bytes: Vec<u8>) -> Result<ContentHash> {
+    ContentHash::from_slice(&bytes).ok_or_else(|| Error::damaged("hash", format!("{} bytes long", bytes.len())))
+}
+
+pub(super) fn agents(rows: Vec<AgentRow>) -> Result<Vec<AgentRecord>> {
+    rows.into_iter().map(AgentRecord::try_from).collect()
+}
+
+/// `service.name` and `service.version` as the columns that the fleet summary counts by.
+pub(super) fn service(description: &[u8]) -> (String, String) {
+    let attributes = Attributes::decode(description);
+    let text = |key| countable(&attributes.text(key).unwrap_or_default());
+    (text("service.name"), text("service.version"))
+}
+
+/// Longest name or version that is told apart, in characters: agents choose these texts.
+const MAX_COUNTABLE_CHARS: usize = 200;
+
+/// Postgres' text cannot hold U+0000.
+fn countable(text: &str) -> String {
+    text.chars().take(MAX_COUNTABLE_CHARS).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// `hash, body`.
+pub(super) type ContentRow = (Vec<u8>, Vec<u8>);
+
+pub(super) fn contents(rows: Vec<ContentRow>) -> Result<Vec<(ContentHash, Bytes)>> {
+    rows.into_iter().map(|(key, body)| Ok((hash(key)?, body.into()))).collect()
+}
+
+/// A policy with its newest revision.
+#[derive(FromRow)]
+pub(super) struct PolicyRow {
+    name: String,
+    kind: String,
+    changed_epoch: i64,
+    policy_created_unix_ms: UnixMs,
+    #[sqlx(flatten)]
+    revision: RevisionRow,
+}
+
+#[derive(FromRow)]
+pub(super) struct RevisionRow {
+    number: i64,
+    selector: String,
+    priority: i32,
+    files: Json<Files>,
+    allow_empty: bool,
+    max_per_second: i64,
+    author: String,
+    created_unix_ms: UnixMs,
+}
+
+impl TryFrom<PolicyRow> for Policy {
+    type Error = Error;
+
+    fn try_from(row: PolicyRow) -> Result<Self> {
+        let kind = PolicyKind::from_name(&row.kind);
+        Ok(Self {
+            etag: etag(row.revision.number.cast_unsigned(), row.changed_epoch.cast_unsigned()),
+            kind: kind.ok_or_else(|| Error::damaged("policy", format!("kind {:?}", row.kind)))?,
+            created_at: row.policy_created_unix_ms,
+            revision: row.revision.try_into()?,
+            name: row.name,
+        })
+    }
+}
+
+impl TryFrom<RevisionRow> for Revision {
+    type Error = Error;
+
+    fn try_from(row: RevisionRow) -> Result<Self> {
+        Ok(Self {
+            number: row.number.cast_unsigned(),
+            content: RevisionContent {
+                selector: row.selector.parse().map_err(|error| Error::damaged("selector", error))?,
+                priority: row.priority,
+                files: row.files.0.try_into()?,
+                allow_empty: row.allow_empty,
+                max_per_second: row.max_per_second.clamp(0, u32::MAX.into()) as u32,
+            },
+            author: row.author,
+            created_at: row.created_unix_ms,
+        })
+    }
+}
+
+/// Never the same twice for one name, even when a policy is deleted and made again: each change has its own epoch.
+pub(super) fn etag(revision: u64, changed_epoch: u64) -> String {
+    format!("{revision}.{changed_epoch}")
+}
+
+/// All columns but the hash, which is looked up and never shown.
+#[derive(FromRow)]
+pub(super) struct TokenRow {
+    id: String,
+    kind: String,
+    name: String,
+    created_unix_ms: UnixMs,
+    created_by: String,
+    expires_unix_ms: Option<UnixMs>,
+    revoked_unix_ms: Option<UnixMs>,
+}
+
+impl TryFrom<TokenRow> for Token {
+    type Error = Error;
+
+    fn try_from(row: TokenRow) -> Result<Self> {
+        let kind = TokenKind::from_name(&row.kind);
+        Ok(Self {
+            id: row.id,
+            kind: kind.ok_or_else(|| Error::damaged("token", format!("kind {:?}", row.kind)))?,
+            name: row.name,
+            created_at: row.created_unix_ms,
+            created_by: row.created_by,
+            expires_at: row.expires_unix_ms,
+            revoked_at: row.revoked_unix_ms,
+        })
+    }
+}
+
+/// `id, sha256, expires_unix_ms`.
+pub(super) type DigestRow = (String, Vec<u8>, Option<UnixMs>);
+
+pub(super) fn digest((id, sha256, expires_at): DigestRow) -> Result<TokenDigest> {
+    Ok(TokenDigest { id, sha256: hash(sha256)?.0, expires_at })
+}
+
+#[derive(FromRow)]
+pub(super) struct AuditRow {
+    id: i64,
+    at_unix_ms: UnixMs,
+    actor: String,
+    token_id: String,
+    action: String,
+    target: String,
+    detail: Json<serde_json::Value>,
+}
+
+impl From<AuditRow> for AuditEntry {
+    fn from(row: AuditRow) -> Self {
+        let AuditRow { id, at_unix_ms: at, actor, token_id, action, target, detail } = row;
+        Self { id, at, actor, token_id, action, target, detail: detail.0 }
+    }
+}

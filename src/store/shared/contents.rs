@@ -1,0 +1,49 @@
+//! Bodies and configurations, stored once by hash.
+//!
+//! Garbage and races: what is unreferenced may become referenced at any time, by a writer that need not store it again
+//! because it is there. Each store of a hash therefore makes it young again (at most once a day, so that this costs
+//! no write as a rule), and only what is older than [`crate::store::Store::collect_garbage`]'s `before` is deleted.
+
+use bytes::Bytes;
+use sqlx::types::Json;
+
+use super::{Backend, Tx, content_batches};
+use crate::{
+    model::ContentHash,
+    store::{ConfigFiles, REFRESH_AFTER_MS, Result, json::Files, unix_ms},
+};
+
+pub(super) use content_batches::{collect_garbage, get, put};
+
+pub(super) async fn put_all(store: &Backend, bodies: &[(ContentHash, Bytes)]) -> Result<()> {
+    let mut tx = store.begin().await?;
+    put(&mut tx, bodies).await?;
+    Ok(tx.commit().await?)
+}
+
+/// Makes a stored body young; false if it is not stored.
+pub(super) async fn hold(tx: &mut Tx, hash: ContentHash) -> Result<bool> {
+    let query = sqlx::query("UPDATE contents SET made_unix_ms = $2 WHERE hash = $1").bind(&hash.0[..]).bind(unix_ms());
+    Ok(query.execute(&mut **tx).await?.rows_affected() > 0)
+}
+
+pub(super) async fn put_config(store: &Backend, hash: ContentHash, files: &ConfigFiles) -> Result<()> {
+    let statement = "INSERT INTO configs (hash, files, made_unix_ms) VALUES ($1, $2, $3)
+        ON CONFLICT (hash) DO UPDATE SET made_unix_ms = excluded.made_unix_ms
+        WHERE configs.made_unix_ms < excluded.made_unix_ms - $4";
+    let mut tx = store.begin().await?;
+    sqlx::query(statement)
+        .bind(&hash.0[..])
+        .bind(Json(Files::from(files)))
+        .bind(unix_ms())
+        .bind(REFRESH_AFTER_MS)
+        .execute(&mut *tx)
+        .await?;
+    Ok(tx.commit().await?)
+}
+
+pub(super) async fn get_config(store: &Backend, hash: ContentHash) -> Result<Option<ConfigFiles>> {
+    let query = sqlx::query_as("SELECT files FROM configs WHERE hash = $1").bind(&hash.0[..]);
+    let row: Option<(Json<Files>,)> = query.fetch_optional(store.reader()).await?;
+    row.map(|(files,)| files.0.try_into()).transpose()
+}

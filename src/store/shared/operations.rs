@@ -1,0 +1,160 @@
+//! The trait, each method timed and counted under its name.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{Backend, agent_batches, agents, audit, contents, counters, fleet, policies, schema, tokens};
+use crate::{
+    model::{
+        AgentRecord, ContentHash, InstanceUid, UnixMs,
+        desired::PolicySet,
+        policy::{Policy, Revision},
+        uid::Shard,
+    },
+    store::{
+        Actor, AgentFilter, Applied, ApplyPolicy, AuditEntry, ConfigFiles, FleetSummary, LabelChanges, NewToken,
+        Result, Store, Token, TokenDigest, TokenKind, metrics::observed,
+    },
+};
+
+#[async_trait]
+impl Store for Backend {
+    async fn migrate(&self) -> Result<()> {
+        observed("migrate", Self::MAINTENANCE_LIMIT, self.run_migrations()).await
+    }
+
+    async fn check(&self) -> Result<()> {
+        observed("check", self.limit(), schema::check(self)).await
+    }
+
+    async fn read_agents(&self, uids: &[InstanceUid]) -> Result<Vec<AgentRecord>> {
+        observed("read_agents", self.limit(), agent_batches::read(self, uids)).await
+    }
+
+    async fn write_agents(
+        &self,
+        agents: &[AgentRecord],
+        contents: &[(ContentHash, Bytes)],
+    ) -> Result<Vec<InstanceUid>> {
+        observed("write_agents", self.limit(), agent_batches::write(self, agents, contents)).await
+    }
+
+    async fn page_agents(
+        &self,
+        filter: AgentFilter,
+        after: Option<InstanceUid>,
+        limit: u32,
+    ) -> Result<Vec<AgentRecord>> {
+        observed("page_agents", self.limit(), agents::page(self, filter, after, limit)).await
+    }
+
+    async fn set_labels(
+        &self,
+        uid: InstanceUid,
+        changes: &LabelChanges,
+        etag: Option<&str>,
+        actor: &Actor,
+    ) -> Result<AgentRecord> {
+        observed("set_labels", self.limit(), agents::set_labels(self, uid, changes, etag, actor)).await
+    }
+
+    async fn lift_quarantine(&self, uid: InstanceUid, actor: &Actor) -> Result<AgentRecord> {
+        observed("lift_quarantine", self.limit(), agents::lift_quarantine(self, uid, actor)).await
+    }
+
+    async fn forget_agent(&self, uid: InstanceUid, etag: Option<&str>, actor: &Actor) -> Result<()> {
+        observed("forget_agent", self.limit(), agents::forget(self, uid, etag, actor)).await
+    }
+
+    async fn disconnect_gateway(&self, gateway: &str) -> Result<u64> {
+        observed("disconnect_gateway", self.limit(), agents::disconnect_gateway(self, gateway)).await
+    }
+
+    async fn gateways_in_use(&self) -> Result<Vec<(String, u64)>> {
+        observed("gateways_in_use", self.limit(), fleet::gateways_in_use(self)).await
+    }
+
+    async fn fleet_summary(&self) -> Result<FleetSummary> {
+        observed("fleet_summary", self.limit(), fleet::summary(self)).await
+    }
+
+    async fn put_contents(&self, bodies: &[(ContentHash, Bytes)]) -> Result<()> {
+        observed("put_contents", self.limit(), contents::put_all(self, bodies)).await
+    }
+
+    async fn get_contents(&self, hashes: &[ContentHash]) -> Result<Vec<(ContentHash, Bytes)>> {
+        observed("get_contents", self.limit(), contents::get(self, hashes)).await
+    }
+
+    async fn put_config(&self, hash: ContentHash, files: &ConfigFiles) -> Result<()> {
+        observed("put_config", self.limit(), contents::put_config(self, hash, files)).await
+    }
+
+    async fn get_config(&self, hash: ContentHash) -> Result<Option<ConfigFiles>> {
+        observed("get_config", self.limit(), contents::get_config(self, hash)).await
+    }
+
+    async fn collect_garbage(&self, before: UnixMs) -> Result<u64> {
+        observed("collect_garbage", Self::MAINTENANCE_LIMIT, contents::collect_garbage(self, before)).await
+    }
+
+    async fn apply_policy(&self, apply: ApplyPolicy, actor: &Actor) -> Result<Applied> {
+        observed("apply_policy", self.limit(), policies::apply(self, apply, actor)).await
+    }
+
+    async fn delete_policy(&self, name: &str, etag: Option<&str>, actor: &Actor) -> Result<()> {
+        observed("delete_policy", self.limit(), policies::delete(self, name, etag, actor)).await
+    }
+
+    async fn get_policy(&self, name: &str) -> Result<Policy> {
+        observed("get_policy", self.limit(), policies::get(self, name)).await
+    }
+
+    async fn list_policies(&self, after: Option<&str>, limit: u32) -> Result<Vec<Policy>> {
+        observed("list_policies", self.limit(), policies::list(self, after, limit)).await
+    }
+
+    async fn list_revisions(&self, name: &str, before: Option<u64>, limit: u32) -> Result<Vec<Revision>> {
+        observed("list_revisions", self.limit(), policies::revisions(self, name, before, limit)).await
+    }
+
+    async fn policy_set(&self) -> Result<PolicySet> {
+        observed("policy_set", self.limit(), policies::set(self)).await
+    }
+
+    async fn policy_epoch(&self) -> Result<u64> {
+        observed("policy_epoch", self.limit(), policies::epoch(self)).await
+    }
+
+    async fn shard_progress(&self) -> Result<Vec<(Shard, u64)>> {
+        observed("shard_progress", self.limit(), counters::shard_progress(self)).await
+    }
+
+    async fn set_shard_progress(&self, shard: Shard, epoch: u64) -> Result<()> {
+        observed("set_shard_progress", self.limit(), counters::set_shard_progress(self, shard, epoch)).await
+    }
+
+    async fn create_token(&self, token: &NewToken, actor: &Actor) -> Result<Token> {
+        observed("create_token", self.limit(), tokens::create(self, token, actor)).await
+    }
+
+    async fn list_tokens(&self) -> Result<Vec<Token>> {
+        observed("list_tokens", self.limit(), tokens::list(self)).await
+    }
+
+    async fn revoke_token(&self, id_or_name: &str, now: UnixMs, actor: &Actor) -> Result<Token> {
+        observed("revoke_token", self.limit(), tokens::revoke(self, id_or_name, now, actor)).await
+    }
+
+    async fn find_token(&self, kind: TokenKind, sha256: &[u8; 32], now: UnixMs) -> Result<Option<Token>> {
+        observed("find_token", self.limit(), tokens::find(self, kind, sha256, now)).await
+    }
+
+    async fn agent_tokens(&self, now: UnixMs) -> Result<(u64, Vec<TokenDigest>)> {
+        observed("agent_tokens", self.limit(), tokens::agent_tokens(self, now)).await
+    }
+
+    async fn list_audit(&self, before: Option<i64>, limit: u32) -> Result<Vec<AuditEntry>> {
+        observed("list_audit", self.limit(), audit::list(self, before, limit)).await
+    }
+}

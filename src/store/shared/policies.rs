@@ -1,0 +1,158 @@
+//! Policies and their revisions. All changes take turns on the epoch's row, so that epochs are in the order in which
+//! the changes became visible.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+use sqlx::types::Json;
+
+use super::{Backend, Tx, audit, contents, counters};
+use crate::{
+    model::{
+        desired::PolicySet,
+        policy::{Policy, Revision},
+    },
+    store::{
+        Actor, Applied, ApplyOutcome, ApplyPolicy, Error, Result,
+        json::Files,
+        plan,
+        row::{PolicyRow, RevisionRow},
+    },
+};
+
+macro_rules! revision_columns {
+    () => {
+        "r.number, r.selector, r.priority, r.files, r.allow_empty, r.max_per_second, r.author, r.created_unix_ms"
+    };
+}
+
+macro_rules! select_policies {
+    ($rest:literal) => {
+        concat!(
+            "SELECT p.name, p.kind, p.changed_epoch, p.created_unix_ms AS policy_created_unix_ms, ",
+            revision_columns!(),
+            " FROM policies p JOIN revisions r ON r.policy = p.name AND r.number = p.newest ",
+            $rest
+        )
+    };
+}
+
+pub(super) async fn apply(store: &Backend, apply: ApplyPolicy, actor: &Actor) -> Result<Applied> {
+    let mut tx = store.begin().await?;
+    let epoch = counters::bump(&mut tx, counters::POLICY_EPOCH).await?;
+    let current = find(&mut tx, &apply.name).await?;
+    let plan::PolicyPlan { policy, outcome } = plan::apply_policy(current, &apply, epoch, actor)?;
+    if outcome != ApplyOutcome::Unchanged {
+        contents::put(&mut tx, &apply.bodies).await?;
+        hold_files(&mut tx, &policy.revision).await?;
+        write(&mut tx, &policy, epoch).await?;
+        audit::record(&mut tx, actor, "policy.apply", &policy.name, plan::audit_detail(&policy)).await?;
+        if !apply.validate_only {
+            tx.commit().await?;
+        }
+    }
+    Ok(Applied { policy, outcome })
+}
+
+/// Makes sure that every file's body is stored, and stays until the revision that refers to it is visible.
+async fn hold_files(tx: &mut Tx, revision: &Revision) -> Result<()> {
+    let hashes: BTreeSet<_> = revision.content.files.values().map(|file| file.content).collect();
+    for hash in hashes {
+        if !contents::hold(tx, hash).await? {
+            return Err(Error::not_found("content", hash));
+        }
+    }
+    Ok(())
+}
+
+async fn write(tx: &mut Tx, policy: &Policy, epoch: u64) -> Result<()> {
+    let Policy { name, kind, revision, .. } = policy;
+    let statement = "INSERT INTO policies (name, kind, newest, changed_epoch, created_unix_ms)
+        VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (name) DO UPDATE SET newest = excluded.newest, changed_epoch = excluded.changed_epoch";
+    sqlx::query(statement)
+        .bind(name)
+        .bind(kind.name())
+        .bind(revision.number.cast_signed())
+        .bind(epoch.cast_signed())
+        .bind(policy.created_at)
+        .execute(&mut **tx)
+        .await?;
+    let content = &revision.content;
+    let statement = "INSERT INTO revisions
+        (policy, number, selector, priority, files, allow_empty, max_per_second, author, created_unix_ms)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    sqlx::query(statement)
+        .bind(name)
+        .bind(revision.number.cast_signed())
+        .bind(content.selector.to_string())
+        .bind(content.priority)
+        .bind(Json(Files::from(&content.files)))
+        .bind(content.allow_empty)
+        .bind(i64::from(content.max_per_second))
+        .bind(&revision.author)
+        .bind(revision.created_at)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// The revisions go with it; what they were is lost but for the audit log.
+pub(super) async fn delete(store: &Backend, name: &str, etag: Option<&str>, actor: &Actor) -> Result<()> {
+    let mut tx = store.begin().await?;
+    counters::bump(&mut tx, counters::POLICY_EPOCH).await?;
+    let policy = find(&mut tx, name).await?.ok_or_else(|| Error::not_found("policy", name))?;
+    plan::check_present_etag(&policy, etag)?;
+    sqlx::query("DELETE FROM policies WHERE name = $1").bind(name).execute(&mut *tx).await?;
+    audit::record(&mut tx, actor, "policy.delete", name, json!({ "revision": policy.revision.number })).await?;
+    Ok(tx.commit().await?)
+}
+
+async fn find(tx: &mut Tx, name: &str) -> Result<Option<Policy>> {
+    let query = sqlx::query_as(select_policies!("WHERE p.name = $1")).bind(name);
+    query.fetch_optional(&mut **tx).await?.map(|row: PolicyRow| row.try_into()).transpose()
+}
+
+pub(super) async fn get(store: &Backend, name: &str) -> Result<Policy> {
+    let query = sqlx::query_as(select_policies!("WHERE p.name = $1")).bind(name);
+    let row: Option<PolicyRow> = query.fetch_optional(store.reader()).await?;
+    row.ok_or_else(|| Error::not_found("policy", name))?.try_into()
+}
+
+pub(super) async fn list(store: &Backend, after: Option<&str>, limit: u32) -> Result<Vec<Policy>> {
+    let query = sqlx::query_as(select_policies!("WHERE $1 IS NULL OR p.name > $1 ORDER BY p.name LIMIT $2"));
+    policies(query.bind(after).bind(i64::from(limit)).fetch_all(store.reader()).await?)
+}
+
+fn policies(rows: Vec<PolicyRow>) -> Result<Vec<Policy>> {
+    rows.into_iter().map(Policy::try_from).collect()
+}
+
+pub(super) async fn revisions(store: &Backend, name: &str, before: Option<u64>, limit: u32) -> Result<Vec<Revision>> {
+    let statement = concat!(
+        "SELECT ",
+        revision_columns!(),
+        " FROM revisions r WHERE r.policy = $1 AND r.number < $2 ORDER BY r.number DESC LIMIT $3"
+    );
+    let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+    let query = sqlx::query_as(statement).bind(name).bind(before).bind(i64::from(limit));
+    let rows: Vec<RevisionRow> = query.fetch_all(store.reader()).await?;
+    if rows.is_empty() {
+        // No such revisions, or no such policy.
+        get(store, name).await?;
+    }
+    rows.into_iter().map(Revision::try_from).collect()
+}
+
+pub(super) async fn set(store: &Backend) -> Result<PolicySet> {
+    let mut tx = store.snapshot().await?;
+    let epoch = counters::read(&mut tx, counters::POLICY_EPOCH).await?;
+    let rows = sqlx::query_as(select_policies!("")).fetch_all(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(PolicySet::new(epoch, policies(rows)?))
+}
+
+pub(super) async fn epoch(store: &Backend) -> Result<u64> {
+    let mut connection = store.reader().acquire().await?;
+    counters::read(&mut connection, counters::POLICY_EPOCH).await
+}

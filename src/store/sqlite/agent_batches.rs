@@ -1,0 +1,97 @@
+//! Agents, many at a time. One statement a row: in one process and one transaction that is fast enough.
+
+use bytes::Bytes;
+use sqlx::types::Json;
+
+use super::{Backend, Tx, content_batches};
+use crate::{
+    model::{AgentRecord, ContentHash, InstanceUid, Labels},
+    store::{
+        Result,
+        batch::Batch,
+        row::{self, AgentRow, agent_columns},
+    },
+};
+
+pub(super) async fn read(store: &Backend, uids: &[InstanceUid]) -> Result<Vec<AgentRecord>> {
+    const READ: &str =
+        concat!("SELECT ", agent_columns!(), " FROM agents WHERE uid IN (SELECT unhex(value) FROM json_each($1))");
+    let uids: Vec<_> = uids.iter().map(|uid| hex::encode(uid.as_bytes())).collect();
+    let rows: Vec<AgentRow> = sqlx::query_as(READ).bind(Json(uids)).fetch_all(store.reader()).await?;
+    row::agents(rows)
+}
+
+pub(super) async fn write(
+    store: &Backend,
+    agents: &[AgentRecord],
+    bodies: &[(ContentHash, Bytes)],
+) -> Result<Vec<InstanceUid>> {
+    let batch = Batch::new(agents);
+    let mut not_written = batch.repeated;
+    let mut tx = store.begin().await?;
+    content_batches::put(&mut tx, bodies).await?;
+    for agent in batch.agents {
+        let statement = if agent.version == 0 { INSERT } else { UPDATE };
+        if !write_one(&mut tx, statement, agent).await? {
+            not_written.push(agent.uid);
+        }
+    }
+    tx.commit().await?;
+    Ok(not_written)
+}
+
+const INSERT: &str = "
+    INSERT INTO agents (uid, version, complete, description, service_name, service_version, capabilities, health, healthy,
+        effective_config, config_status, reported_config_hash, config_error, connected, transport, gateway,
+        connection_generation, report_number, sequence_num, last_seen_unix_ms, desired_config, desired_generation,
+        desired_epoch, quarantined, offered_at_unix_ms, offer_attempts, first_seen_unix_ms, shard, labels)
+    VALUES ($1, $2 + 1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+        $23, $24, $25, $26, $27, $28, $29)
+    ON CONFLICT (uid) DO NOTHING";
+
+const UPDATE: &str = "
+    UPDATE agents SET version = version + 1, complete = $3, description = $4, service_name = $5, service_version = $6,
+        capabilities = $7, health = $8, healthy = $9, effective_config = $10, config_status = $11,
+        reported_config_hash = $12, config_error = $13, connected = $14, transport = $15, gateway = $16,
+        connection_generation = $17, report_number = $18, sequence_num = $19, last_seen_unix_ms = $20,
+        desired_config = $21, desired_generation = $22, desired_epoch = $23, quarantined = $24,
+        offered_at_unix_ms = $25, offer_attempts = $26
+    WHERE uid = $1 AND version = $2";
+
+/// Whether the row was written.
+async fn write_one(tx: &mut Tx, statement: &'static str, agent: &AgentRecord) -> Result<bool> {
+    let AgentRecord { uid, version, observed, presence, desired, first_seen, labels: _ } = agent;
+    let (service_name, service_version) = row::service(&observed.description);
+    let hash = |hash: Option<ContentHash>| hash.map(|hash| hash.0.to_vec());
+    let mut query = sqlx::query(statement)
+        .bind(uid.as_uuid())
+        .bind(version)
+        .bind(observed.complete)
+        .bind(&observed.description[..])
+        .bind(service_name)
+        .bind(service_version)
+        .bind(observed.capabilities.cast_signed())
+        .bind(&observed.health[..])
+        .bind(observed.healthy)
+        .bind(hash(observed.effective_config))
+        .bind(observed.config_status as i16)
+        .bind(&observed.reported_config_hash[..])
+        .bind(observed.config_error.as_bytes())
+        .bind(presence.connected)
+        .bind(presence.transport as i16)
+        .bind(&presence.gateway)
+        .bind(presence.connection_generation.cast_signed())
+        .bind(presence.report_number.cast_signed())
+        .bind(presence.sequence_num.cast_signed())
+        .bind(presence.last_seen)
+        .bind(hash(desired.config))
+        .bind(desired.generation.cast_signed())
+        .bind(desired.epoch.cast_signed())
+        .bind(hash(desired.quarantined))
+        .bind(desired.offered_at)
+        .bind(i32::from(desired.offer_attempts));
+    if *version == 0 {
+        query = query.bind(first_seen).bind(uid.shard().cast_signed()).bind(Json(Labels::new()));
+    }
+    Ok(query.execute(&mut **tx).await?.rows_affected() > 0)
+}
