@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Error, Secret, secret};
+use crate::{bus, store::postgres};
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Bus")]
@@ -16,7 +17,7 @@ pub struct Bus {
     #[arg(long, value_name = "FILE")]
     redis_url_file: Option<PathBuf>,
     /// What the names of this deployment's channels and keys begin with.
-    #[arg(long, value_name = "TEXT", default_value = "muster")]
+    #[arg(long, value_name = "TEXT", default_value = bus::redis::DEFAULT_PREFIX)]
     pub redis_prefix: String,
 }
 
@@ -36,12 +37,16 @@ pub struct Store {
     #[arg(long, value_name = "FILE")]
     database_url_file: Option<PathBuf>,
     /// Most connections to Postgres at a time.
-    #[arg(long, value_name = "NUMBER", default_value_t = 16, value_parser = clap::value_parser!(u32).range(2..=1000))]
-    pub database_connections: u32,
+    #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    database_connections: u32,
 }
 
 impl Store {
     pub fn url(&self) -> Result<Secret, Error> {
         secret::required("database_url", &self.database_url, &self.database_url_file)
+    }
+
+    pub fn config(&self) -> postgres::Config {
+        postgres::Config { max_connections: self.database_connections, ..postgres::Config::default() }
     }
 }
