@@ -14,7 +14,7 @@ use super::{
 use crate::{
     admin,
     bus::{self, SharedBus},
-    config_service::{self, ConfigService},
+    config_service::ConfigService,
     settings::{ConfigServiceRole, Secret},
     store::{self, SharedStore, TokenKind, postgres::PostgresStore},
     telemetry::Metrics,
@@ -29,7 +29,6 @@ const OPERATOR_TOKEN_NAME: &str = "bootstrap";
 pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()> {
     bus::metrics::describe();
     store::metrics::describe();
-    config_service::metrics::describe();
     admin::metrics::describe();
     let shutdown = shutdown::on_signal().context("signals")?;
     let node = node::id(role.node.node_id.clone());

@@ -81,7 +81,9 @@ impl Health {
     /// One JSON object a line for each component that is not ready.
     fn reasons(&self) -> String {
         let failed = self.checks.iter().filter_map(|(component, check)| Some((component, check().err()?)));
-        failed.map(|(component, reason)| format!("{}\n", serde_json::json!({"component": component, "reason": reason}))).collect()
+        failed
+            .map(|(component, reason)| format!("{}\n", serde_json::json!({"component": component, "reason": reason})))
+            .collect()
     }
 }
 

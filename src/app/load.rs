@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 
-use super::shutdown;
+use super::{output, shutdown};
 use crate::{
     load::{Fleet, Summary, progress, table},
     settings::{LoadRole, Output},
@@ -27,8 +27,8 @@ fn write(role: &LoadRole, summary: &Summary) -> anyhow::Result<()> {
         std::fs::write(path, json()? + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     }
     match role.load.output {
-        Output::Table => print!("{}", table::render(summary)),
-        Output::Json => println!("{}", json()?),
+        Output::Table => output::write(table::render(summary).trim_end()),
+        Output::Json => output::write(&json()?),
     }
     Ok(())
 }

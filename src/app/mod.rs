@@ -14,6 +14,7 @@ mod listeners;
 mod load;
 mod migrate;
 mod node;
+mod output;
 mod shutdown;
 mod stages;
 mod standalone;
@@ -31,7 +32,9 @@ pub fn main() -> ExitCode {
     };
     let odd = resolved.unknown_variables;
     match resolved.cli.command {
-        Command::Standalone(role) => start::server(&role.process.clone(), odd, |metrics| standalone::run(role, metrics)),
+        Command::Standalone(role) => {
+            start::server(&role.process.clone(), odd, |metrics| standalone::run(role, metrics))
+        }
         Command::Gateway(role) => start::server(&role.process.clone(), odd, |metrics| gateway::run(role, metrics)),
         Command::ConfigService(role) => {
             start::server(&role.process.clone(), odd, |metrics| config_service::run(role, metrics))
@@ -40,7 +43,7 @@ pub fn main() -> ExitCode {
         Command::Load(role) => start::tool(Some(&role.process.clone()), odd, load::run(role)),
         Command::Healthcheck(role) => start::tool(None, odd, healthcheck::run(role)),
         Command::SettingsReference => {
-            print!("{}", settings::reference::markdown());
+            output::write(settings::reference::markdown().trim_end());
             ExitCode::SUCCESS
         }
     }

@@ -10,13 +10,13 @@ use super::{
     first_token,
     health::Health,
     listeners::{self, ListenFile},
-    node, shutdown,
+    node, output, shutdown,
     stages::Stages,
 };
 use crate::{
     admin,
     bus::{self, SharedBus, in_process::InProcess},
-    config_service::{self, ConfigService},
+    config_service::ConfigService,
     gateway::{self, Gateway},
     load::{Endpoint, Fleet, Plan, Transport},
     settings::StandaloneRole,
@@ -40,7 +40,6 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     bus::metrics::describe();
     store::metrics::describe();
     gateway::metrics::describe();
-    config_service::metrics::describe();
     admin::metrics::describe();
     let shutdown = shutdown::on_signal().context("signals")?;
     let (gateway_config, service_config) = (role.gateway.config()?, role.config_service.config()?);
@@ -127,19 +126,20 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 
 /// Tells people where everything is.
 fn greet(role: &StandaloneRole, folder: &DataDir, addresses: &Addresses, tokens: &[FirstToken]) {
-    println!("Muster {} is up.", env!("CARGO_PKG_VERSION"));
-    println!("  OpAMP      ws://{0}{1} and http://{0}{1}", reachable(addresses.opamp), role.gateway.path());
-    println!("  admin API  http://{}", reachable(addresses.admin));
-    println!("  metrics    http://{}/metrics", reachable(addresses.metrics));
-    println!("  data       {}", folder.path().display());
+    let (opamp, path) = (reachable(addresses.opamp), role.gateway.path());
+    let mut lines = vec![
+        format!("Muster {} is up.", env!("CARGO_PKG_VERSION")),
+        format!("  OpAMP           ws://{opamp}{path} and http://{opamp}{path}"),
+        format!("  admin API       http://{}", reachable(addresses.admin)),
+        format!("  metrics         http://{}/metrics", reachable(addresses.metrics)),
+        format!("  data            {}", folder.path().display()),
+    ];
     for (name, token) in ["agent token", "operator token"].iter().zip(tokens) {
-        if token.is_new {
-            println!("  {name:<15} {} (kept in {})", token.text, token.path.display());
-        } else {
-            println!("  {name:<15} in {}", token.path.display());
-        }
+        let text = if token.is_new { format!("{} ", token.text) } else { String::new() };
+        lines.push(format!("  {name:<15} {text}in {}", token.path.display()));
     }
     if role.demo > 0 {
-        println!("  {} simulated agents", role.demo);
+        lines.push(format!("  demonstration   {} simulated agents", role.demo));
     }
+    output::write(&lines.join("\n"));
 }

@@ -108,7 +108,11 @@ struct Added {
 impl Added {
     fn from_environment(&mut self, setting: &Arg, value: &str) {
         let is_list = matches!(setting.get_action(), ArgAction::Append);
-        let values = if is_list { value.split(',').map(|item| item.trim().to_owned()).collect() } else { vec![value.to_owned()] };
+        let values = if is_list {
+            value.split(',').map(|item| item.trim().to_owned()).collect()
+        } else {
+            vec![value.to_owned()]
+        };
         self.add(setting, &values, format!("environment variable {}", env_name(setting.get_id().as_str())));
     }
 
@@ -132,7 +136,8 @@ impl Added {
         };
         let long = text(ContextKind::InvalidArg)
             .and_then(|arg| Some(arg.strip_prefix("--")?.split([' ', '=']).next()?.to_owned()));
-        let Some((name, source_name)) = long.and_then(|long| self.sources.get(&long).map(|source| (long, source))) else {
+        let Some((name, source_name)) = long.and_then(|long| self.sources.get(&long).map(|source| (long, source)))
+        else {
             return error.into();
         };
         let cause = std::error::Error::source(&error).map(ToString::to_string);

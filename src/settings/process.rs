@@ -15,9 +15,7 @@ pub enum LogFormat {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Process")]
 pub struct Process {
-    /// Settings file in TOML.
-    ///
-    /// Its keys are settings; a table named after a command holds settings for that command alone, and wins.
+    /// Settings file in TOML, see `docs/settings.md`.
     #[arg(long = "config", value_name = "FILE")]
     pub config_file: Option<PathBuf>,
     /// How log lines are written to standard error.

@@ -8,7 +8,7 @@ use super::{Admin, Bus, ConfigService, Error, Gateway, Load, Process, Secret, St
 
 /// A fleet control plane for telemetry agents: the server side of OpAMP.
 #[derive(Parser, Clone, Debug)]
-#[command(name = "muster", version, propagate_version = true, max_term_width = 120)]
+#[command(name = "muster", version, max_term_width = 120)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,

@@ -49,8 +49,7 @@ pub fn required(name: &str, value: &Option<Secret>, file: &Option<PathBuf>) -> R
 }
 
 fn read(name: &str, path: &Path) -> Result<Secret, Error> {
-    let error =
-        |error: String| Error::SecretFile { what: name.replace('_', "-"), path: path.to_path_buf(), error };
+    let error = |error: String| Error::SecretFile { what: name.replace('_', "-"), path: path.to_path_buf(), error };
     let metadata = fs::metadata(path).map_err(|e| error(e.to_string()))?;
     if metadata.len() > MAX_SECRET_BYTES {
         return Err(error(format!("longer than {MAX_SECRET_BYTES} bytes")));

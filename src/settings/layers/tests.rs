@@ -30,7 +30,8 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 
 #[test]
 fn flags_win_over_variables_over_the_file_over_defaults() {
-    let file = file("agents = 2\nrate = 2\nheartbeat = '2s'\n[load]\nheartbeat = '22s'\n[gateway]\ndrain_window = '1s'");
+    let file =
+        file("agents = 2\nrate = 2\nheartbeat = '2s'\n[load]\nheartbeat = '22s'\n[gateway]\ndrain_window = '1s'");
     let path = file.path().to_str().unwrap();
     let environment = [("MUSTER_CONFIG_FILE", path), ("MUSTER_AGENTS", "3"), ("MUSTER_RATE", "3")];
     let plan = plan(&["--agents", "4"], &environment);
