@@ -22,7 +22,15 @@ impl<'a> Batch<'a> {
             }
             same
         });
-        repeated.dedup();
         Self { agents: sorted, repeated }
+    }
+
+    /// The uids of records that are not among those written, each once.
+    pub fn not_written(self, written: impl Fn(InstanceUid) -> bool) -> Vec<InstanceUid> {
+        let mut uids = self.repeated;
+        uids.extend(self.agents.iter().map(|agent| agent.uid).filter(|uid| !written(*uid)));
+        uids.sort_unstable();
+        uids.dedup();
+        uids
     }
 }

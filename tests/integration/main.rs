@@ -1,7 +1,10 @@
 //! Modules of Muster against real sockets, databases and buses.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
 mod architecture;
 mod bus;
+mod store;

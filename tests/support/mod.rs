@@ -1,8 +1,15 @@
 //! What tests of several tiers share. Each binary uses its part of it.
 #![allow(dead_code)]
 
+pub mod agent;
+pub mod client;
+pub mod cluster;
+pub mod ctl;
+pub mod node;
+pub mod postgres;
 pub mod process;
 pub mod redis;
+pub mod standalone;
 
 use std::time::{Duration, Instant};
 

@@ -160,7 +160,8 @@ impl Listener<'_> {
 }
 
 fn deliver(hub: &Hub, prefix: &str, message: &Msg) {
-    let topic = message.get_channel_name().strip_prefix(prefix).and_then(Topic::parse);
+    let name = message.get_channel_name().strip_prefix(prefix).and_then(|rest| rest.strip_prefix(':'));
+    let topic = name.and_then(Topic::parse);
     let Some(topic) = topic else {
         tracing::warn!(channel = message.get_channel_name(), "a message on a channel that is not a topic");
         return;

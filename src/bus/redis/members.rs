@@ -51,7 +51,7 @@ fn key(prefix: &str, role: Role) -> String {
         Role::Gateway => "gateways",
         Role::ConfigService => "config-services",
     };
-    format!("{prefix}members/{role}")
+    format!("{prefix}:members/{role}")
 }
 
 impl Run for ScriptInvocation<'_> {

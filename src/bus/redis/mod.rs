@@ -23,8 +23,8 @@ use super::{
     metrics,
 };
 
-/// What all keys and channels start with unless set otherwise: several deployments may share one Redis.
-pub const DEFAULT_PREFIX: &str = "muster:";
+/// The first part of all names of keys and channels unless set otherwise: several deployments may share one Redis.
+pub const DEFAULT_PREFIX: &str = "muster";
 
 /// How long a connection attempt, and any answer, may take. A link that takes longer counts as broken.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,7 +44,8 @@ pub struct Redis {
 
 impl Redis {
     /// A bus over the Redis at `url` (`redis://[user:password@]host[:port]`). Returns at once and connects in the
-    /// background, whether Redis is there or not. `prefix` is put in front of all keys and channels.
+    /// background, whether Redis is there or not. `prefix` and a colon are put in front of all
+    /// names of keys and channels.
     ///
     /// To be called within a Tokio runtime. Fails only on a URL that cannot work.
     pub fn connect(url: &str, prefix: &str) -> Result<Arc<Self>, Error> {
@@ -127,7 +128,7 @@ impl Subscription for Remote {
 }
 
 fn channel(prefix: &str, topic: &Topic) -> String {
-    format!("{prefix}{topic}")
+    format!("{prefix}:{topic}")
 }
 
 #[cfg(test)]

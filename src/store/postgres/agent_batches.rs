@@ -31,10 +31,7 @@ pub(super) async fn write(
     let mut written = Columns::of(&batch.agents).write(&mut tx).await?;
     tx.commit().await?;
     written.sort_unstable();
-    let missed = |agent: &&&AgentRecord| written.binary_search(&agent.uid.as_uuid()).is_err();
-    let mut not_written = batch.repeated;
-    not_written.extend(batch.agents.iter().filter(missed).map(|agent| agent.uid));
-    Ok(not_written)
+    Ok(batch.not_written(|uid| written.binary_search(&uid.as_uuid()).is_ok()))
 }
 
 /// New rows are inserted or left alone, known rows updated if their version is the given one: an update for conflicts in

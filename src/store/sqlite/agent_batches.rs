@@ -1,5 +1,7 @@
 //! Agents, many at a time. One statement a row: in one process and one transaction that is fast enough.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use sqlx::types::Json;
 
@@ -27,17 +29,17 @@ pub(super) async fn write(
     bodies: &[(ContentHash, Bytes)],
 ) -> Result<Vec<InstanceUid>> {
     let batch = Batch::new(agents);
-    let mut not_written = batch.repeated;
     let mut tx = store.begin().await?;
     content_batches::put(&mut tx, bodies).await?;
-    for agent in batch.agents {
+    let mut written = HashSet::new();
+    for agent in &batch.agents {
         let statement = if agent.version == 0 { INSERT } else { UPDATE };
-        if !write_one(&mut tx, statement, agent).await? {
-            not_written.push(agent.uid);
+        if write_one(&mut tx, statement, agent).await? {
+            written.insert(agent.uid);
         }
     }
     tx.commit().await?;
-    Ok(not_written)
+    Ok(batch.not_written(|uid| written.contains(&uid)))
 }
 
 const INSERT: &str = "

@@ -45,7 +45,7 @@ async fn redis(limits: Limits) -> SharedBus {
     static SERVER: OnceCell<Server> = OnceCell::const_new();
     static PREFIXES: AtomicU32 = AtomicU32::new(0);
     let server = SERVER.get_or_init(Server::start).await;
-    let prefix = format!("test-{}:", PREFIXES.fetch_add(1, Ordering::Relaxed));
+    let prefix = format!("test-{}", PREFIXES.fetch_add(1, Ordering::Relaxed));
     let bus: SharedBus = Redis::connect_with_limits(&server.url(), &prefix, limits).unwrap();
     eventually("the bus is reachable", async || bus.is_reachable().then_some(())).await;
     bus

@@ -8,7 +8,7 @@ use super::{read, subscribed, text};
 use crate::support::{eventually, redis::Server};
 
 fn connect(server: &Server) -> Arc<Redis> {
-    Redis::connect(&server.url(), "test:").unwrap()
+    Redis::connect(&server.url(), "test").unwrap()
 }
 
 async fn reachable(bus: &Arc<Redis>) {
@@ -92,8 +92,8 @@ async fn read_until_gap(subscription: &mut Box<dyn muster::bus::Subscription>) -
 #[tokio::test]
 async fn deployments_with_different_prefixes_share_a_server() {
     let server = Server::start().await;
-    let one = Redis::connect(&server.url(), "one:").unwrap();
-    let two = Redis::connect(&server.url(), "two:").unwrap();
+    let one = Redis::connect(&server.url(), "one").unwrap();
+    let two = Redis::connect(&server.url(), "two").unwrap();
     reachable(&one).await;
     reachable(&two).await;
     let mut subscription = subscribed(&one, &[Topic::ConfigService]).await;

@@ -1,0 +1,119 @@
+//! Clients that people get from package registries, against `muster standalone`: each connects, is seen, gets a
+//! configuration that `musterctl apply` made, and shows as APPLIED.
+
+use serde_json::Value;
+
+use crate::support::{
+    client::{Client, Kind},
+    ctl::Ctl,
+    eventually,
+    standalone::Standalone,
+};
+
+const FILE: &str = "collector.yaml";
+
+/// What a client can do beyond the least.
+#[derive(Clone, Copy)]
+struct Traits {
+    transport: &'static str,
+    reports_effective_config: bool,
+    reports_health: bool,
+    /// Says when it stops.
+    says_goodbye: bool,
+}
+
+#[tokio::test]
+async fn go_over_websocket() {
+    let traits = Traits { transport: "ws", reports_effective_config: true, reports_health: true, says_goodbye: true };
+    is_configured(Kind::Go, traits).await;
+}
+
+#[tokio::test]
+async fn go_over_http() {
+    let traits =
+        Traits { transport: "http", reports_effective_config: true, reports_health: true, says_goodbye: false };
+    is_configured(Kind::Go, traits).await;
+}
+
+#[tokio::test]
+async fn python_over_http() {
+    let traits =
+        Traits { transport: "http", reports_effective_config: true, reports_health: false, says_goodbye: true };
+    is_configured(Kind::Python, traits).await;
+}
+
+#[tokio::test]
+async fn node_over_http() {
+    let traits =
+        Traits { transport: "http", reports_effective_config: false, reports_health: false, says_goodbye: false };
+    is_configured(Kind::Node, traits).await;
+}
+
+#[tokio::test]
+async fn a_client_with_a_wrong_token_is_refused() {
+    let server = Standalone::start().await;
+    let url = format!("http://{}/v1/opamp", server.node.opamp());
+    let Some(mut client) = Client::start(Kind::Go, &url, "muster_agent_wrong", "intruder") else { return };
+    client.event("error", |error| error["message"].to_string().contains("401")).await;
+    assert!(server.ctl().agents().await.is_empty());
+}
+
+async fn is_configured(kind: Kind, traits: Traits) {
+    let server = Standalone::start().await;
+    let ctl = server.ctl();
+    let url = format!("{}://{}/v1/opamp", traits.transport, server.node.opamp());
+    let Some(mut client) = Client::start(kind, &url, &server.agent_token(), "checkout") else { return };
+    let uid = client.uid().await;
+    client.event("connected", |_| true).await;
+
+    let agent = ctl.agent_is(&uid, "the agent is seen", |agent| is(agent, "connected", true)).await;
+    assert_eq!(agent["attributes"]["service.name"], "checkout");
+    assert_eq!(agent["attributes"]["os.type"], "linux");
+    let transport = agent["transport"].as_str().unwrap().to_lowercase();
+    assert!(transport.starts_with(if traits.transport == "ws" { "websocket" } else { "http" }), "{transport}");
+    if traits.reports_health {
+        ctl.agent_is(&uid, "health is seen", |agent| is(agent, "healthy", true)).await;
+    }
+
+    ctl.apply("base", "service.name = checkout", FILE, "receivers: {}\n").await;
+    let config = client.event("config", |_| true).await;
+    assert_eq!(config["files"][FILE], "receivers: {}\n");
+    has_settled(&ctl, &uid, "APPLIED", &config).await;
+    if traits.reports_effective_config {
+        let shown = ["agent", "config", &uid, "--effective"];
+        eventually("the effective config is shown", async || ctl.run(&shown).await.contains("receivers").then_some(()))
+            .await;
+    }
+
+    // Refused by the agent: shown with its reason, and not offered again.
+    ctl.apply("base", "service.name = checkout", FILE, "fail: yes\n").await;
+    let bad = client.event("config", |config| config["files"][FILE] == "fail: yes\n").await;
+    let agent = has_settled(&ctl, &uid, "FAILED", &bad).await;
+    assert_eq!(agent["config_error"], "the config says so");
+
+    ctl.apply("base", "service.name = checkout", FILE, "receivers: {otlp: {}}\n").await;
+    let good = client.event("config", |config| config["files"][FILE] == "receivers: {otlp: {}}\n").await;
+    has_settled(&ctl, &uid, "APPLIED", &good).await;
+    let offers: Vec<Value> = client.all("config").into_iter().map(|config| config["hash"].clone()).collect();
+    assert_eq!(offers, [&config, &bad, &good].map(|config| config["hash"].clone()), "each was offered once");
+
+    client.stop().await;
+    if traits.says_goodbye {
+        ctl.agent_is(&uid, "the agent has left", |agent| is(agent, "connected", false)).await;
+    }
+}
+
+/// Waits until the server knows what became of a configuration.
+async fn has_settled(ctl: &Ctl, uid: &str, status: &str, config: &Value) -> Value {
+    let agent = ctl
+        .agent_is(uid, &format!("the configuration is {status}"), |agent| {
+            agent["config_status"] == status && agent["reported_config_hash"] == config["hash"]
+        })
+        .await;
+    assert_eq!(agent["desired_config_hash"], config["hash"]);
+    agent
+}
+
+fn is(agent: &Value, field: &str, value: bool) -> bool {
+    agent[field] == value
+}

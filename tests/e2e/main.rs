@@ -1,0 +1,11 @@
+//! The real binaries as processes, with real clients, real databases, and faults.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod clients;
+mod cluster;
+mod faults;
+mod standalone;

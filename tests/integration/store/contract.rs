@@ -1,0 +1,61 @@
+//! Every test of the contract, run over both stores.
+
+use super::{agents, concurrency, contents, policies, tokens};
+
+macro_rules! contract {
+    ($($module:ident: $($test:ident)*;)*) => {
+        mod sqlite {
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    let fixture = super::super::sqlite().await;
+                    super::$module::$test(&fixture.store).await;
+                }
+            )*)*
+        }
+
+        mod postgres {
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    let fixture = super::super::postgres().await;
+                    super::$module::$test(&fixture.store).await;
+                }
+            )*)*
+        }
+    };
+}
+
+contract! {
+    agents:
+        every_value_comes_back_as_it_went
+        only_the_stored_version_can_be_written
+        labels_belong_to_operators
+        a_write_stores_bodies
+        pages_are_in_order_and_filtered
+        quarantine_is_lifted
+        a_forgotten_agent_is_gone
+        a_gateways_agents_are_disconnected
+        the_fleet_is_counted;
+    contents:
+        bodies_and_configs_are_kept
+        garbage_is_what_nothing_refers_to;
+    policies:
+        revisions_follow_each_other
+        nothing_is_written_when_only_validating
+        etags_guard
+        a_deleted_policy_starts_again
+        bodies_must_be_known
+        policies_are_listed_in_the_order_of_bytes
+        progress_never_goes_back;
+    tokens:
+        tokens_live_until_they_expire_or_are_revoked
+        names_are_unique_while_alive
+        the_list_of_agent_tokens_has_a_version
+        the_audit_log_tells_all_changes;
+    concurrency:
+        of_two_writers_one_wins
+        of_two_applies_with_one_etag_one_wins
+        applies_take_turns
+        a_check_finds_the_schema;
+}

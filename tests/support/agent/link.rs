@@ -1,0 +1,126 @@
+//! The socket of a scripted agent: connects, says what there is to say, connects again.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::{HeaderValue, header};
+use muster::proto::opamp::{AgentToServer, ServerToAgent};
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::{net::TcpStream, sync::mpsc, time::sleep};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{Error, Message, client::IntoClientRequest},
+};
+
+use super::Agent;
+
+/// What an agent is told to do.
+pub(super) enum Order {
+    /// Report this as the status of its health.
+    ReportHealth(String),
+    /// Lose its connection, without a word.
+    Drop,
+}
+
+pub(super) struct Link {
+    pub agent: Arc<Mutex<Agent>>,
+    pub orders: mpsc::UnboundedReceiver<Order>,
+    /// Gateways, tried in turn from `next` on, as behind a load balancer.
+    pub gateways: Arc<Mutex<Vec<SocketAddr>>>,
+    pub next: usize,
+    pub token: Arc<str>,
+}
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// Random, so that the agents of a gateway that went away do not come back in step.
+const RECONNECT_MS: std::ops::Range<u64> = 50..500;
+
+/// An attempt that takes longer is given up. Well above what a busy machine needs.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl Link {
+    pub(super) async fn run(mut self) {
+        loop {
+            match tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await {
+                Ok(Ok(socket)) => {
+                    self.serve(socket).await;
+                    self.agent.lock().close();
+                }
+                Ok(Err(Error::Http(response))) => {
+                    self.agent.lock().seen.refusals += 1;
+                    sleep(retry_after(response.headers())).await;
+                }
+                Ok(Err(_)) | Err(_) => {}
+            }
+            self.next += 1;
+            sleep(Duration::from_millis(rand::random_range(RECONNECT_MS))).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<Socket, Error> {
+        let address = {
+            let gateways = self.gateways.lock();
+            gateways[self.next % gateways.len()]
+        };
+        let mut request = format!("ws://{address}/v1/opamp").into_client_request()?;
+        let bearer = HeaderValue::from_str(&format!("Bearer {}", self.token))?;
+        request.headers_mut().insert(header::AUTHORIZATION, bearer);
+        Ok(connect_async(request).await?.0)
+    }
+
+    /// Talks until the connection ends.
+    async fn serve(&mut self, mut socket: Socket) {
+        let opening = self.agent.lock().open();
+        if send(&mut socket, opening).await.is_err() {
+            return;
+        }
+        let mut heartbeat_at = Instant::now() + HEARTBEAT;
+        loop {
+            let message = tokio::select! {
+                frame = socket.next() => match frame {
+                    Some(Ok(Message::Binary(frame))) => self.receive(&frame),
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                    Some(Ok(_)) => None,
+                },
+                order = self.orders.recv() => match order {
+                    Some(Order::ReportHealth(status)) => Some(self.agent.lock().report_health(status)),
+                    Some(Order::Drop) | None => return,
+                },
+                () = tokio::time::sleep_until(heartbeat_at.into()) => Some(self.agent.lock().heartbeat()),
+            };
+            if let Some(message) = message {
+                heartbeat_at = Instant::now() + HEARTBEAT;
+                if send(&mut socket, message).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn receive(&self, frame: &Bytes) -> Option<AgentToServer> {
+        let mut agent = self.agent.lock();
+        let message = ServerToAgent::decode(frame.strip_prefix(&[0]).unwrap_or(frame)).unwrap();
+        assert_eq!(message.instance_uid, agent.uid.as_bytes()[..], "every message carries its agent's uid");
+        agent.receive(message)
+    }
+}
+
+async fn send(socket: &mut Socket, message: AgentToServer) -> Result<(), Error> {
+    let mut frame = vec![0];
+    message.encode(&mut frame).expect("a Vec grows");
+    socket.send(Message::Binary(frame.into())).await
+}
+
+fn retry_after(headers: &http::HeaderMap) -> Duration {
+    let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(1))
+}

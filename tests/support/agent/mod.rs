@@ -1,0 +1,182 @@
+//! A scripted agent that behaves like opamp-go over WebSocket: full state once, then only what changed; after a
+//! reconnect just its next message, which may be empty. It keeps count of what the server does to it.
+
+mod fleet;
+mod link;
+
+use bytes::Bytes;
+use muster::proto::opamp::{
+    AgentCapabilities, AgentDescription, AgentRemoteConfig, AgentToServer, AnyValue, ComponentHealth, EffectiveConfig,
+    KeyValue, RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent, ServerToAgentFlags, any_value::Value,
+};
+
+pub use fleet::Fleet;
+
+/// One agent's own state, and what it has seen.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    pub uid: uuid::Uuid,
+    description: AgentDescription,
+    health: ComponentHealth,
+    config: Option<AgentRemoteConfig>,
+    sequence_num: u64,
+    has_reported: bool,
+    /// Messages sent on this connection whose reply has not come.
+    unanswered: u32,
+    /// The server may know less than was said: a connection ended with messages unanswered.
+    may_have_lost: bool,
+    pub seen: Seen,
+}
+
+/// What the server did to an agent.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub is_connected: bool,
+    pub connects: u32,
+    pub disconnects: u32,
+    pub refusals: u32,
+    pub full_state_asks: u32,
+    /// Asked although nothing can have been missed.
+    pub needless_asks: u32,
+    /// Hashes in the order of the offers.
+    pub offers: Vec<Bytes>,
+    pub new_uids: u32,
+    /// Texts of error responses.
+    pub errors: Vec<String>,
+}
+
+impl Agent {
+    pub fn new(index: usize, service: &str) -> Self {
+        let identifying = vec![attribute("service.name", service), attribute("service.version", "1.0")];
+        let other = vec![attribute("os.type", "linux"), attribute("test.index", &index.to_string())];
+        Self {
+            uid: uuid::Uuid::now_v7(),
+            description: AgentDescription { identifying_attributes: identifying, non_identifying_attributes: other },
+            health: ComponentHealth { healthy: true, status: "new".to_owned(), ..Default::default() },
+            config: None,
+            sequence_num: 0,
+            has_reported: false,
+            unanswered: 0,
+            may_have_lost: false,
+            seen: Seen::default(),
+        }
+    }
+
+    /// The status of its health, as last said.
+    pub fn health_status(&self) -> &str {
+        &self.health.status
+    }
+
+    /// The hash of the configuration that it has applied.
+    pub fn applied(&self) -> Option<&Bytes> {
+        self.config.as_ref().map(|config| &config.config_hash)
+    }
+
+    /// The text of a file of the configuration that it has applied.
+    pub fn file(&self, name: &str) -> Option<String> {
+        let file = self.config.as_ref()?.config.as_ref()?.config_map.get(name)?;
+        Some(String::from_utf8_lossy(&file.body).into_owned())
+    }
+
+    /// The first message of a connection.
+    fn open(&mut self) -> AgentToServer {
+        self.seen.is_connected = true;
+        self.seen.connects += 1;
+        self.unanswered = 0;
+        if self.has_reported { self.delta(|_, _| {}) } else { self.full() }
+    }
+
+    fn close(&mut self) {
+        self.seen.is_connected = false;
+        self.seen.disconnects += 1;
+        self.may_have_lost |= self.unanswered > 0;
+    }
+
+    fn heartbeat(&mut self) -> AgentToServer {
+        self.delta(|_, _| {})
+    }
+
+    fn report_health(&mut self, status: String) -> AgentToServer {
+        self.health.status = status;
+        self.delta(|agent, message| message.health = Some(agent.health.clone()))
+    }
+
+    /// What it has to say to a message, if anything.
+    fn receive(&mut self, message: ServerToAgent) -> Option<AgentToServer> {
+        if let Some(error) = message.error_response {
+            self.seen.errors.push(error.error_message);
+            self.unanswered = self.unanswered.saturating_sub(1);
+            return None;
+        }
+        let asks_full_state = message.flags & ServerToAgentFlags::ReportFullState as u64 != 0;
+        // A push carries an offer or a question; what carries neither, or opens the connection, is a reply.
+        if message.capabilities != 0 || (message.remote_config.is_none() && !asks_full_state) {
+            self.unanswered = self.unanswered.saturating_sub(1);
+        }
+        if let Some(identification) = message.agent_identification {
+            self.seen.new_uids += 1;
+            self.uid = uuid::Uuid::from_slice(&identification.new_instance_uid).unwrap();
+        }
+        if let Some(config) = message.remote_config {
+            self.seen.offers.push(config.config_hash.clone());
+            self.config = Some(config);
+            if !asks_full_state {
+                return Some(self.delta(|agent, message| {
+                    message.remote_config_status = agent.config_status();
+                    message.effective_config = agent.effective_config();
+                }));
+            }
+        }
+        asks_full_state.then(|| {
+            self.seen.full_state_asks += 1;
+            self.seen.needless_asks += u32::from(!self.may_have_lost);
+            self.may_have_lost = false;
+            self.full()
+        })
+    }
+
+    fn full(&mut self) -> AgentToServer {
+        self.has_reported = true;
+        self.delta(|agent, message| {
+            message.agent_description = Some(agent.description.clone());
+            message.health = Some(agent.health.clone());
+            message.remote_config_status = agent.config_status();
+            message.effective_config = agent.effective_config();
+        })
+    }
+
+    fn delta(&mut self, fill: impl FnOnce(&Self, &mut AgentToServer)) -> AgentToServer {
+        let mut message = AgentToServer {
+            instance_uid: Bytes::copy_from_slice(self.uid.as_bytes()),
+            sequence_num: self.sequence_num,
+            capabilities: AgentCapabilities::ReportsStatus as u64
+                | AgentCapabilities::AcceptsRemoteConfig as u64
+                | AgentCapabilities::ReportsRemoteConfig as u64
+                | AgentCapabilities::ReportsEffectiveConfig as u64
+                | AgentCapabilities::ReportsHealth as u64
+                | AgentCapabilities::ReportsHeartbeat as u64,
+            ..Default::default()
+        };
+        fill(self, &mut message);
+        self.sequence_num += 1;
+        self.unanswered += 1;
+        message
+    }
+
+    fn config_status(&self) -> Option<RemoteConfigStatus> {
+        self.config.as_ref().map(|config| RemoteConfigStatus {
+            last_remote_config_hash: config.config_hash.clone(),
+            status: RemoteConfigStatuses::Applied as i32,
+            error_message: String::new(),
+        })
+    }
+
+    fn effective_config(&self) -> Option<EffectiveConfig> {
+        self.config.as_ref().map(|config| EffectiveConfig { config_map: config.config.clone() })
+    }
+}
+
+fn attribute(key: &str, value: &str) -> KeyValue {
+    let value = AnyValue { value: Some(Value::StringValue(value.to_owned())) };
+    KeyValue { key: key.to_owned(), value: Some(value) }
+}

@@ -1,0 +1,103 @@
+//! A whole deployment as processes: gateways, config service replicas, Postgres, Redis.
+
+use std::net::SocketAddr;
+
+use tempfile::TempDir;
+use tokio::task::block_in_place;
+
+use super::{
+    ctl::Ctl,
+    node::Node,
+    postgres::{self, Stop},
+    process::Process,
+    redis,
+};
+
+pub struct Cluster {
+    pub gateways: Vec<Node>,
+    pub services: Vec<Node>,
+    pub redis: redis::Server,
+    postgres: postgres::Server,
+    agent_token: String,
+    /// Logs and listen files.
+    _folder: TempDir,
+}
+
+const OPERATOR_TOKEN: &str = "muster_operator_of-the-end-to-end-tests-0000000000000000000";
+
+impl Cluster {
+    /// A deployment that is ready.
+    pub async fn start(gateways: usize, services: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let redis = redis::Server::start().await;
+        let postgres = block_in_place(postgres::Server::start);
+        let database = postgres.new_database().await;
+        migrate(&folder, &database).await;
+        let services: Vec<Node> =
+            (0..services).map(|index| config_service(index, &folder, &database, &redis.url())).collect();
+        let gateways: Vec<Node> = (0..gateways).map(|index| gateway(index, &folder, &redis.url())).collect();
+        let mut cluster = Self { gateways, services, redis, postgres, agent_token: String::new(), _folder: folder };
+        for node in &mut cluster.services {
+            node.start().await;
+        }
+        for node in &cluster.services {
+            node.ready().await;
+        }
+        cluster.agent_token = cluster.ctl(0).run(&["token", "create", "agent"]).await.trim().to_owned();
+        // A gateway is ready once it knows the agents' tokens.
+        for node in &mut cluster.gateways {
+            node.start().await;
+        }
+        for node in &cluster.gateways {
+            node.ready().await;
+        }
+        cluster
+    }
+
+    /// `musterctl` against one config service replica.
+    pub fn ctl(&self, service: usize) -> Ctl {
+        Ctl::new(self.services[service].admin(), OPERATOR_TOKEN)
+    }
+
+    pub fn agent_token(&self) -> &str {
+        &self.agent_token
+    }
+
+    /// Where each gateway takes agents.
+    pub fn opamp(&self) -> Vec<SocketAddr> {
+        self.gateways.iter().map(Node::opamp).collect()
+    }
+
+    pub fn stop_postgres(&self, how: Stop) {
+        block_in_place(|| self.postgres.stop(how));
+    }
+
+    pub fn start_postgres(&self) {
+        block_in_place(|| self.postgres.start_again());
+    }
+}
+
+async fn migrate(folder: &TempDir, database: &str) {
+    let mut command = super::node::clean(env!("CARGO_BIN_EXE_muster"));
+    command.args(["migrate", "--database-url", database]).current_dir(folder);
+    let mut process = Process::spawn("migrate", &mut command, folder.path().join("migrate.log"));
+    let status = process.ended(super::PATIENCE).await;
+    assert!(status.success(), "{}", process.output());
+}
+
+fn config_service(index: usize, folder: &TempDir, database: &str, redis: &str) -> Node {
+    let name = format!("config-service-{index}");
+    let arguments = ["config-service", "--redis-url", redis, "--database-url", database];
+    node(&name, folder, &["admin", "metrics"], &arguments).env("MUSTER_OPERATOR_TOKEN", OPERATOR_TOKEN)
+}
+
+fn gateway(index: usize, folder: &TempDir, redis: &str) -> Node {
+    node(&format!("gateway-{index}"), folder, &["opamp", "metrics"], &["gateway", "--redis-url", redis])
+}
+
+/// A node that goes by `name`.
+fn node(name: &str, folder: &TempDir, listeners: &[&str], arguments: &[&str]) -> Node {
+    let listen_file = folder.path().join(format!("{name}.listen.json"));
+    let named = ["--node-id", name, "--listen-file", &*listen_file.to_string_lossy()];
+    Node::new(name, folder.path().to_owned(), listen_file.clone(), listeners, &[arguments, &named].concat())
+}

@@ -1,0 +1,141 @@
+//! `musterctl` as an operator runs it.
+
+use std::{collections::HashMap, net::SocketAddr, path::Path};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{agent::Fleet, eventually, node::clean};
+
+/// `musterctl` against one server.
+pub struct Ctl {
+    server: SocketAddr,
+    token: String,
+    /// For manifests, and as a home without settings of its own.
+    folder: TempDir,
+}
+
+/// What a run of `musterctl` gave.
+pub struct Outcome {
+    pub succeeded: bool,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ctl {
+    pub fn new(server: SocketAddr, token: &str) -> Self {
+        Self { server, token: token.to_owned(), folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub async fn try_run(&self, arguments: &[&str]) -> Outcome {
+        let mut command = tokio::process::Command::from(clean(env!("CARGO_BIN_EXE_musterctl")));
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("HOME", self.folder.path())
+            .env_remove("XDG_CONFIG_HOME")
+            .env("MUSTER_SERVER", format!("http://{}", self.server))
+            .env("MUSTER_TOKEN", &self.token)
+            .kill_on_drop(true);
+        let output = command.output().await.unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Outcome { succeeded: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
+    /// Standard output of a run that must succeed.
+    pub async fn run(&self, arguments: &[&str]) -> String {
+        let outcome = self.try_run(arguments).await;
+        assert!(outcome.succeeded, "musterctl {arguments:?}: {}{}", outcome.stdout, outcome.stderr);
+        outcome.stdout
+    }
+
+    pub async fn json(&self, arguments: &[&str]) -> Value {
+        let arguments = [arguments, &["-o", "json"]].concat();
+        serde_json::from_str(&self.run(&arguments).await).unwrap()
+    }
+
+    /// Every agent.
+    pub async fn agents(&self) -> Vec<Value> {
+        let Value::Array(agents) = self.json(&["get", "agents"]).await else { panic!("a list is a JSON array") };
+        agents
+    }
+
+    pub async fn agent(&self, uid: &str) -> Option<Value> {
+        let outcome = self.try_run(&["get", "agent", uid, "-o", "json"]).await;
+        outcome.succeeded.then(|| serde_json::from_str(&outcome.stdout).unwrap())
+    }
+
+    /// Waits until this holds for the agent as the server sees it.
+    pub async fn agent_is(&self, uid: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let result = eventually(what, async || {
+            let agent = self.agent(uid).await?;
+            if agent != last {
+                println!("{what}: {agent}");
+                last = agent.clone();
+            }
+            holds(&agent).then_some(agent)
+        });
+        result.await
+    }
+
+    /// Waits until the server has `count` agents and this holds for each.
+    pub async fn all_agents(&self, count: usize, what: &str, holds: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let mut example = None;
+        let all = async || {
+            let agents = self.agents().await;
+            let missing = agents.iter().filter(|agent| !holds(agent)).count();
+            let other = agents.iter().find(|agent| !holds(agent)).cloned();
+            if other != example {
+                println!("{what}: {missing} of {} to go, such as {other:?}", agents.len());
+                example = other;
+            }
+            (agents.len() == count && missing == 0).then_some(agents)
+        };
+        eventually(&format!("{count} agents are {what}"), all).await
+    }
+
+    /// Waits until `count` agents are connected and run what they should.
+    pub async fn settled_agents(&self, count: usize) -> Vec<Value> {
+        self.all_agents(count, "settled", |agent| {
+            agent["connected"] == true
+                && agent["config_status"] == "APPLIED"
+                && agent["reported_config_hash"] == agent["desired_config_hash"]
+        })
+        .await
+    }
+
+    /// Waits until the server knows of each agent of a fleet the status of its health that the agent last reported.
+    pub async fn agents_say(&self, fleet: &Fleet) {
+        let said: HashMap<String, String> =
+            fleet.agents().into_iter().map(|agent| (agent.uid.to_string(), agent.health_status().to_owned())).collect();
+        self.all_agents(said.len(), "known by their last status", |agent| {
+            let uid = agent["instance_uid"].as_str().unwrap_or_default();
+            said.get(uid).is_some_and(|status| agent["health_status"] == status.as_str())
+        })
+        .await;
+    }
+
+    /// Applies a policy with one file.
+    pub async fn apply(&self, name: &str, selector: &str, file: &str, body: &str) {
+        self.run(&["apply", "-f", &self.manifest(name, selector, file, body)]).await;
+    }
+
+    /// As [`Self::apply`], if the server takes it.
+    pub async fn try_apply(&self, name: &str, selector: &str, file: &str, body: &str) -> Outcome {
+        self.try_run(&["apply", "-f", &self.manifest(name, selector, file, body)]).await
+    }
+
+    /// Writes a manifest, with the file's body in a file beside it. Gives its path.
+    fn manifest(&self, name: &str, selector: &str, file: &str, body: &str) -> String {
+        let manifest = format!(
+            "kind: Config\nname: {name}\nselector: {selector}\npriority: 100\nfiles:\n  {file}:\n    \
+             content_type: text/yaml\n    path: ./{name}.body\n"
+        );
+        let write = |path: &Path, text: &str| std::fs::write(path, text).unwrap();
+        write(&self.folder.path().join(format!("{name}.body")), body);
+        let path = self.folder.path().join(format!("{name}.yaml"));
+        write(&path, &manifest);
+        path.to_string_lossy().into_owned()
+    }
+}

@@ -1,0 +1,48 @@
+//! `muster standalone` with a data folder of its own.
+
+use std::{fs, path::PathBuf};
+
+use tempfile::TempDir;
+
+use super::{ctl::Ctl, node::Node};
+
+pub struct Standalone {
+    pub node: Node,
+    data: TempDir,
+}
+
+impl Standalone {
+    /// A first start.
+    pub async fn start() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let folder = data.path().to_owned();
+        let data_dir = folder.join("muster-data");
+        let node = Node::new(
+            "standalone",
+            folder,
+            data_dir.join("listen.json"),
+            &["opamp", "admin", "metrics"],
+            &["standalone", "--data-dir", &data_dir.to_string_lossy()],
+        );
+        let mut standalone = Self { node, data };
+        standalone.node.start().await;
+        standalone.node.ready().await;
+        standalone
+    }
+
+    pub fn agent_token(&self) -> String {
+        self.token("agent.token")
+    }
+
+    pub fn ctl(&self) -> Ctl {
+        Ctl::new(self.node.admin(), &self.token("operator.token"))
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.data.path().join("muster-data")
+    }
+
+    fn token(&self, file: &str) -> String {
+        fs::read_to_string(self.data_dir().join(file)).unwrap().trim().to_owned()
+    }
+}
