@@ -10,14 +10,13 @@ use super::{
 };
 use crate::{
     bus::{self, SharedBus},
-    gateway::{self, Gateway},
+    gateway::Gateway,
     settings::GatewayRole,
     telemetry::Metrics,
 };
 
 pub async fn run(role: GatewayRole, metrics: Metrics) -> anyhow::Result<()> {
     bus::metrics::describe();
-    gateway::metrics::describe();
     let shutdown = shutdown::on_signal().context("signals")?;
     let node = node::id(role.node.node_id.clone());
     let config = role.gateway.config()?;

@@ -54,7 +54,10 @@ impl Health {
     }
 
     pub fn gateway(&mut self, gateway: gateway::Handle) {
-        self.check("gateway", move || if gateway.is_ready() { Ok(()) } else { Err(gateway.reason()) });
+        self.check("gateway", move || match gateway.not_ready_because() {
+            None => Ok(()),
+            Some(reason) => Err(reason.to_owned()),
+        });
     }
 
     pub fn config_service(&mut self, service: config_service::Handle) {

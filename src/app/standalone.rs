@@ -17,7 +17,7 @@ use crate::{
     admin,
     bus::{self, SharedBus, in_process::InProcess},
     config_service::ConfigService,
-    gateway::{self, Gateway},
+    gateway::Gateway,
     load::{Endpoint, Fleet, Plan, Transport},
     settings::StandaloneRole,
     store::{self, SharedStore, TokenKind, sqlite::SqliteStore},
@@ -39,7 +39,6 @@ struct Addresses {
 pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     bus::metrics::describe();
     store::metrics::describe();
-    gateway::metrics::describe();
     admin::metrics::describe();
     let shutdown = shutdown::on_signal().context("signals")?;
     let (gateway_config, service_config) = (role.gateway.config()?, role.config_service.config()?);
