@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -17,7 +18,7 @@ use crate::{
     admin,
     bus::{self, SharedBus, in_process::InProcess},
     config_service::ConfigService,
-    gateway::Gateway,
+    gateway::{self, Gateway},
     load::{Endpoint, Fleet, Plan, Transport},
     settings::StandaloneRole,
     store::{self, SharedStore, TokenKind, sqlite::SqliteStore},
@@ -29,6 +30,10 @@ const DEMO_SEED: u64 = 1;
 /// Often enough that something moves while one looks.
 const DEMO_HEARTBEAT: Duration = Duration::from_secs(10);
 const DEMO_CONNECTS_PER_SECOND: u32 = 200;
+
+/// How long the start may take until it is announced all the same, and how often to look.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+const READY_CHECK: Duration = Duration::from_millis(10);
 
 struct Addresses {
     opamp: SocketAddr,
@@ -68,19 +73,30 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     stages.start("metrics listener", |stop| health.run(scrapes, stop));
     stages.start("config service", |stop| async move { Ok(service.run(stop).await?) });
     stages.start("admin API", |stop| async move { Ok(admin.run(calls, stop).await?) });
+    let handle = gateway.handle();
     stages.start("gateway", |stop| async move { Ok(gateway.run(opamp, stop).await?) });
-    if role.demo > 0 {
-        let plan = demo(&role, &addresses, &agent_token);
-        stages.start("demonstration", |stop| run_demo(plan, stop));
-    }
     let _listen_file = ListenFile::write(
         &folder.listen_file(),
         &[("opamp", addresses.opamp), ("admin", addresses.admin), ("metrics", addresses.metrics)],
     )?;
+    ready(&handle, &shutdown).await;
+    if role.demo > 0 {
+        let plan = demo(&role, &addresses, &agent_token);
+        stages.start("demonstration", |stop| run_demo(plan, stop));
+    }
     greet(&role, &folder, &addresses, &[agent_token, operator_token]);
     let result = stages.run(&shutdown).await;
     sqlite.close().await;
     result
+}
+
+/// Waits until agents are taken, so that the greeting is true and the simulated agents are not sent away; for a while only,
+/// as the health page says what is wrong.
+async fn ready(gateway: &gateway::Handle, shutdown: &CancellationToken) {
+    let deadline = Instant::now() + READY_WITHIN;
+    while !gateway.is_ready() && !shutdown.is_cancelled() && Instant::now() < deadline {
+        tokio::time::sleep(READY_CHECK).await;
+    }
 }
 
 async fn first_token(folder: &DataDir, store: &SharedStore, kind: TokenKind) -> anyhow::Result<FirstToken> {
