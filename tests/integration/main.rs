@@ -7,4 +7,6 @@ mod support;
 
 mod architecture;
 mod bus;
+mod load;
+mod settings;
 mod store;
