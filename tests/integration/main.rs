@@ -9,5 +9,7 @@ mod admin;
 mod architecture;
 mod bus;
 mod gateway;
+mod load;
+mod settings;
 mod store;
 mod config_service;
