@@ -5,6 +5,7 @@ mod agents;
 mod concurrency;
 mod contents;
 mod contract;
+mod model;
 mod policies;
 mod postgres;
 mod tokens;

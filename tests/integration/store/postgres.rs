@@ -225,7 +225,7 @@ async fn a_statement_that_takes_too_long_is_given_up() {
     let first = stored(&impatient, vec![agent(1)]).await.remove(0);
     database.run("BEGIN").await;
     database.run("SELECT FROM agents FOR UPDATE").await;
-    let error = impatient.write_agents(&[first.clone()], &[]).await.unwrap_err();
+    let error = impatient.write_agents(std::slice::from_ref(&first), &[]).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable(_)), "{error}");
     database.run("ROLLBACK").await;
     assert_eq!(impatient.write_agents(&[first], &[]).await.unwrap(), []);
