@@ -124,13 +124,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Makes a new revision of a policy, or a new policy, together with file bodies that are not stored yet. If the content
     /// equals the newest revision's, nothing changes. With [`ApplyPolicy::validate_only`], nothing is written, and the result is
-    /// what would have been.
+    /// what would have been. `NotFound` of kind `content` if a file's body is neither given nor stored.
     async fn apply_policy(&self, apply: ApplyPolicy, actor: &Actor) -> Result<Applied>;
     async fn delete_policy(&self, name: &str, etag: Option<&str>, actor: &Actor) -> Result<()>;
     async fn get_policy(&self, name: &str) -> Result<Policy>;
     /// In the order of their names after `after`.
     async fn list_policies(&self, after: Option<&str>, limit: u32) -> Result<Vec<Policy>>;
-    /// Newest first, numbers below `before`.
+    /// Newest first, numbers below `before`. `NotFound` if there is no such policy.
     async fn list_revisions(&self, name: &str, before: Option<u64>, limit: u32) -> Result<Vec<Revision>>;
     /// All policies and the epoch, read consistently.
     async fn policy_set(&self) -> Result<PolicySet>;
@@ -148,7 +148,8 @@ pub trait Store: Send + Sync + 'static {
     async fn create_token(&self, token: &NewToken, actor: &Actor) -> Result<Token>;
     /// In the order in which they were made.
     async fn list_tokens(&self) -> Result<Vec<Token>>;
-    /// By id or by name.
+    /// By id or, if no token has that id, by the name of one that is not revoked; `NotFound` also if both an agent and an
+    /// operator token have the name. Revoking again changes nothing.
     async fn revoke_token(&self, id_or_name: &str, now: UnixMs, actor: &Actor) -> Result<Token>;
     /// The token with this hash that is neither revoked nor expired at `now`.
     async fn find_token(&self, kind: TokenKind, sha256: &[u8; 32], now: UnixMs) -> Result<Option<Token>>;

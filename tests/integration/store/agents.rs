@@ -95,7 +95,7 @@ pub async fn labels_belong_to_operators(store: &SharedStore) {
     assert_eq!(read(&**store, uid(1)).await.as_ref(), Some(&labelled));
 
     // A decision made from the row as it was before must be made again.
-    assert_eq!(store.write_agents(&[before.clone()], &[]).await.unwrap(), [uid(1)]);
+    assert_eq!(store.write_agents(std::slice::from_ref(&before), &[]).await.unwrap(), [uid(1)]);
     // A write leaves labels alone, whatever it carries.
     let mut write = labelled.clone();
     write.labels.clear();

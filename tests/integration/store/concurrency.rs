@@ -13,11 +13,21 @@ use super::{actor, agent, apply, body, uid};
 const WRITERS: u64 = 6;
 const ROUNDS: u64 = 10;
 const AGENTS: u128 = 40;
+const GATEWAY: &str = "g1";
 
 /// Every writer adds one to a number of every agent, in batches, and tries again what another was faster with. If a
 /// write were ever lost or made twice, the sum would tell.
 pub async fn of_two_writers_one_wins(store: &SharedStore) {
     let mut writers = JoinSet::new();
+    // Another that writes all rows, in an order of its own.
+    let disconnecting = store.clone();
+    let disconnected = tokio::spawn(async move {
+        let mut count = 0;
+        for _ in 0..ROUNDS {
+            count += disconnecting.disconnect_gateway(GATEWAY).await.unwrap();
+        }
+        count
+    });
     for writer in 0..WRITERS {
         let store = store.clone();
         writers.spawn(async move {
@@ -33,11 +43,13 @@ pub async fn of_two_writers_one_wins(store: &SharedStore) {
         });
     }
     writers.join_all().await;
+    let mut versions = 0;
     for n in 1..=AGENTS {
         let agent = super::read(&**store, uid(n)).await.unwrap();
         assert_eq!(agent.presence.report_number, WRITERS * ROUNDS);
-        assert_eq!(agent.version as u64, WRITERS * ROUNDS);
+        versions += agent.version as u64;
     }
+    assert_eq!(versions, WRITERS * ROUNDS * AGENTS as u64 + disconnected.await.unwrap());
 }
 
 /// Those that are still to be done.
@@ -45,7 +57,10 @@ async fn add_one(store: &SharedStore, uids: &[InstanceUid], writer: u64) -> Vec<
     let found = store.read_agents(uids).await.unwrap();
     let mut agents: BTreeMap<InstanceUid, AgentRecord> = found.into_iter().map(|agent| (agent.uid, agent)).collect();
     for uid in uids {
-        agents.entry(*uid).or_insert_with(|| AgentRecord::new(*uid, 0)).presence.report_number += 1;
+        let presence = &mut agents.entry(*uid).or_insert_with(|| AgentRecord::new(*uid, 0)).presence;
+        presence.report_number += 1;
+        presence.connected = true;
+        presence.gateway = GATEWAY.into();
     }
     let batch: Vec<_> = uids.iter().map(|uid| agents[uid].clone()).collect();
     let bodies = ["shared".to_owned(), format!("of {writer}")].map(|text| body(&text));

@@ -1,9 +1,11 @@
 //! The two stores.
+#![allow(clippy::unwrap_used)]
 
 mod agents;
 mod concurrency;
 mod contents;
 mod contract;
+mod model;
 mod policies;
 mod postgres;
 mod tokens;
