@@ -2,8 +2,7 @@
 
 use crate::model::{AgentRecord, InstanceUid};
 
-/// Records in the order of their uids, so that two writers of the same rows lock them in the same order and do not
-/// deadlock.
+/// Records in the order of their uids, which is that of the index they are looked up in, each uid once.
 pub(super) struct Batch<'a> {
     pub agents: Vec<&'a AgentRecord>,
     /// Uids that came more than once: only the first record can have the version that is stored.

@@ -1,5 +1,7 @@
 //! A private PostgreSQL on a port of its own. It syncs its log to disk as a real one does.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs,
     os::unix::{fs::chown, process::CommandExt},

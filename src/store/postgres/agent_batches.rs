@@ -5,7 +5,10 @@ use uuid::Uuid;
 
 use super::{Backend, Tx, content_batches};
 use crate::{
-    model::{AgentRecord, ContentHash, InstanceUid, UnixMs},
+    model::{
+        AgentRecord, ContentHash, InstanceUid, UnixMs,
+        uid::{SHARD_COUNT, Shard},
+    },
     store::{
         Result,
         batch::Batch,
@@ -26,12 +29,33 @@ pub(super) async fn write(
     bodies: &[(ContentHash, Bytes)],
 ) -> Result<Vec<InstanceUid>> {
     let batch = Batch::new(agents);
+    let mut shards: Vec<Shard> = agents.iter().map(|agent| agent.uid.shard()).collect();
+    shards.sort_unstable();
+    shards.dedup();
     let mut tx = store.begin().await?;
+    lock(&mut tx, &shards).await?;
     content_batches::put(&mut tx, bodies).await?;
     let mut written = Columns::of(&batch.agents).write(&mut tx).await?;
     tx.commit().await?;
     written.sort_unstable();
     Ok(batch.not_written(|uid| written.binary_search(&uid.as_uuid()).is_ok()))
+}
+
+/// Whoever writes several agents at once holds their shards, taken in order, until the end of the transaction: without that
+/// two writers of the same rows can deadlock, for Postgres may meet the rows of a batch in any order. As a rule a
+/// shard has one writer anyway. (Locking each row in order would do as well, at the price of a third more log.)
+async fn lock(tx: &mut Tx, shards: &[Shard]) -> sqlx::Result<()> {
+    /// Tells these advisory locks from others; any number.
+    const SHARD_LOCKS: i32 = 0x6d75_7374;
+    let shards: Vec<i32> = shards.iter().copied().map(i32::from).collect();
+    let statement = "SELECT pg_advisory_xact_lock($1, shard) FROM UNNEST($2::integer[]) AS shard";
+    sqlx::query(statement).bind(SHARD_LOCKS).bind(shards).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// For a statement that writes agents of any shard.
+pub(super) async fn lock_all(tx: &mut Tx) -> sqlx::Result<()> {
+    lock(tx, &(0..SHARD_COUNT).collect::<Vec<_>>()).await
 }
 
 /// New rows are inserted or left alone, known rows updated if their version is the given one: an update for conflicts in
@@ -160,8 +184,7 @@ impl<'a> Columns<'a> {
         self.offer_attempts.push(i32::from(desired.offer_attempts));
     }
 
-    /// The uids of the rows that were written.
-    async fn write(self, tx: &mut Tx) -> Result<Vec<Uuid>> {
+    async fn write(self, tx: &mut Tx) -> sqlx::Result<Vec<Uuid>> {
         let query = sqlx::query_scalar(WRITE)
             .bind(self.uid)
             .bind(self.version)
@@ -191,7 +214,7 @@ impl<'a> Columns<'a> {
             .bind(self.quarantined)
             .bind(self.offered_at)
             .bind(self.offer_attempts);
-        Ok(query.fetch_all(&mut **tx).await?)
+        query.fetch_all(&mut **tx).await
     }
 }
 

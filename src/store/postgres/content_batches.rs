@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Inserting without a conflict clause that updates: that would write to the log for each body that is there already.
-pub(super) async fn put(tx: &mut Tx, bodies: &[(ContentHash, Bytes)]) -> Result<()> {
+pub(super) async fn put(tx: &mut Tx, bodies: &[(ContentHash, Bytes)]) -> sqlx::Result<()> {
     if bodies.is_empty() {
         return Ok(());
     }

@@ -91,13 +91,13 @@ impl PostgresStore {
     }
 
     /// A transaction that writes.
-    async fn begin(&self) -> Result<Tx> {
-        Ok(self.pool.begin().await?)
+    async fn begin(&self) -> sqlx::Result<Tx> {
+        self.pool.begin().await
     }
 
     /// A transaction whose reads all see the same moment.
-    async fn snapshot(&self) -> Result<Tx> {
-        Ok(self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+    async fn snapshot(&self) -> sqlx::Result<Tx> {
+        self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
     }
 
     fn limit(&self) -> Duration {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::types::Json;
 
-use super::{Backend, Tx, audit};
+use super::{Backend, Tx, agent_batches, audit};
 use crate::{
     model::{AgentRecord, InstanceUid},
     store::{
@@ -114,6 +114,7 @@ pub(super) async fn forget(store: &Backend, uid: InstanceUid, etag: Option<&str>
 pub(super) async fn disconnect_gateway(store: &Backend, gateway: &str) -> Result<u64> {
     let statement = "UPDATE agents SET connected = $2, version = version + 1 WHERE connected AND gateway = $1";
     let mut tx = store.begin().await?;
+    agent_batches::lock_all(&mut tx).await?;
     let done = sqlx::query(statement).bind(gateway).bind(false).execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(done.rows_affected())

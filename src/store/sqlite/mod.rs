@@ -80,13 +80,13 @@ impl SqliteStore {
     }
 
     /// A transaction that writes. It takes the lock at once: one that turned from reading to writing could fail as busy.
-    async fn begin(&self) -> Result<Tx> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    async fn begin(&self) -> sqlx::Result<Tx> {
+        self.writer.begin_with("BEGIN IMMEDIATE").await
     }
 
     /// A transaction whose reads all see the same moment.
-    async fn snapshot(&self) -> Result<Tx> {
-        Ok(self.readers.begin().await?)
+    async fn snapshot(&self) -> sqlx::Result<Tx> {
+        self.readers.begin().await
     }
 
     fn limit(&self) -> Duration {

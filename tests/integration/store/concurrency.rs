@@ -18,6 +18,13 @@ const AGENTS: u128 = 40;
 /// write were ever lost or made twice, the sum would tell.
 pub async fn of_two_writers_one_wins(store: &SharedStore) {
     let mut writers = JoinSet::new();
+    // Another that writes all rows, in an order of its own.
+    let disconnecting = store.clone();
+    writers.spawn(async move {
+        for _ in 0..ROUNDS {
+            disconnecting.disconnect_gateway("no gateway has this id").await.unwrap();
+        }
+    });
     for writer in 0..WRITERS {
         let store = store.clone();
         writers.spawn(async move {

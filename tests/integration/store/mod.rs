@@ -1,4 +1,5 @@
 //! The two stores.
+#![allow(clippy::unwrap_used)]
 
 mod agents;
 mod concurrency;
