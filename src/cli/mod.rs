@@ -1,1 +1,78 @@
-//! cli
+//! `musterctl`: the operator's command line over the admin API.
+//!
+//! It owns arguments, contexts, manifests and how answers look. It must not know anything of the server but its API: data goes to
+//! stdout, everything else to stderr, and the exit code is 0 only when all went well.
+
+mod args;
+mod command;
+mod connection;
+mod contexts;
+mod error;
+mod manifest;
+mod output;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Agent, Args, Command, Config, Delete, Describe, Get, History, Label, Token, Watch};
+use connection::Client;
+use error::Result;
+
+/// Runs `musterctl` with the process's arguments.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(args)),
+        Err(error) => Err(error::Error::Message(format!("the program could not start: {error}"))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<()> {
+    let global = args.global;
+    match args.command {
+        Command::Completion { shell } => command::completion(shell),
+        Command::Config(Config::SetContext { name }) => command::contexts::set(&name, &global),
+        Command::Config(Config::UseContext { name }) => command::contexts::choose(&name),
+        Command::Config(Config::GetContexts { output }) => command::contexts::list(output.format),
+        command => Box::pin(call(command, Client::connect(&global).await?)).await,
+    }
+}
+
+/// The commands that talk to a server.
+async fn call(command: Command, client: Client) -> Result<()> {
+    use command::{agent_config, agents, apply, fleet, policies, tokens};
+    match command {
+        Command::Get(Get::Agents { selector, output }) => agents::list(&client, selector, output.format).await,
+        Command::Get(Get::Agent { uid, output }) => agents::get(&client, uid, output.format).await,
+        Command::Get(Get::Policies { output }) => policies::list(&client, output.format).await,
+        Command::Get(Get::Policy { name, output }) => policies::get(&client, name, output.format).await,
+        Command::Describe(Describe::Agent { uid }) => agents::describe(&client, uid).await,
+        Command::Watch(Watch::Agents { selector, output }) => {
+            command::watch::agents(&client, selector, output.format).await
+        }
+        Command::Label(Label::Agent { uid, changes }) => agents::label(&client, uid, &changes).await,
+        Command::Apply { files, dry_run } => apply::apply(&client, &files, dry_run).await,
+        Command::History(History::Policy { name, output }) => policies::history(&client, name, output.format).await,
+        Command::Delete(Delete::Policy { name }) => policies::delete(&client, name).await,
+        Command::Agent(Agent::Config { uid, effective, diff, output }) => {
+            agent_config::show(&client, uid, agent_config::Part::of(effective, diff), output.format).await
+        }
+        Command::Agent(Agent::Retry { uid }) => agents::retry(&client, uid).await,
+        Command::Fleet { output } => fleet::summary(&client, output.format).await,
+        Command::Token(Token::Create { kind, name, expires }) => tokens::create(&client, kind, name, expires).await,
+        Command::Token(Token::List { output }) => tokens::list(&client, output.format).await,
+        Command::Token(Token::Revoke { token }) => tokens::revoke(&client, token).await,
+        Command::Completion { .. } | Command::Config(_) => Ok(()),
+    }
+}

@@ -1,1 +1,237 @@
-//! gateway
+//! The gateway: ends OpAMP connections, answers heartbeats from memory, and carries reports and offers between agents
+//! and the config service.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | `listener`, `http`, `body`, `upgrade` | from an accepted socket to a message or a WebSocket |
+//! | `websocket`, `connection`, `outbox` | one WebSocket: frames, its reading task, its sending half |
+//! | `exchange`, `reply` | what a message does; what is sent back |
+//! | `agents`, `full_state`, `registry` | what is known of each agent, in memory |
+//! | `reports`, `verdicts`, `offers`, `duplicates` | the conversation with the config service |
+//! | `timers`, `sweeper`, `drain` | what time brings about |
+//!
+//! Architecture invariants: the gateway never reaches the store. A heartbeat touches memory alone. An idle agent costs its
+//! [`agents::Entry`], its [`connection::Reader`] and its [`connection::Connection`], whose sizes a test holds.
+
+mod agents;
+mod auth;
+mod body;
+mod config;
+mod connection;
+mod drain;
+mod duplicates;
+mod exchange;
+mod full_state;
+mod http;
+mod listener;
+pub mod metrics;
+mod offers;
+mod outbox;
+mod pace;
+mod registry;
+mod reply;
+mod reports;
+mod sweeper;
+mod timers;
+mod upgrade;
+mod verdicts;
+mod websocket;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+pub use config::{AgentAuth, Config};
+
+use crate::{
+    bus::{Role, SharedBus},
+    proto::bus::ending::Reason,
+};
+
+/// New uids that agents may ask for over HTTP, where no connection limits them.
+const HTTP_UIDS_PER_SECOND: u32 = 100;
+const HTTP_UIDS_BURST: u32 = 1_000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the gateway's task {0} ended unexpectedly")]
+    Task(&'static str),
+}
+
+/// One gateway node, before it runs.
+pub struct Gateway {
+    shared: Arc<Shared>,
+}
+
+/// Looks into a running gateway.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+/// What all of a gateway's tasks share.
+struct Shared {
+    config: Config,
+    node: String,
+    bus: SharedBus,
+    clock: pace::Clock,
+    registry: registry::Registry,
+    connections: registry::Connections,
+    open: registry::Open,
+    tokens: auth::Tokens,
+    bodies: offers::Bodies,
+    outgoing: reports::Outgoing,
+    timers: timers::Timers,
+    http_aliases: duplicates::HttpAliases,
+    /// New WebSockets.
+    admission: pace::Bucket,
+    /// Requests for full state.
+    full_state: pace::Bucket,
+    repeats: pace::Bucket,
+    /// New uids over HTTP.
+    minting: pace::Bucket,
+    reopening: Notify,
+    is_draining: AtomicBool,
+    is_subscribed: AtomicBool,
+    metrics: metrics::Metrics,
+}
+
+impl Gateway {
+    /// `node` is this gateway's id among all, and names its topic on the bus.
+    pub fn new(config: Config, node: String, bus: SharedBus) -> Self {
+        let shared = Shared {
+            node,
+            bus,
+            clock: pace::Clock::new(),
+            registry: registry::Registry::new(),
+            connections: registry::Connections::default(),
+            open: registry::Open::default(),
+            tokens: auth::Tokens::default(),
+            bodies: offers::Bodies::new(config.body_cache_bytes, config.max_sent_bytes),
+            outgoing: reports::Outgoing::default(),
+            timers: timers::Timers::default(),
+            http_aliases: duplicates::HttpAliases::default(),
+            admission: pace::Bucket::new(config.admission_per_second, config.admission_burst),
+            full_state: pace::Bucket::new(config.full_state_per_second, config.full_state_per_second),
+            repeats: pace::Bucket::new(config.repeats_per_second, config.repeats_per_second),
+            minting: pace::Bucket::new(HTTP_UIDS_PER_SECOND, HTTP_UIDS_BURST),
+            reopening: Notify::new(),
+            is_draining: AtomicBool::new(false),
+            is_subscribed: AtomicBool::new(false),
+            metrics: metrics::Metrics::new(),
+            config,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub fn handle(&self) -> Handle {
+        Handle { shared: self.shared.clone() }
+    }
+
+    /// Serves until `shutdown`, then drains and returns.
+    pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
+        let shared = self.shared;
+        let mut tasks = JoinSet::new();
+        let subscription = shared.bus.subscribe();
+        tasks.spawn(named("bus", verdicts::run(shared.clone(), subscription)));
+        tasks.spawn(named("reports", reports::run(shared.clone())));
+        tasks.spawn(named("timers", timers::run(shared.clone())));
+        tasks.spawn(named("sweeper", sweeper::run(shared.clone())));
+        tasks.spawn(named("announce", sweeper::announce(shared.clone())));
+        tasks.spawn(named("reopen", sweeper::reopen(shared.clone())));
+        tasks.spawn(named("listener", listener::run(shared.clone(), listener)));
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            ended = tasks.join_next() => {
+                let name = ended.and_then(Result::ok).unwrap_or("unknown (it panicked)");
+                return Err(Error::Task(name));
+            }
+        }
+        shared.is_draining.store(true, Ordering::Relaxed);
+        drain::run(&shared).await;
+        tasks.shutdown().await;
+        if let Err(error) = shared.bus.withdraw(Role::Gateway, &shared.node).await {
+            tracing::warn!(%error, "still on the list of live gateways until that expires");
+        }
+        Ok(())
+    }
+}
+
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
+
+impl Handle {
+    /// Whether newcomers are taken.
+    pub fn is_ready(&self) -> bool {
+        self.obstacle().is_none()
+    }
+
+    /// Why newcomers are not taken; empty if they are.
+    pub fn reason(&self) -> String {
+        self.obstacle().unwrap_or_default().to_owned()
+    }
+
+    fn obstacle(&self) -> Option<&'static str> {
+        let shared = &self.shared;
+        if shared.is_draining.load(Ordering::Relaxed) {
+            return Some("draining");
+        }
+        if !shared.is_subscribed.load(Ordering::Relaxed) {
+            return Some("not subscribed to the bus yet");
+        }
+        if shared.config.agent_auth == AgentAuth::Required && !shared.tokens.are_known() {
+            return Some("agent tokens have not come from the config service yet");
+        }
+        None
+    }
+
+    /// Open TCP connections.
+    pub fn connections(&self) -> usize {
+        self.shared.open.count()
+    }
+
+    /// Agents known, connected or being handed over.
+    pub fn agents(&self) -> usize {
+        self.shared.registry.len()
+    }
+}
+
+impl Shared {
+    fn now(&self) -> agents::Now {
+        agents::Now { ms: self.clock.now_ms(), unix_ms: pace::unix_ms() }
+    }
+
+    /// Has all connections announced again to the config service.
+    fn reopen_all(&self) {
+        self.reopening.notify_one();
+    }
+
+    /// A WebSocket is over: its agents are let go of, and what they said last is handed over.
+    fn connection_ended(&self, connection: &Arc<connection::Connection>) {
+        self.connections.remove(connection);
+        for uid in connection.outbox.with_uids(|uids| uids.to_vec()) {
+            let agents = &mut *self.registry.lock(&uid);
+            let Some(entry) = agents.entries.get_mut(&uid) else { continue };
+            if !entry.link.is(connection) {
+                if let Some(rare) = &mut entry.rare {
+                    rare.contender.take_if(|contender| contender.link.is(connection));
+                }
+                continue;
+            }
+            let is_draining = self.is_draining.load(Ordering::Relaxed);
+            let reason = if is_draining { Reason::Drain } else { Reason::ConnectionClosed };
+            entry.end(reason, self.now());
+            if let Some(contender) = entry.rare.as_mut().and_then(|rare| rare.contender.take()) {
+                duplicates::take_over(self, entry, uid, *contender);
+            }
+            agents.active.insert(uid);
+            self.outgoing.report(uid);
+        }
+    }
+}

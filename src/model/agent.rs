@@ -163,6 +163,28 @@ impl AgentRecord {
     }
 }
 
+impl Desired {
+    /// Makes `config` what the agent should have, computed from the policies at `epoch`; returns whether that is a
+    /// change. A quarantine and the record of offers end with the configuration that they were about.
+    pub fn set(&mut self, config: Option<ContentHash>, epoch: u64, now: UnixMs) -> bool {
+        self.epoch = self.epoch.max(epoch);
+        if self.config == config {
+            return false;
+        }
+        // An agent that is forgotten while it is connected comes back with a new row, and its gateway still drops
+        // what is not newer than its last offer. So the first generation is the time in seconds.
+        let floor = if self.generation == 0 { u64::try_from(now / 1_000).unwrap_or(0) } else { 0 };
+        *self = Self { config, generation: (self.generation + 1).max(floor), epoch: self.epoch, ..Self::default() };
+        true
+    }
+
+    /// Forgets what was offered: it may have been lost with its connection.
+    pub fn reset_offers(&mut self) {
+        self.offered_at = None;
+        self.offer_attempts = 0;
+    }
+}
+
 impl Observed {
     pub fn has(&self, capability: opamp::AgentCapabilities) -> bool {
         self.capabilities & (capability as u64) != 0

@@ -9,6 +9,7 @@ pub mod content;
 pub mod desired;
 pub mod offer;
 pub mod policy;
+pub mod quarantine;
 pub mod selector;
 pub mod uid;
 

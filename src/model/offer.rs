@@ -39,7 +39,8 @@ pub fn convergence(agent: &AgentRecord) -> Convergence {
     if observed.reported_config_hash[..] == config.0 {
         return match observed.config_status {
             ConfigStatus::Applying => Convergence::Applying,
-            ConfigStatus::Failed => Convergence::Quarantined,
+            // It refused this hash, but has not been quarantined, or no longer is: it is to try again.
+            ConfigStatus::Failed => Convergence::Behind,
             ConfigStatus::Applied | ConfigStatus::Unset => Convergence::Converged,
         };
     }
@@ -62,4 +63,89 @@ pub fn is_due(agent: &AgentRecord, now: UnixMs) -> bool {
 fn repeat_after_ms(attempts: u16) -> i64 {
     let doublings = u32::from(attempts.saturating_sub(1)).min(16);
     (FIRST_REPEAT_MS << doublings).min(LONGEST_REPEAT_MS)
+}
+
+/// Notes that the desired configuration is offered now, if it is due; returns whether it is.
+pub fn offer_if_due(agent: &mut AgentRecord, now: UnixMs) -> bool {
+    let due = is_due(agent, now);
+    if due {
+        agent.desired.offered_at = Some(now);
+        agent.desired.offer_attempts = agent.desired.offer_attempts.saturating_add(1);
+    }
+    due
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ContentHash, InstanceUid};
+
+    const DESIRED: ContentHash = ContentHash([2; 32]);
+
+    fn agent() -> AgentRecord {
+        let mut agent = AgentRecord::new(InstanceUid::from_slice(&[1; 16]).unwrap(), 0);
+        agent.observed.capabilities =
+            AgentCapabilities::AcceptsRemoteConfig as u64 | AgentCapabilities::ReportsRemoteConfig as u64;
+        agent.presence.connected = true;
+        agent.desired.config = Some(DESIRED);
+        agent
+    }
+
+    #[test]
+    fn repeats_come_after_growing_pauses() {
+        let mut agent = agent();
+        let mut now = 0;
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            assert!(offer_if_due(&mut agent, now));
+            let offered = now;
+            while !is_due(&agent, now) {
+                now += 1_000;
+            }
+            pauses.push((now - offered) / 1_000);
+        }
+        assert_eq!(pauses, [30, 60, 120, 240, 480, 960, 1_920, 3_600, 3_600, 3_600]);
+    }
+
+    #[test]
+    fn an_agent_that_cannot_answer_is_offered_once_a_connection() {
+        let mut agent = agent();
+        agent.observed.capabilities = AgentCapabilities::AcceptsRemoteConfig as u64;
+        assert!(offer_if_due(&mut agent, 0));
+        assert!(!is_due(&agent, i64::MAX));
+        agent.desired.offered_at = None;
+        assert!(is_due(&agent, 1));
+    }
+
+    #[test]
+    fn nothing_is_offered_where_it_must_not_be() {
+        let changes: [fn(&mut AgentRecord); 6] = [
+            |agent| agent.observed.capabilities = AgentCapabilities::ReportsRemoteConfig as u64,
+            |agent| agent.presence.connected = false,
+            |agent| agent.desired.config = None,
+            |agent| agent.desired.quarantined = Some(DESIRED),
+            |agent| agent.observed.reported_config_hash = DESIRED.to_bytes(),
+            |agent| {
+                agent.observed.reported_config_hash = DESIRED.to_bytes();
+                agent.observed.config_status = ConfigStatus::Applying;
+            },
+        ];
+        assert!(is_due(&agent(), 0));
+        for change in changes {
+            let mut agent = agent();
+            change(&mut agent);
+            assert!(!is_due(&agent, 0), "{agent:?}");
+        }
+    }
+
+    #[test]
+    fn a_failed_hash_is_tried_again_once_its_quarantine_is_lifted() {
+        let mut agent = agent();
+        agent.observed.reported_config_hash = DESIRED.to_bytes();
+        agent.observed.config_status = ConfigStatus::Failed;
+        agent.desired.quarantined = Some(DESIRED);
+        assert_eq!(convergence(&agent), Convergence::Quarantined);
+        agent.desired.quarantined = None;
+        assert_eq!(convergence(&agent), Convergence::Behind);
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use sha2::{Digest, Sha256};
+
 /// How many slices the uid space has. A constant of the protocol between nodes: all nodes of one
 /// deployment must agree on it.
 pub const SHARD_COUNT: u16 = 64;
@@ -50,6 +52,19 @@ impl InstanceUid {
 
     pub fn to_bytes(self) -> bytes::Bytes {
         bytes::Bytes::copy_from_slice(&self.0)
+    }
+
+    /// The uid that a second live agent with this uid is to take instead: a UUIDv7 that follows from the number of
+    /// its connection (microseconds since the Unix epoch), so that whoever decides, and however often, says the same.
+    pub fn successor(&self, connection_generation: u64) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(b"muster successor uid v1\0");
+        hasher.update(self.0);
+        hasher.update(connection_generation.to_be_bytes());
+        let random: [u8; 32] = hasher.finalize().into();
+        let mut bits = [0; 10];
+        bits.copy_from_slice(&random[..10]);
+        Self::from_uuid(uuid::Builder::from_unix_timestamp_millis(connection_generation / 1_000, &bits).into_uuid())
     }
 
     /// The shard that this agent's reports go to, and whose owner decides for it.
@@ -101,6 +116,16 @@ mod tests {
         assert_eq!(InstanceUid::from_slice(&[1; 15]), Err(InvalidUid::Length(15)));
         assert_eq!(InstanceUid::from_slice(&[0; 16]), Err(InvalidUid::Zero));
         assert!("not-a-uuid".parse::<InstanceUid>().is_err());
+    }
+
+    #[test]
+    fn a_successor_is_a_valid_uuid_v7_that_does_not_depend_on_who_asks() {
+        let uid = InstanceUid::from_slice(&[9; 16]).unwrap();
+        let successor = uid.successor(1_700_000_000_000_000);
+        assert_eq!(successor.as_uuid().get_version_num(), 7);
+        assert_eq!(successor.as_uuid().get_variant(), uuid::Variant::RFC4122);
+        assert_eq!(successor, uid.successor(1_700_000_000_000_000));
+        assert_ne!(successor, uid.successor(1_700_000_000_000_001));
     }
 
     #[test]

@@ -5,6 +5,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin;
 mod architecture;
 mod bus;
+mod gateway;
+mod load;
+mod settings;
 mod store;
+mod config_service;

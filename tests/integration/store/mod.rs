@@ -4,9 +4,8 @@ mod agents;
 mod concurrency;
 mod contents;
 mod contract;
-
 mod policies;
-
+mod postgres;
 mod tokens;
 
 use std::sync::Arc;

@@ -1,0 +1,61 @@
+//! What one agent should run and what it says that it runs.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::convert;
+use crate::{
+    model::{AgentRecord, Attributes, ContentHash, desired::DesiredConfig},
+    proto::admin::{AgentConfig, DesiredFile},
+    store::{Error, Result, Store},
+};
+
+/// Computes the desired configuration anew, for what is stored of it has no provenance. The two differ while a change is on
+/// its way to the agent.
+pub async fn get(store: &dyn Store, agent: &AgentRecord) -> Result<AgentConfig> {
+    let policies = store.policy_set().await?;
+    let desired = policies.desired(&Attributes::decode(&agent.observed.description), &agent.labels);
+    let mut config = AgentConfig {
+        instance_uid: agent.uid.to_string(),
+        assigned_config_hash: agent.desired.config.map(ContentHash::to_bytes).unwrap_or_default(),
+        ..Default::default()
+    };
+    if let Some(desired) = desired {
+        config.desired_config_hash = desired.hash.to_bytes();
+        config.desired = desired_files(store, &desired).await?;
+    }
+    if let Some(hash) = agent.observed.effective_config {
+        let body = bodies(store, &[hash]).await?.remove(&hash);
+        config.has_effective = body.is_some();
+        config.effective = convert::agent::effective_files(body.unwrap_or_default());
+    }
+    Ok(config)
+}
+
+async fn desired_files(store: &dyn Store, desired: &DesiredConfig) -> Result<Vec<DesiredFile>> {
+    let hashes: Vec<_> = desired.files.values().map(|file| file.file.content).collect();
+    let bodies = bodies(store, &hashes).await?;
+    let files = desired.files.iter().map(|(name, desired)| {
+        let hash = desired.file.content;
+        let body = bodies.get(&hash).ok_or_else(|| Error::Internal(format!("content {hash} is missing")))?;
+        Ok(DesiredFile {
+            name: name.clone(),
+            content_type: desired.file.content_type.clone(),
+            role: desired.file.role.clone(),
+            body: body.clone(),
+            content_hash: hash.to_bytes(),
+            policy: desired.policy.clone(),
+            revision: desired.revision,
+        })
+    });
+    files.collect()
+}
+
+/// Stored bodies by hash.
+pub async fn bodies(store: &dyn Store, hashes: &[ContentHash]) -> Result<HashMap<ContentHash, Bytes>> {
+    if hashes.is_empty() {
+        return Ok(HashMap::new());
+    }
+    Ok(store.get_contents(hashes).await?.into_iter().collect())
+}

@@ -1,0 +1,44 @@
+//! What every service of the API shares.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::{gateways::Gateways, publisher::Publisher, watch};
+use crate::{auth::Operators, bus::SharedBus, model::UnixMs, store::SharedStore};
+
+pub struct Context {
+    pub store: SharedStore,
+    pub bus: SharedBus,
+    pub operators: Arc<Operators>,
+    pub gateways: Gateways,
+    pub publisher: Publisher,
+    /// One permit a watch.
+    pub watches: Arc<Semaphore>,
+    /// Ends watches.
+    pub shutdown: CancellationToken,
+}
+
+impl Context {
+    pub fn new(store: SharedStore, bus: SharedBus, shutdown: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            operators: Arc::new(Operators::new(store.clone())),
+            gateways: Gateways::new(bus.clone()),
+            publisher: Publisher::new(bus.clone()),
+            watches: Arc::new(Semaphore::new(watch::MAX_WATCHES)),
+            store,
+            bus,
+            shutdown,
+        })
+    }
+}
+
+/// The time of this node's clock.
+pub fn now() -> UnixMs {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMs::try_from(since.as_millis()).unwrap_or(UnixMs::MAX)
+}

@@ -1,0 +1,13 @@
+//! The domain's types as messages of the API.
+
+pub mod agent;
+pub mod policy;
+pub mod token;
+
+use prost_types::Timestamp;
+
+use crate::model::UnixMs;
+
+pub fn timestamp(at: UnixMs) -> Timestamp {
+    Timestamp { seconds: at.div_euclid(1000), nanos: (at.rem_euclid(1000) * 1_000_000) as i32 }
+}

@@ -1,0 +1,115 @@
+//! Errors as clients get them: a code, google.rpc.ErrorInfo with a reason, and what else helps.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::{
+    model::{InstanceUid, Selector},
+    store,
+};
+
+/// `domain` of every ErrorInfo.
+const DOMAIN: &str = "muster";
+/// What a client is told to wait before it tries an unavailable service again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// An error with its machine-readable reason.
+pub fn status(code: Code, reason: &str, message: impl Into<String>, metadata: &[(&str, &str)]) -> Status {
+    Status::with_error_details(code, message, info(reason, metadata))
+}
+
+fn info(reason: &str, metadata: &[(&str, &str)]) -> ErrorDetails {
+    let metadata: HashMap<_, _> =
+        metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    ErrorDetails::with_error_info(reason, DOMAIN, metadata)
+}
+
+/// Try again soon.
+pub fn unavailable(reason: &str, message: impl Into<String>) -> Status {
+    let mut details = info(reason, &[]);
+    details.set_retry_info(Some(RETRY_DELAY));
+    Status::with_error_details(Code::Unavailable, message, details)
+}
+
+/// What is wrong with a request, field by field.
+#[derive(Default)]
+pub struct Violations(Vec<FieldViolation>);
+
+impl Violations {
+    pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        self.0.push(FieldViolation::new(field, description));
+    }
+
+    /// The value, or a violation and `None`.
+    pub fn take<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|description| self.add(field, description)).ok()
+    }
+
+    /// INVALID_ARGUMENT if anything was added.
+    pub fn check(self) -> Result<(), Status> {
+        let Some(first) = self.0.first() else { return Ok(()) };
+        let message = match self.0.len() {
+            1 => format!("{}: {}", first.field, first.description),
+            n => format!("{}: {} (and {} more)", first.field, first.description, n - 1),
+        };
+        let mut details = info("INVALID_FIELD", &[("field", &first.field)]);
+        details.set_bad_request(self.0);
+        Err(Status::with_error_details(Code::InvalidArgument, message, details))
+    }
+}
+
+pub fn invalid(field: &str, description: impl Into<String>) -> Status {
+    let mut violations = Violations::default();
+    violations.add(field, description);
+    violations.check().err().unwrap_or_else(|| Status::internal("no violation"))
+}
+
+/// The agent that a request names.
+pub fn uid(text: &str) -> Result<InstanceUid, Status> {
+    text.parse().map_err(|error: crate::model::uid::InvalidUid| invalid("instance_uid", error.to_string()))
+}
+
+/// The selector that a request gives; a wrong one is refused with the position of the error.
+pub fn selector(text: &str) -> Result<Selector, Status> {
+    text.parse().map_err(|error| invalid("selector", selector_problem(&error)))
+}
+
+pub fn selector_problem(error: &crate::model::selector::InvalidSelector) -> String {
+    format!("position {}: {}", error.position, error.problem)
+}
+
+/// What the store answered, for the client. Logs what an operator of the server must see.
+pub fn from_store(error: store::Error) -> Status {
+    use store::Error;
+    let message = error.to_string();
+    match error {
+        Error::Unreachable(_) => {
+            tracing::warn!(%message, "an admin call failed");
+            unavailable("STORE_UNAVAILABLE", message)
+        }
+        Error::NotFound { kind, name } => {
+            status(Code::NotFound, &reason(kind, "NOT_FOUND"), message, &[("name", &name)])
+        }
+        Error::AlreadyExists { kind, name } => {
+            status(Code::AlreadyExists, &reason(kind, "ALREADY_EXISTS"), message, &[("name", &name)])
+        }
+        Error::EtagMismatch { kind: _, name, given: _, current } => {
+            status(Code::Aborted, "ETAG_MISMATCH", message, &[("name", &name), ("current", &current)])
+        }
+        Error::Schema(_) | Error::Internal(_) => {
+            tracing::error!(%message, "an admin call failed");
+            status(Code::Internal, "INTERNAL", "internal error; the server's log has more", &[])
+        }
+    }
+}
+
+/// `AGENT_NOT_FOUND` and its like.
+fn reason(kind: &str, what: &str) -> String {
+    format!("{}_{what}", kind.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_"))
+}
+
+pub fn agent_not_found(uid: &InstanceUid) -> Status {
+    from_store(store::Error::NotFound { kind: "agent", name: uid.to_string() })
+}

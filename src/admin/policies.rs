@@ -1,0 +1,150 @@
+//! The Policies service.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    agent_config,
+    authorized::Authorized,
+    context::Context,
+    convert,
+    errors::from_store,
+    pages,
+    pages::Pages,
+    policy_rules,
+    scan::{self, Query},
+};
+use crate::{
+    model::ContentHash,
+    proto::admin::{
+        AgentCount, ApplyPolicyRequest, ApplyPolicyResponse, DeletePolicyRequest, DeletePolicyResponse,
+        GetPolicyRequest, ListPoliciesRequest, ListPoliciesResponse, ListRevisionsRequest, ListRevisionsResponse,
+        Policy, policies_server::Policies,
+    },
+    store::ApplyOutcome,
+};
+
+pub struct Service(pub Arc<Context>);
+
+#[tonic::async_trait]
+impl Policies for Service {
+    async fn apply_policy(
+        &self,
+        request: Request<ApplyPolicyRequest>,
+    ) -> Result<Response<ApplyPolicyResponse>, Status> {
+        self.apply(Authorized::of(request)?).await.map(Response::new)
+    }
+
+    async fn get_policy(&self, request: Request<GetPolicyRequest>) -> Result<Response<Policy>, Status> {
+        self.get(Authorized::of(request)?).await.map(Response::new)
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<ListPoliciesRequest>,
+    ) -> Result<Response<ListPoliciesResponse>, Status> {
+        self.list(Authorized::of(request)?).await.map(Response::new)
+    }
+
+    async fn list_revisions(
+        &self,
+        request: Request<ListRevisionsRequest>,
+    ) -> Result<Response<ListRevisionsResponse>, Status> {
+        self.history(Authorized::of(request)?).await.map(Response::new)
+    }
+
+    async fn delete_policy(
+        &self,
+        request: Request<DeletePolicyRequest>,
+    ) -> Result<Response<DeletePolicyResponse>, Status> {
+        self.delete(Authorized::of(request)?).await.map(Response::new)
+    }
+}
+
+impl Service {
+    async fn apply(&self, request: Authorized<ApplyPolicyRequest>) -> Result<ApplyPolicyResponse, Status> {
+        let actor = request.actor();
+        let message = request.message;
+        let is_count = message.count_agents;
+        let apply = policy_rules::check(message)?;
+        let (is_dry, selector) = (apply.validate_only, apply.content.selector.clone());
+        let applied = self.0.store.apply_policy(apply, &actor).await.map_err(from_store)?;
+        if !is_dry && applied.outcome != ApplyOutcome::Unchanged {
+            self.tell_change().await;
+        }
+        let agents = match is_count {
+            true => Some(self.count(Query { selector, connected: None }).await?),
+            false => None,
+        };
+        Ok(ApplyPolicyResponse {
+            policy: Some(convert::policy::policy(applied.policy)),
+            outcome: convert::policy::outcome(applied.outcome).into(),
+            agents,
+        })
+    }
+
+    async fn count(&self, query: Query) -> Result<AgentCount, Status> {
+        let scan::Count { matching, connected, incomplete } =
+            scan::count(&*self.0.store, &query).await.map_err(from_store)?;
+        Ok(AgentCount { matching, connected, incomplete })
+    }
+
+    async fn get(&self, request: Authorized<GetPolicyRequest>) -> Result<Policy, Status> {
+        let policy = self.0.store.get_policy(&request.message.name).await.map_err(from_store)?;
+        let mut policy = convert::policy::policy(policy);
+        if let Some(revision) = policy.revision.as_mut().filter(|_| request.message.include_bodies) {
+            let hash = |content: &[u8]| ContentHash::from_slice(content);
+            let hashes: Vec<_> = revision.files.iter().filter_map(|file| hash(&file.content_hash)).collect();
+            let mut bodies = agent_config::bodies(&*self.0.store, &hashes).await.map_err(from_store)?;
+            for file in &mut revision.files {
+                let body = hash(&file.content_hash).and_then(|hash| bodies.get_mut(&hash).cloned());
+                file.body = body.unwrap_or_default();
+            }
+        }
+        Ok(policy)
+    }
+
+    async fn list(&self, request: Authorized<ListPoliciesRequest>) -> Result<ListPoliciesResponse, Status> {
+        let size = pages::size(request.message.page_size)?;
+        let pages = Pages::of(&["policies"]);
+        let after = pages.after(&request.message.page_token)?.map(String::from_utf8).transpose();
+        let after = after.map_err(|_| pages::invalid_token())?;
+        let policies = self.0.store.list_policies(after.as_deref(), size as u32).await.map_err(from_store)?;
+        let last = policies.last().filter(|_| policies.len() == size);
+        Ok(ListPoliciesResponse {
+            next_page_token: last.map(|policy| pages.token(policy.name.as_bytes())).unwrap_or_default(),
+            policies: policies.into_iter().map(convert::policy::policy).collect(),
+        })
+    }
+
+    async fn history(&self, request: Authorized<ListRevisionsRequest>) -> Result<ListRevisionsResponse, Status> {
+        let message = request.message;
+        let size = pages::size(message.page_size)?;
+        let pages = Pages::of(&["revisions", &message.name]);
+        let before = pages.after(&message.page_token)?.map(<[u8; 8]>::try_from).transpose();
+        let before = before.map_err(|_| pages::invalid_token())?.map(u64::from_be_bytes);
+        let revisions = self.0.store.list_revisions(&message.name, before, size as u32).await.map_err(from_store)?;
+        let last = revisions.last().filter(|_| revisions.len() == size);
+        Ok(ListRevisionsResponse {
+            next_page_token: last.map(|last| pages.token(&last.number.to_be_bytes())).unwrap_or_default(),
+            revisions: revisions.into_iter().map(convert::policy::revision).collect(),
+        })
+    }
+
+    async fn delete(&self, request: Authorized<DeletePolicyRequest>) -> Result<DeletePolicyResponse, Status> {
+        let actor = request.actor();
+        let DeletePolicyRequest { name, etag } = request.message;
+        self.0.store.delete_policy(&name, etag.as_deref(), &actor).await.map_err(from_store)?;
+        self.tell_change().await;
+        Ok(DeletePolicyResponse {})
+    }
+
+    /// The change is committed; without the epoch nobody is hurried, and the sweep finds it.
+    async fn tell_change(&self) {
+        match self.0.store.policy_epoch().await {
+            Ok(epoch) => self.0.publisher.policies_changed(epoch).await,
+            Err(error) => tracing::info!(%error, "the policies' epoch could not be read after a change"),
+        }
+    }
+}

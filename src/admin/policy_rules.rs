@@ -1,0 +1,177 @@
+//! What an apply must look like.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tonic::Status;
+
+use super::errors::{Violations, selector_problem};
+use crate::{
+    model::{
+        ContentHash, Selector,
+        policy::{FileRef, PolicyKind, RevisionContent},
+    },
+    proto::admin::{self, ApplyPolicyRequest, PolicyFile},
+    store::ApplyPolicy,
+};
+
+/// A DNS label, so that a name fits into a file name, a URL and a metric's label.
+const MAX_NAME_CHARS: usize = 63;
+/// Every file is a row of what a desired configuration is merged from.
+const MAX_FILES: usize = 64;
+pub const MAX_FILE_BYTES: usize = 4 * 1024 * 1024;
+/// What one policy may bring an agent; real clients take messages of up to 64 MiB.
+const MAX_POLICY_BYTES: usize = 16 * 1024 * 1024;
+/// Of a file's name, content type and role each.
+const MAX_TEXT_BYTES: usize = 256;
+/// No deployment changes agents faster.
+const MAX_PER_SECOND: u32 = 1_000_000;
+
+/// The apply that a request asks for, or everything that is wrong with it.
+pub fn check(request: ApplyPolicyRequest) -> Result<ApplyPolicy, Status> {
+    let mut violations = Violations::default();
+    violations.take("name", check_name(&request.name));
+    let kind = match request.kind() {
+        admin::PolicyKind::Config => Some(PolicyKind::Config),
+        admin::PolicyKind::Unspecified => violations.take("kind", Err("must be given".to_owned())),
+    };
+    let selector: Result<Selector, _> = request.selector.parse();
+    let selector = violations.take("selector", selector.map_err(|error| selector_problem(&error)));
+    let is_empty = request.files.is_empty();
+    let (files, bodies) = check_files(request.files, &mut violations);
+    if is_empty && !request.allow_empty {
+        let problem = "a policy without files offers nothing; with allow_empty it may leave agents empty";
+        violations.add("files", problem);
+    }
+    if request.max_per_second > MAX_PER_SECOND {
+        violations.add("max_per_second", format!("must be at most {MAX_PER_SECOND}"));
+    }
+    violations.check()?;
+    let (Some(kind), Some(selector)) = (kind, selector) else {
+        return Err(Status::internal("a field was not checked"));
+    };
+    Ok(ApplyPolicy {
+        name: request.name,
+        kind,
+        content: RevisionContent {
+            selector,
+            priority: request.priority,
+            files,
+            allow_empty: request.allow_empty,
+            max_per_second: request.max_per_second,
+        },
+        bodies,
+        etag: request.etag,
+        validate_only: request.validate_only,
+    })
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let inner = name.chars().all(|c| is_plain(c) || c == '-');
+    if name.is_empty()
+        || name.len() > MAX_NAME_CHARS
+        || !inner
+        || !name.starts_with(is_plain)
+        || !name.ends_with(is_plain)
+    {
+        let problem = "lower-case letters, digits and -, with a letter or digit at both ends";
+        return Err(format!("must have 1 to {MAX_NAME_CHARS} {problem}"));
+    }
+    Ok(())
+}
+
+type Files = BTreeMap<String, FileRef>;
+
+fn check_files(given: Vec<PolicyFile>, violations: &mut Violations) -> (Files, Vec<(ContentHash, Bytes)>) {
+    let mut files = Files::new();
+    let mut bodies = Vec::new();
+    if given.len() > MAX_FILES {
+        violations.add("files", format!("at most {MAX_FILES} files are possible, not {}", given.len()));
+        return (files, bodies);
+    }
+    let total: usize = given.iter().map(|file| file.body.len()).sum();
+    if total > MAX_POLICY_BYTES {
+        violations.add("files", format!("the bodies have {total} bytes; at most {MAX_POLICY_BYTES} are possible"));
+    }
+    for file in given {
+        let field = format!("files[{:?}]", file.name);
+        for (part, text) in [("name", &file.name), ("content_type", &file.content_type), ("role", &file.role)] {
+            if text.len() > MAX_TEXT_BYTES || text.chars().any(char::is_control) {
+                let problem = format!("must have at most {MAX_TEXT_BYTES} bytes and no control characters");
+                violations.add(format!("{field}.{part}"), problem);
+            }
+        }
+        if file.body.len() > MAX_FILE_BYTES {
+            let problem = format!("has {} bytes; at most {MAX_FILE_BYTES} are possible", file.body.len());
+            violations.add(format!("{field}.body"), problem);
+        }
+        let content = ContentHash::of(&file.body);
+        let size = file.body.len() as u64;
+        let reference = FileRef { content, content_type: file.content_type, role: file.role, size };
+        if files.insert(file.name, reference).is_some() {
+            violations.add(field, "is given twice");
+        }
+        bodies.push((content, file.body));
+    }
+    (files, bodies)
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::StatusExt;
+
+    use super::*;
+
+    fn file(name: &str, bytes: usize) -> PolicyFile {
+        PolicyFile { name: name.into(), body: vec![b'x'; bytes].into(), ..Default::default() }
+    }
+
+    fn request(files: Vec<PolicyFile>) -> ApplyPolicyRequest {
+        ApplyPolicyRequest { name: "base".into(), kind: 1, files, ..Default::default() }
+    }
+
+    fn violated(request: ApplyPolicyRequest) -> Vec<String> {
+        let Err(status) = check(request) else { return Vec::new() };
+        let violations = status.get_details_bad_request().expect("a BadRequest").field_violations;
+        assert_eq!(status.get_details_error_info().expect("an ErrorInfo").reason, "INVALID_FIELD");
+        violations.into_iter().map(|violation| violation.field).collect()
+    }
+
+    #[test]
+    fn names_are_dns_labels() {
+        for name in ["a", "linux-base", "0", &"x".repeat(63)] {
+            assert_eq!(violated(ApplyPolicyRequest { name: name.into(), ..request(vec![file("f", 1)]) }), [""; 0]);
+        }
+        for name in ["", "A", "-a", "a-", "a.b", "a b", "ä", &"x".repeat(64)] {
+            assert_eq!(violated(ApplyPolicyRequest { name: name.into(), ..request(vec![file("f", 1)]) }), ["name"]);
+        }
+    }
+
+    #[test]
+    fn everything_wrong_is_said_at_once() {
+        let wrong = ApplyPolicyRequest {
+            name: "no good".into(),
+            selector: "a in (".into(),
+            max_per_second: u32::MAX,
+            ..Default::default()
+        };
+        assert_eq!(violated(wrong), ["name", "kind", "selector", "files", "max_per_second"]);
+    }
+
+    #[test]
+    fn files_are_bounded() {
+        assert_eq!(violated(request(vec![file("a", 1), file("a", 2)])), ["files[\"a\"]"]);
+        assert_eq!(violated(request(vec![file("a", MAX_FILE_BYTES + 1)])), ["files[\"a\"].body"]);
+        assert_eq!(violated(request((0..5).map(|n| file(&n.to_string(), MAX_FILE_BYTES)).collect())), ["files"]);
+        assert_eq!(violated(request((0..65).map(|n| file(&n.to_string(), 1)).collect())), ["files"]);
+        assert_eq!(violated(request(vec![file("a\nb", 1)])), ["files[\"a\\nb\"].name"]);
+        assert_eq!(
+            violated(request(vec![file("", MAX_FILE_BYTES)])),
+            [""; 0],
+            "an empty name and a full body are good"
+        );
+        assert_eq!(violated(request(vec![])), ["files"]);
+        assert_eq!(violated(ApplyPolicyRequest { allow_empty: true, ..request(vec![]) }), [""; 0]);
+    }
+}

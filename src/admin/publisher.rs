@@ -1,0 +1,53 @@
+//! Hints that follow a change. One that is lost costs latency only: everything is swept too.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::metrics;
+use crate::{
+    bus::{SharedBus, Topic},
+    model::InstanceUid,
+    proto::bus::{AgentsChanged, Hint},
+};
+
+pub struct Publisher {
+    bus: SharedBus,
+}
+
+impl Publisher {
+    pub fn new(bus: SharedBus) -> Self {
+        Self { bus }
+    }
+
+    /// The policies changed; `epoch` is their newest.
+    pub async fn policies_changed(&self, epoch: u64) {
+        self.hint(Hint { policies_epoch: epoch, ..Default::default() }).await;
+    }
+
+    pub async fn agent_tokens_changed(&self) {
+        self.hint(Hint { agent_tokens_changed: true, ..Default::default() }).await;
+    }
+
+    /// An operator changed something about this agent that may change what it should run.
+    pub async fn agent_to_reconcile(&self, uid: InstanceUid) {
+        self.hint(Hint { agents_to_reconcile: uid.to_bytes(), ..Default::default() }).await;
+        self.agent_changed(uid).await;
+    }
+
+    /// For those who watch.
+    pub async fn agent_changed(&self, uid: InstanceUid) {
+        let message = AgentsChanged { instance_uids: uid.to_bytes() };
+        self.publish(&Topic::AgentsChanged, message.encode_to_vec().into()).await;
+    }
+
+    async fn hint(&self, hint: Hint) {
+        self.publish(&Topic::ConfigService, hint.encode_to_vec().into()).await;
+    }
+
+    async fn publish(&self, topic: &Topic, payload: Bytes) {
+        if let Err(error) = self.bus.publish(topic, payload).await {
+            metrics::hint_lost();
+            tracing::info!(%topic, %error, "a hint was not published; the next sweep will find the change");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! `muster config-service`: a config service replica and the admin API.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+
+use super::{
+    first_token,
+    health::Health,
+    listeners::{self, ListenFile},
+    node, shutdown,
+    stages::Stages,
+};
+use crate::{
+    admin,
+    bus::{self, SharedBus},
+    config_service::ConfigService,
+    settings::{ConfigServiceRole, Secret},
+    store::{self, SharedStore, TokenKind, postgres::PostgresStore},
+    telemetry::Metrics,
+};
+
+/// How often a database that is away is tried again at start.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// Name of the token that `MUSTER_OPERATOR_TOKEN` gives.
+const OPERATOR_TOKEN_NAME: &str = "bootstrap";
+
+pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()> {
+    bus::metrics::describe();
+    store::metrics::describe();
+    admin::metrics::describe();
+    let shutdown = shutdown::on_signal().context("signals")?;
+    let node = node::id(role.node.node_id.clone());
+    let config = role.config_service.config()?;
+    let operator_token = role.operator_token()?;
+    let calls = listeners::bind("the admin API", role.admin_listen)?;
+    let scrapes = listeners::bind("metrics", role.node.metrics_listen)?;
+    let addresses = [("admin", calls.local_addr()?), ("metrics", scrapes.local_addr()?)];
+
+    let postgres = PostgresStore::connect(role.store.url()?.expose(), role.store.config())?;
+    let store: SharedStore = Arc::new(postgres.clone());
+    let bus: SharedBus = bus::redis::Redis::connect(role.bus.url()?.expose(), &role.bus.redis_prefix)?;
+    tokio::select! {
+        prepared = prepare(&store, operator_token.as_ref()) => prepared?,
+        () = shutdown.cancelled() => return Ok(()),
+    }
+    let service = ConfigService::new(config, node.clone(), store.clone(), bus.clone());
+    let admin = admin::Server::new(role.admin.config(), store, bus);
+
+    let mut health = Health::new(metrics);
+    health.shutdown(&shutdown);
+    health.config_service(service.handle());
+
+    let mut stages = Stages::default();
+    stages.start("metrics listener", |stop| health.run(scrapes, stop));
+    stages.start("config service", |stop| async move { Ok(service.run(stop).await?) });
+    stages.start("admin API", |stop| async move { Ok(admin.run(calls, stop).await?) });
+    let _listen_file = role.node.listen_file.as_deref().map(|path| ListenFile::write(path, &addresses)).transpose()?;
+    tracing::info!(node, admin = %addresses[0].1, metrics = %addresses[1].1, "config service started");
+    let result = stages.run(&shutdown).await;
+    postgres.close().await;
+    result
+}
+
+/// Waits for the database, checks its schema, and makes the first operator token.
+async fn prepare(store: &SharedStore, operator_token: Option<&Secret>) -> anyhow::Result<()> {
+    let mut is_known = false;
+    loop {
+        match store.check().await {
+            Ok(()) => break,
+            Err(error @ store::Error::Unreachable(_)) => {
+                if !is_known {
+                    tracing::warn!(%error, "waiting for the database");
+                    is_known = true;
+                }
+                tokio::time::sleep(STORE_RETRY).await;
+            }
+            Err(error @ store::Error::Schema(_)) => {
+                return Err(error).context("the database is not usable; `muster migrate` brings it up to date");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    match operator_token {
+        Some(token) => first_token::ensure(store, TokenKind::Operator, OPERATOR_TOKEN_NAME, token.expose()).await,
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,40 @@
+//! `muster gateway`.
+
+use anyhow::Context;
+
+use super::{
+    health::Health,
+    listeners::{self, ListenFile},
+    node, shutdown,
+    stages::Stages,
+};
+use crate::{
+    bus::{self, SharedBus},
+    gateway::Gateway,
+    settings::GatewayRole,
+    telemetry::Metrics,
+};
+
+pub async fn run(role: GatewayRole, metrics: Metrics) -> anyhow::Result<()> {
+    bus::metrics::describe();
+    let shutdown = shutdown::on_signal().context("signals")?;
+    let node = node::id(role.node.node_id.clone());
+    let config = role.gateway.config()?;
+    let opamp = listeners::bind("OpAMP", role.opamp_listen)?;
+    let scrapes = listeners::bind("metrics", role.node.metrics_listen)?;
+    let addresses = [("opamp", opamp.local_addr()?), ("metrics", scrapes.local_addr()?)];
+
+    let bus: SharedBus = bus::redis::Redis::connect(role.bus.url()?.expose(), &role.bus.redis_prefix)?;
+    let gateway = Gateway::new(config, node.clone(), bus);
+
+    let mut health = Health::new(metrics);
+    health.shutdown(&shutdown);
+    health.gateway(gateway.handle());
+
+    let mut stages = Stages::default();
+    stages.start("metrics listener", |stop| health.run(scrapes, stop));
+    stages.start("gateway", |stop| async move { Ok(gateway.run(opamp, stop).await?) });
+    let _listen_file = role.node.listen_file.as_deref().map(|path| ListenFile::write(path, &addresses)).transpose()?;
+    tracing::info!(node, opamp = %addresses[0].1, metrics = %addresses[1].1, "gateway started");
+    stages.run(&shutdown).await
+}

@@ -1,0 +1,228 @@
+//! The arguments of `musterctl`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use super::output::Format;
+
+/// Sees and steers a fleet of telemetry agents through Muster's admin API.
+#[derive(Parser)]
+#[command(name = "musterctl", version, arg_required_else_help = true)]
+pub struct Args {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Whom to talk to. A flag comes before the environment, and that before the context.
+#[derive(ClapArgs, Default)]
+pub struct Global {
+    /// Admin API, as URL or host:port [env: MUSTER_SERVER] [default: http://127.0.0.1:4321]
+    #[arg(long, global = true)]
+    pub server: Option<String>,
+    /// Operator token [env: MUSTER_TOKEN]
+    #[arg(long, global = true)]
+    pub token: Option<String>,
+    /// File with the operator token [env: MUSTER_TOKEN_FILE]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+    /// Data folder of a `muster standalone` on this machine, for its operator.token [env: MUSTER_DATA_DIR] [default:
+    /// ./muster-data]
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+    /// Context to use instead of the current one
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Show agents or policies
+    #[command(subcommand)]
+    Get(Get),
+    /// Show all that is known of one thing
+    #[command(subcommand)]
+    Describe(Describe),
+    /// Follow changes as they happen
+    #[command(subcommand)]
+    Watch(Watch),
+    /// Set or remove labels
+    #[command(subcommand)]
+    Label(Label),
+    /// Make or change the policies that manifests describe
+    Apply {
+        /// Manifest files (YAML, one or more documents); - is stdin
+        #[arg(short = 'f', long = "filename", value_name = "FILE", required = true, num_args = 1..)]
+        files: Vec<String>,
+        /// Say what would happen, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show former revisions
+    #[command(subcommand)]
+    History(History),
+    /// Delete a policy
+    #[command(subcommand)]
+    Delete(Delete),
+    /// What one agent should run
+    #[command(subcommand)]
+    Agent(Agent),
+    /// Summarise the fleet
+    Fleet {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make, list and revoke tokens
+    #[command(subcommand)]
+    Token(Token),
+    /// Servers and tokens by name, in a file ($MUSTER_CONFIG or ~/.config/muster/config.yaml)
+    #[command(subcommand)]
+    Config(Config),
+    /// Print a completion script
+    Completion { shell: clap_complete::Shell },
+}
+
+#[derive(ClapArgs)]
+pub struct Output {
+    /// How to show the answer
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+#[derive(Subcommand)]
+pub enum Get {
+    /// All agents, or those that a selector matches
+    Agents {
+        /// Such as: os.type = linux, env in (prod, staging), !legacy
+        #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
+        selector: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// One agent
+    Agent {
+        uid: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// All policies
+    Policies {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// One policy; with json and yaml, its files too
+    Policy {
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Describe {
+    /// An agent
+    Agent { uid: String },
+}
+
+#[derive(Subcommand)]
+pub enum Watch {
+    /// Agents, as they are and as they change; json is an object a line
+    Agents {
+        #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
+        selector: String,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Label {
+    /// An agent's labels
+    Agent {
+        uid: String,
+        /// KEY=VALUE sets a label, KEY- removes one
+        #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
+        changes: Vec<String>,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum History {
+    /// A policy's revisions, newest first
+    Policy {
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Delete {
+    /// A policy
+    Policy { name: String },
+}
+
+#[derive(Subcommand)]
+pub enum Agent {
+    /// The files that an agent should run, and the policy that each came from
+    Config {
+        uid: String,
+        /// What the agent says that it runs
+        #[arg(long)]
+        effective: bool,
+        /// The difference from what it runs to what it should run
+        #[arg(long, conflicts_with = "effective")]
+        diff: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Offer an agent its configuration again although it refused it
+    Retry { uid: String },
+}
+
+#[derive(Subcommand)]
+pub enum Token {
+    /// Make a token, and print it alone on stdout
+    Create {
+        kind: TokenKind,
+        /// Its name, for you to know it by
+        #[arg(long, default_value = "", hide_default_value = true)]
+        name: String,
+        /// How long it is good, such as 30d; for ever if left out
+        #[arg(long, value_parser = humantime::parse_duration)]
+        expires: Option<Duration>,
+    },
+    /// All tokens, without their text
+    List {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make a token worthless
+    Revoke {
+        /// Its id or its name
+        token: String,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum TokenKind {
+    /// Lets agents connect
+    Agent,
+    /// Lets operators use the admin API
+    Operator,
+}
+
+#[derive(Subcommand)]
+pub enum Config {
+    /// Make or change a context from --server, and --token or --token-file
+    SetContext { name: String },
+    /// Make a context the current one
+    UseContext { name: String },
+    /// All contexts
+    GetContexts {
+        #[command(flatten)]
+        output: Output,
+    },
+}

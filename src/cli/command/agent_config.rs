@@ -1,0 +1,224 @@
+//! What one agent should run, what it says that it runs, and the difference.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::Serialize;
+use similar::TextDiff;
+
+use crate::{
+    cli::{
+        connection::Client,
+        error::Result,
+        output::{self, Format, Table},
+        view::or_dash,
+    },
+    proto::admin::{AgentConfig, DesiredFile, EffectiveFile, GetAgentConfigRequest},
+};
+
+/// Lines around a difference.
+const CONTEXT_LINES: usize = 3;
+
+#[derive(Clone, Copy)]
+pub enum Part {
+    Desired,
+    Effective,
+    Difference,
+}
+
+impl Part {
+    pub fn of(effective: bool, diff: bool) -> Self {
+        match (effective, diff) {
+            (true, _) => Self::Effective,
+            (_, true) => Self::Difference,
+            _ => Self::Desired,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct View {
+    instance_uid: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    desired_config_hash: Option<String>,
+    /// What has been assigned so far; differs from the desired hash while a change is on its way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    assigned_config_hash: Option<String>,
+    files: BTreeMap<String, File>,
+}
+
+#[derive(Serialize)]
+struct File {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
+    content_type: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    /// Of a body that is not text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+}
+
+pub async fn show(client: &Client, instance_uid: String, part: Part, format: Format) -> Result<()> {
+    let request = client.request(GetAgentConfigRequest { instance_uid });
+    let config = client.agents().get_agent_config(request).await?.into_inner();
+    if !matches!(part, Part::Effective) && config.desired_config_hash != config.assigned_config_hash {
+        eprintln!("note: a change is on its way; the agent has not been assigned this configuration yet");
+    }
+    if !matches!(part, Part::Desired) && !config.has_effective {
+        eprintln!("note: the agent has not reported an effective configuration");
+    }
+    match (part, format) {
+        (Part::Difference, _) => output::write(&difference(&config)),
+        (_, Format::Json | Format::Yaml) => output::structured(format, &view(part, config)),
+        (_, Format::Name) => {
+            let files = view(part, config).files;
+            output::write(&files.keys().map(|name| format!("file/{name}\n")).collect::<String>())
+        }
+        (_, Format::Table | Format::Wide) => text(part, view(part, config)),
+    }
+}
+
+fn view(part: Part, config: AgentConfig) -> View {
+    let files = match part {
+        Part::Effective => config.effective.into_iter().map(effective).collect(),
+        Part::Desired | Part::Difference => config.desired.into_iter().map(desired).collect(),
+    };
+    let hash = |bytes: &[u8]| matches!(part, Part::Desired).then(|| hex::encode(bytes));
+    View {
+        desired_config_hash: hash(&config.desired_config_hash),
+        assigned_config_hash: hash(&config.assigned_config_hash),
+        instance_uid: config.instance_uid,
+        files,
+    }
+}
+
+fn desired(file: DesiredFile) -> (String, File) {
+    let (body, body_base64) = text_or_base64(&file.body);
+    let view = File {
+        policy: Some(file.policy),
+        revision: Some(file.revision),
+        content_type: file.content_type,
+        role: Some(file.role),
+        body,
+        body_base64,
+    };
+    (file.name, view)
+}
+
+fn effective(file: EffectiveFile) -> (String, File) {
+    let (body, body_base64) = text_or_base64(&file.body);
+    let view = File { policy: None, revision: None, content_type: file.content_type, role: None, body, body_base64 };
+    (file.name, view)
+}
+
+fn text_or_base64(body: &[u8]) -> (Option<String>, Option<String>) {
+    match std::str::from_utf8(body) {
+        Ok(text) => (Some(text.to_owned()), None),
+        Err(_) => (None, Some(STANDARD.encode(body))),
+    }
+}
+
+/// A table of the files, then each with its body.
+fn text(part: Part, view: View) -> Result<()> {
+    if view.files.is_empty() {
+        eprintln!("{}", if matches!(part, Part::Desired) { "no file is desired" } else { "no file is reported" });
+        return Ok(());
+    }
+    let is_desired = matches!(part, Part::Desired);
+    let mut header = vec!["FILE".to_owned(), "CONTENT TYPE".to_owned()];
+    header.extend(is_desired.then(|| ["POLICY".to_owned(), "REVISION".to_owned()]).into_iter().flatten());
+    let mut rows = vec![header];
+    for (name, file) in &view.files {
+        let mut row = vec![quoted(name), or_dash(&file.content_type)];
+        row.extend(file.policy.clone());
+        row.extend(file.revision.map(|revision| revision.to_string()));
+        rows.push(row);
+    }
+    let mut out = Table::default().lines(rows);
+    for (name, file) in view.files {
+        let _ = write!(out, "\n--- {} ---\n", quoted(&name));
+        match (file.body, file.body_base64) {
+            (Some(body), _) => out.push_str(&body),
+            (None, Some(body)) => {
+                let _ = write!(out, "(not text; base64) {body}");
+            }
+            (None, None) => {}
+        }
+        if !out.ends_with('\n') {
+            out.push('\n');
+        }
+    }
+    output::write(&out)
+}
+
+fn quoted(name: &str) -> String {
+    if name.is_empty() { "\"\"".to_owned() } else { name.to_owned() }
+}
+
+/// From what the agent runs to what it should run, file by file. Agents name what they run as they like: one file on each
+/// side is the same file whatever its name.
+fn difference(config: &AgentConfig) -> String {
+    let text = |body: &[u8]| String::from_utf8_lossy(body).into_owned();
+    let mut old: BTreeMap<&str, String> = config.effective.iter().map(|f| (f.name.as_str(), text(&f.body))).collect();
+    let new: BTreeMap<&str, String> = config.desired.iter().map(|f| (f.name.as_str(), text(&f.body))).collect();
+    if let ([effective], [desired]) = (&config.effective[..], &config.desired[..]) {
+        old = [(desired.name.as_str(), text(&effective.body))].into();
+    }
+    let mut out = String::new();
+    for name in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
+        let side = |files: &BTreeMap<&str, String>| files.get(name).cloned().unwrap_or_default();
+        let header = |prefix: &str, files: &BTreeMap<&str, String>| match files.contains_key(name) {
+            true => format!("{prefix}/{name}"),
+            false => "/dev/null".to_owned(),
+        };
+        let (before, after) = (side(&old), side(&new));
+        let diff = TextDiff::from_lines(&before, &after);
+        let mut unified = diff.unified_diff();
+        unified.context_radius(CONTEXT_LINES).header(&header("effective", &old), &header("desired", &new));
+        out.push_str(&unified.to_string());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(effective: &[(&str, &str)], desired: &[(&str, &str)]) -> AgentConfig {
+        let body = |body: &str| body.as_bytes().to_vec().into();
+        let effective = effective.iter().map(|(name, text)| EffectiveFile {
+            name: (*name).into(),
+            body: body(text),
+            ..Default::default()
+        });
+        let desired = desired.iter().map(|(name, text)| DesiredFile {
+            name: (*name).into(),
+            body: body(text),
+            ..Default::default()
+        });
+        AgentConfig { effective: effective.collect(), desired: desired.collect(), ..Default::default() }
+    }
+
+    #[test]
+    fn one_file_on_each_side_is_compared_whatever_its_name() {
+        assert_eq!(difference(&config(&[("", "a\n")], &[("collector.yaml", "a\n")])), "");
+        assert_eq!(
+            difference(&config(&[("", "a\n")], &[("c.yaml", "b\n")])),
+            "--- effective/c.yaml\n+++ desired/c.yaml\n@@ -1 +1 @@\n-a\n+b\n"
+        );
+    }
+
+    #[test]
+    fn files_come_and_go() {
+        let text = difference(&config(&[("old", "a\n"), ("same", "s\n")], &[("new", "b\n"), ("same", "s\n")]));
+        assert_eq!(
+            text,
+            "--- effective/old\n+++ /dev/null\n@@ -1 +0,0 @@\n-a\n--- /dev/null\n+++ desired/new\n@@ -0,0 +1 @@\n+b\n"
+        );
+    }
+}

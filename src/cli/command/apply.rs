@@ -1,0 +1,104 @@
+//! Applying manifests: all of them are looked at by the server before any is applied.
+
+use std::collections::BTreeMap;
+
+use tonic::Status;
+
+use crate::{
+    cli::{
+        connection::Client,
+        error::{Error, Result, violations},
+        manifest::{self, Document, Place},
+        output,
+    },
+    proto::admin::{AgentCount, ApplyPolicyRequest, ApplyPolicyResponse, apply_policy_response::Outcome},
+};
+
+pub async fn apply(client: &Client, files: &[String], is_dry: bool) -> Result<()> {
+    let documents = load(files)?;
+    let mut problems = Vec::new();
+    let mut outcomes = Vec::new();
+    for document in &documents {
+        let request = ApplyPolicyRequest { validate_only: true, count_agents: is_dry, ..document.request.clone() };
+        match send(client, request).await {
+            Ok(outcome) => outcomes.push(outcome),
+            Err(status) => problems.extend(explain(document, &status)),
+        }
+    }
+    refuse(problems)?;
+    if is_dry {
+        return output::write(&outcomes.iter().map(|outcome| line(outcome, true)).collect::<String>());
+    }
+    for document in documents {
+        let applied = send(client, document.request.clone()).await;
+        // What was applied so far has been said.
+        output::write(&line(
+            &applied.map_err(|status| Error::Message(explain(&document, &status).join("\n")))?,
+            false,
+        ))?;
+    }
+    Ok(())
+}
+
+async fn send(client: &Client, request: ApplyPolicyRequest) -> std::result::Result<ApplyPolicyResponse, Status> {
+    let mut policies = client.policies();
+    Ok(policies.apply_policy(client.request(request)).await?.into_inner())
+}
+
+fn load(files: &[String]) -> Result<Vec<Document>> {
+    let mut documents = Vec::new();
+    let mut problems = Vec::new();
+    for file in files {
+        match manifest::load(file) {
+            Ok(loaded) => documents.extend(loaded),
+            Err(invalid) => problems.extend(invalid.iter().map(ToString::to_string)),
+        }
+    }
+    let mut places: BTreeMap<&str, &Place> = BTreeMap::new();
+    for document in &documents {
+        let name = document.request.name.as_str();
+        if let Some(first) = places.insert(name, &document.place) {
+            let place = document.place_of("name");
+            problems.push(format!("{place}: name: policy {name:?} is there already, in {first}"));
+        }
+    }
+    refuse(problems)?;
+    Ok(documents)
+}
+
+fn refuse(problems: Vec<String>) -> Result<()> {
+    match problems.len() {
+        0 => Ok(()),
+        1 => Err(Error::Message(format!("nothing was applied: {}", problems[0]))),
+        _ => Err(Error::Message(format!("nothing was applied:\n  {}", problems.join("\n  ")))),
+    }
+}
+
+/// The server's refusal, in terms of the manifest.
+fn explain(document: &Document, status: &Status) -> Vec<String> {
+    let violations = violations(status);
+    if violations.is_empty() {
+        return vec![format!("{}: {}", document.place, Error::from(status.clone()))];
+    }
+    let one = |(field, problem): (String, String)| format!("{}: {field}: {problem}", document.place_of(&field));
+    violations.into_iter().map(one).collect()
+}
+
+/// `policy/NAME created`, as kubectl says it.
+fn line(response: &ApplyPolicyResponse, is_dry: bool) -> String {
+    let name = response.policy.as_ref().map(|policy| policy.name.as_str()).unwrap_or_default();
+    let outcome = match response.outcome() {
+        Outcome::Created => "created",
+        Outcome::Configured => "configured",
+        Outcome::Unchanged => "unchanged",
+        Outcome::Unspecified => "applied",
+    };
+    let count = match &response.agents {
+        Some(AgentCount { matching, connected, incomplete }) => {
+            let least = if *incomplete { "at least " } else { "" };
+            format!(": {least}{matching} agents match, {connected} of them connected")
+        }
+        None => String::new(),
+    };
+    format!("policy/{name} {outcome}{}{count}\n", if is_dry { " (dry run)" } else { "" })
+}

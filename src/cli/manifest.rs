@@ -1,0 +1,260 @@
+//! Manifests: policies as YAML. Errors name the file, the document and the line.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, de::IgnoredAny};
+use serde_saphyr::Spanned;
+
+use crate::proto::admin::{ApplyPolicyRequest, PolicyFile, PolicyKind};
+
+/// Largest file body, which is also the server's limit.
+const MAX_BODY_BYTES: u64 = 4 * 1024 * 1024;
+/// Largest manifest; bodies may be inline.
+const MAX_MANIFEST_BYTES: u64 = 32 * 1024 * 1024;
+
+/// One document of a manifest.
+#[derive(Debug)]
+pub struct Document {
+    pub place: Place,
+    /// Lines of the fields that the server may refuse, by the name that it gives them.
+    lines: BTreeMap<String, u64>,
+    pub request: ApplyPolicyRequest,
+}
+
+/// Where something stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// A path, or `stdin`.
+    pub file: String,
+    /// From 1.
+    pub document: usize,
+    /// From 1; 0 if it is not known.
+    pub line: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: document {}", self.file, self.document)?;
+        if self.line > 0 {
+            write!(f, ", line {}", self.line)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Invalid {
+    pub place: Place,
+    pub problem: String,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.problem)
+    }
+}
+
+impl Document {
+    /// Where a field is that the server refuses: its own line, its file's, or the document's.
+    pub fn place_of(&self, field: &str) -> Place {
+        let enclosing = field.rfind("].").map(|at| &field[..=at]);
+        let line = self.lines.get(field).or_else(|| self.lines.get(enclosing?));
+        Place { line: line.copied().unwrap_or(self.place.line), ..self.place.clone() }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    kind: Spanned<String>,
+    name: Spanned<String>,
+    /// Has no default: a policy for every agent says `selector: ""`.
+    selector: Spanned<String>,
+    #[serde(default)]
+    priority: i32,
+    #[serde(default)]
+    files: BTreeMap<String, Spanned<File>>,
+    #[serde(default)]
+    allow_empty: bool,
+    #[serde(default)]
+    rollout: Option<Rollout>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    content_type: String,
+    #[serde(default)]
+    role: String,
+    #[serde(default)]
+    path: Option<PathBuf>,
+    #[serde(default)]
+    body: Option<String>,
+}
+
+/// The keys of stepped rollouts are known, to say clearly that those are not there yet.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rollout {
+    #[serde(default)]
+    max_per_second: u32,
+    #[serde(default)]
+    steps: Option<Spanned<IgnoredAny>>,
+    #[serde(default)]
+    bake: Option<Spanned<IgnoredAny>>,
+    #[serde(default)]
+    agent_deadline: Option<Spanned<IgnoredAny>>,
+    #[serde(default)]
+    max_failures: Option<Spanned<IgnoredAny>>,
+    #[serde(default)]
+    min_sample: Option<Spanned<IgnoredAny>>,
+    #[serde(default)]
+    on_failure: Option<Spanned<IgnoredAny>>,
+}
+
+/// Reads a manifest file, or stdin for `-`, with the files that it names.
+pub fn load(argument: &str) -> Result<Vec<Document>, Vec<Invalid>> {
+    let (file, folder) = match argument {
+        "-" => ("stdin".to_owned(), PathBuf::new()),
+        path => (path.to_owned(), Path::new(path).parent().map(Path::to_path_buf).unwrap_or_default()),
+    };
+    let text = match argument {
+        "-" => read(std::io::stdin().lock(), MAX_MANIFEST_BYTES),
+        path => fs::File::open(path).map_err(|error| error.to_string()).and_then(|file| read(file, MAX_MANIFEST_BYTES)),
+    };
+    let place = Place { file: file.clone(), document: 1, line: 0 };
+    match text {
+        Ok(text) => parse(&file, &folder, &text),
+        Err(problem) => Err(vec![Invalid { place, problem }]),
+    }
+}
+
+fn read(reader: impl Read, limit: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    reader.take(limit + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > limit {
+        return Err(format!("larger than {limit} bytes"));
+    }
+    Ok(bytes)
+}
+
+/// All documents, or everything that is wrong with them. Paths in them are relative to `folder`.
+pub fn parse(file: &str, folder: &Path, text: &[u8]) -> Result<Vec<Document>, Vec<Invalid>> {
+    let mut documents = Vec::new();
+    let mut invalid = Vec::new();
+    let mut reader = text;
+    for (index, result) in serde_saphyr::read::<_, Spanned<Manifest>>(&mut reader).enumerate() {
+        let place = Place { file: file.to_owned(), document: index + 1, line: 0 };
+        match result {
+            Ok(manifest) => match document(place, folder, manifest) {
+                Ok(document) => documents.push(document),
+                Err(problems) => invalid.extend(problems),
+            },
+            Err(error) => {
+                let line = error.location().map_or(0, |location| location.line());
+                invalid.push(Invalid { place: Place { line, ..place }, problem: problem_of(&error) });
+            }
+        }
+    }
+    if documents.is_empty() && invalid.is_empty() {
+        let place = Place { file: file.to_owned(), document: 1, line: 0 };
+        invalid.push(Invalid { place, problem: "there is no document in this file".to_owned() });
+    }
+    if invalid.is_empty() { Ok(documents) } else { Err(invalid) }
+}
+
+/// The parser's words without its own way to say where.
+fn problem_of(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    let text = text.split(" at line ").next().unwrap_or_default();
+    text.strip_suffix(',').unwrap_or(text).to_owned()
+}
+
+fn document(place: Place, folder: &Path, manifest: Spanned<Manifest>) -> Result<Document, Vec<Invalid>> {
+    let place = Place { line: manifest.referenced.line(), ..place };
+    let manifest = manifest.value;
+    let mut invalid = Vec::new();
+    let mut refuse = |line: u64, problem: String| {
+        invalid.push(Invalid { place: Place { line, ..place.clone() }, problem });
+    };
+    let mut lines = BTreeMap::new();
+    for (name, line) in [
+        ("kind", manifest.kind.referenced.line()),
+        ("name", manifest.name.referenced.line()),
+        ("selector", manifest.selector.referenced.line()),
+    ] {
+        lines.insert(name.to_owned(), line);
+    }
+    if manifest.kind.value != "Config" {
+        refuse(lines["kind"], format!("kind: {:?} is not a kind of policy; Config is", manifest.kind.value));
+    }
+    let mut files = Vec::new();
+    for (name, file) in manifest.files {
+        let line = file.referenced.line();
+        lines.insert(format!("files[{name:?}]"), line);
+        match body(folder, &file.value) {
+            Ok(body) => files.push(PolicyFile {
+                name,
+                content_type: file.value.content_type,
+                role: file.value.role,
+                body: body.into(),
+                ..Default::default()
+            }),
+            Err(problem) => refuse(line, format!("files: {name:?}: {problem}")),
+        }
+    }
+    for (key, line) in manifest.rollout.iter().flat_map(Rollout::stepped) {
+        refuse(line, format!("rollout: {key}: stepped rollouts are not there yet; max_per_second is"));
+    }
+    if !invalid.is_empty() {
+        return Err(invalid);
+    }
+    let request = ApplyPolicyRequest {
+        name: manifest.name.value,
+        kind: PolicyKind::Config.into(),
+        selector: manifest.selector.value,
+        priority: manifest.priority,
+        files,
+        allow_empty: manifest.allow_empty,
+        max_per_second: manifest.rollout.map_or(0, |rollout| rollout.max_per_second),
+        ..Default::default()
+    };
+    Ok(Document { place, lines, request })
+}
+
+impl Rollout {
+    fn stepped(&self) -> Vec<(&'static str, u64)> {
+        let keys = [
+            ("steps", &self.steps),
+            ("bake", &self.bake),
+            ("agent_deadline", &self.agent_deadline),
+            ("max_failures", &self.max_failures),
+            ("min_sample", &self.min_sample),
+            ("on_failure", &self.on_failure),
+        ];
+        keys.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?.referenced.line()))).collect()
+    }
+}
+
+fn body(folder: &Path, file: &File) -> Result<Vec<u8>, String> {
+    match (&file.path, &file.body) {
+        (Some(_), Some(_)) => Err("path and body exclude each other".to_owned()),
+        (None, None) => Err("path or body is needed".to_owned()),
+        (None, Some(body)) => Ok(body.clone().into_bytes()),
+        (Some(path), None) => {
+            let path = folder.join(path);
+            let file = fs::File::open(&path).map_err(|error| error.to_string());
+            let body = file.and_then(|file| read(file, MAX_BODY_BYTES));
+            body.map_err(|problem| format!("{}: {problem}", path.display()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

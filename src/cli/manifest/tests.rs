@@ -1,0 +1,108 @@
+use super::*;
+
+fn parsed(text: &str) -> Vec<Document> {
+    parse("m.yaml", Path::new("."), text.as_bytes()).expect(text)
+}
+
+fn refused(text: &str) -> Vec<String> {
+    let invalid = parse("m.yaml", Path::new("."), text.as_bytes()).expect_err(text);
+    invalid.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_whole_grammar() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("c.yaml"), [0xff, b'a']).unwrap();
+    let text = "# The base.
+kind: Config
+name: linux-base
+selector: os.type = linux, deployment.environment.name in (prod, staging), !legacy
+priority: -5
+files:
+  collector.yaml: {content_type: text/yaml, path: ./c.yaml, role: main}
+  \"\":
+    body: |
+      a: 1
+allow_empty: true
+rollout: {max_per_second: 500}
+---
+---
+kind: Config
+name: second
+selector: \"\"
+files: {x: {body: ''}}
+";
+    let documents = parse("m.yaml", folder.path(), text.as_bytes()).unwrap();
+    let [first, second] = &documents[..] else { panic!("{documents:?}") };
+    let file = |name: &str, content_type: &str, role: &str, body: &[u8]| PolicyFile {
+        name: name.into(),
+        content_type: content_type.into(),
+        role: role.into(),
+        body: body.to_vec().into(),
+        ..Default::default()
+    };
+    let expected = ApplyPolicyRequest {
+        name: "linux-base".into(),
+        kind: PolicyKind::Config.into(),
+        selector: "os.type = linux, deployment.environment.name in (prod, staging), !legacy".into(),
+        priority: -5,
+        files: vec![file("", "", "", b"a: 1\n"), file("collector.yaml", "text/yaml", "main", &[0xff, b'a'])],
+        allow_empty: true,
+        max_per_second: 500,
+        ..Default::default()
+    };
+    assert_eq!(first.request, expected);
+    assert_eq!((second.request.selector.as_str(), second.request.files.len()), ("", 1));
+    assert_eq!((first.place.document, second.place.document, second.place.line), (1, 2, 15));
+}
+
+#[test]
+fn refused_fields_are_found() {
+    let document = &parsed("kind: Config\nname: a\nselector: b\nfiles:\n  x: {body: ''}\n  y: {body: ''}\n")[0];
+    let line = |field: &str| document.place_of(field).line;
+    assert_eq!((line("selector"), line("files[\"y\"].body"), line("files[\"x\"]"), line("other")), (3, 6, 5, 1));
+}
+
+#[test]
+fn mistakes_are_named_with_their_line() {
+    let head = "kind: Config\nname: a\nselector: b\n";
+    for (text, expected) in [
+        ("", "m.yaml: document 1: there is no document in this file"),
+        ("kind: Config\nname: a\n", "m.yaml: document 1, line 2: missing field `selector`"),
+        (&format!("{head}selektor: x\n"), "m.yaml: document 1, line 4: unknown field `selektor`"),
+        (&format!("{head}priority: high\n"), "m.yaml: document 1, line 4: "),
+        (&format!("{head}---\n{head}frobs: 1\n"), "m.yaml: document 2, line 8: unknown field `frobs`"),
+        ("kind: Packages\nname: a\nselector: b\n", "m.yaml: document 1, line 1: kind: \"Packages\" is not a kind"),
+        (&format!("{head}files:\n  x: {{}}\n"), "m.yaml: document 1, line 5: files: \"x\": path or body is needed"),
+        (
+            &format!("{head}files:\n  x: {{path: a, body: b}}\n"),
+            "m.yaml: document 1, line 5: files: \"x\": path and body",
+        ),
+        (
+            &format!("{head}files:\n  x: {{path: none.yaml}}\n"),
+            "m.yaml: document 1, line 5: files: \"x\": ./none.yaml: No such file",
+        ),
+        (&format!("{head}files:\n  x: {{body: a}}\n  x: {{body: b}}\n"), "m.yaml: document 1, line 6: duplicate"),
+        (
+            &format!("{head}rollout:\n  max_per_second: 5\n  steps: [1%, 100%]\n"),
+            "m.yaml: document 1, line 6: rollout: steps: stepped rollouts are not there yet",
+        ),
+        (&format!("{head}rollout:\n  pace: 5\n"), "m.yaml: document 1, line 5: unknown field `pace`"),
+        ("kind: [", "m.yaml: document 1, line 1"),
+    ] {
+        let problems = refused(text);
+        assert!(problems[0].starts_with(expected), "{text}\n{problems:?}\nexpected {expected}");
+    }
+}
+
+#[test]
+fn a_file_that_is_too_large_is_not_read_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large");
+    fs::File::create(&path).unwrap().set_len(MAX_BODY_BYTES + 1).unwrap();
+    let text = "kind: Config\nname: a\nselector: b\nfiles: {x: {path: large}}\n";
+    let invalid = parse("m.yaml", folder.path(), text.as_bytes()).unwrap_err();
+    assert!(invalid[0].problem.ends_with("larger than 4194304 bytes"), "{}", invalid[0]);
+    fs::File::create(&path).unwrap().set_len(MAX_BODY_BYTES).unwrap();
+    assert!(parse("m.yaml", folder.path(), text.as_bytes()).is_ok());
+}

@@ -1,0 +1,185 @@
+//! Agents.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{age, or_dash, rfc3339, short};
+use crate::{
+    cli::output::View,
+    model::agent::{ConfigStatus, Transport},
+    proto::admin,
+};
+
+#[derive(Serialize)]
+pub struct Agent {
+    pub instance_uid: String,
+    pub connected: bool,
+    pub transport: &'static str,
+    pub gateway: String,
+    /// Null when the agent reports no health.
+    pub healthy: Option<bool>,
+    pub health_status: String,
+    pub health_error: String,
+    pub attributes: BTreeMap<String, Value>,
+    pub labels: BTreeMap<String, String>,
+    /// Hex; empty when no policy matches.
+    pub desired_config_hash: String,
+    /// Hex; empty when the agent reports none.
+    pub reported_config_hash: String,
+    pub config_status: &'static str,
+    pub config_error: String,
+    pub convergence: String,
+    pub desired_generation: u64,
+    pub capabilities: Vec<String>,
+    pub first_seen: Option<String>,
+    pub last_seen: Option<String>,
+    pub etag: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub components: BTreeMap<String, Component>,
+    #[serde(skip)]
+    pub last_seen_age: String,
+}
+
+#[derive(Serialize)]
+pub struct Component {
+    pub healthy: bool,
+    pub status: String,
+    pub last_error: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub components: BTreeMap<String, Component>,
+}
+
+impl From<admin::Agent> for Agent {
+    fn from(agent: admin::Agent) -> Self {
+        let convergence = agent.convergence().as_str_name().trim_start_matches("CONVERGENCE_").to_owned();
+        Self {
+            connected: agent.connected,
+            transport: Transport::from_number(agent.transport).name(),
+            gateway: agent.gateway,
+            healthy: agent.healthy,
+            health_status: agent.health_status,
+            health_error: agent.health_error,
+            attributes: agent.attributes.into_iter().map(|(key, value)| (key, json(value))).collect(),
+            labels: agent.labels,
+            desired_config_hash: hex::encode(agent.desired_config_hash),
+            reported_config_hash: hex::encode(agent.reported_config_hash),
+            config_status: ConfigStatus::from_number(agent.config_status).name(),
+            config_error: agent.config_error,
+            convergence,
+            desired_generation: agent.desired_generation,
+            capabilities: agent.capabilities,
+            first_seen: rfc3339(agent.first_seen),
+            last_seen: rfc3339(agent.last_seen),
+            etag: agent.etag,
+            components: components(agent.components),
+            last_seen_age: age(agent.last_seen),
+            instance_uid: agent.instance_uid,
+        }
+    }
+}
+
+fn components(map: BTreeMap<String, admin::ComponentHealth>) -> BTreeMap<String, Component> {
+    let one = |health: admin::ComponentHealth| Component {
+        healthy: health.healthy,
+        status: health.status,
+        last_error: health.last_error,
+        components: components(health.components),
+    };
+    map.into_iter().map(|(name, health)| (name, one(health))).collect()
+}
+
+/// Typed; bytes as hex, which is how selectors write them, and numbers that JSON has not as text.
+fn json(value: admin::AttributeValue) -> Value {
+    use admin::attribute_value::Value as From;
+    match value.value {
+        None => Value::Null,
+        Some(From::StringValue(text)) => Value::String(text),
+        Some(From::BoolValue(value)) => Value::Bool(value),
+        Some(From::IntValue(value)) => value.into(),
+        Some(From::DoubleValue(value)) => {
+            serde_json::Number::from_f64(value).map_or_else(|| Value::String(value.to_string()), Value::Number)
+        }
+        Some(From::BytesValue(bytes)) => Value::String(hex::encode(bytes)),
+        Some(From::ListValue(list)) => list.values.into_iter().map(json).collect(),
+        Some(From::MapValue(map)) => map.values.into_iter().map(|(key, value)| (key, json(value))).collect(),
+    }
+}
+
+/// An attribute as tables show it: text without quotes.
+pub fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+impl Agent {
+    fn attribute(&self, key: &str) -> String {
+        self.attributes.get(key).map_or_else(|| "-".to_owned(), text)
+    }
+
+    pub fn health(&self) -> &'static str {
+        match self.healthy {
+            None => "unknown",
+            Some(true) => "yes",
+            Some(false) => "no",
+        }
+    }
+}
+
+impl View for Agent {
+    const COLUMNS: &'static [&'static str] =
+        &["INSTANCE UID", "SERVICE", "VERSION", "CONNECTED", "HEALTHY", "CONFIG", "STATE", "LAST SEEN"];
+    const WIDE_COLUMNS: &'static [&'static str] =
+        &["HOST", "OS", "TRANSPORT", "GATEWAY", "DESIRED", "REPORTED", "LABELS", "ERROR"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.instance_uid.clone(),
+            self.attribute("service.name"),
+            self.attribute("service.version"),
+            if self.connected { "yes" } else { "no" }.to_owned(),
+            self.health().to_owned(),
+            self.config_status.to_owned(),
+            self.convergence.clone(),
+            self.last_seen_age.clone(),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        let labels: Vec<_> = self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        vec![
+            self.attribute("host.name"),
+            self.attribute("os.type"),
+            self.transport.to_owned(),
+            or_dash(&self.gateway),
+            short(&self.desired_config_hash),
+            short(&self.reported_config_hash),
+            or_dash(&labels.join(",")),
+            or_dash(if self.config_error.is_empty() { &self.health_error } else { &self.config_error }),
+        ]
+    }
+
+    fn name(&self) -> String {
+        format!("agent/{}", self.instance_uid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_keep_their_types() {
+        use admin::attribute_value::Value as From;
+        let of = |value| json(admin::AttributeValue { value: Some(value) });
+        assert_eq!(of(From::IntValue(i64::MAX)).to_string(), "9223372036854775807");
+        assert_eq!(of(From::DoubleValue(1.0)).to_string(), "1.0");
+        assert_eq!(of(From::DoubleValue(f64::NAN)), "NaN");
+        assert_eq!(of(From::BoolValue(true)), true);
+        assert_eq!(of(From::BytesValue(vec![1, 0xab].into())), "01ab");
+        assert_eq!(json(admin::AttributeValue::default()), Value::Null);
+    }
+}

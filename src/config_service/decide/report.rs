@@ -1,0 +1,234 @@
+//! What a report makes of its agent's record.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::recompute;
+use crate::{
+    config_service::{policies::Snapshot, report::Report},
+    model::{
+        AgentRecord, ContentHash, InstanceUid, UnixMs,
+        agent::Presence,
+        desired::DesiredConfig,
+        offer::{self, Convergence},
+        quarantine,
+    },
+    proto::bus,
+    protocol::observe,
+};
+
+/// What a decision depends on besides the report and the record.
+pub struct Context<'a> {
+    pub policies: &'a Snapshot,
+    pub now: UnixMs,
+    /// Whether a gateway is known to be gone, so that asking it is of no use.
+    pub is_gateway_dead: &'a dyn Fn(&str) -> bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// There is nothing to store.
+    Answer(bus::Verdict),
+    Write(Box<Decided>),
+    /// An older connection of this agent may be alive: whoever holds it is to be asked first. Until then nothing is
+    /// acknowledged.
+    Probe(Connection),
+    /// Two live agents have this uid. The report is that of an agent with this other uid, and to be decided as such.
+    StoreUnder(InstanceUid),
+}
+
+/// A record to be written, and what follows once it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decided {
+    pub record: AgentRecord,
+    pub contents: Option<(ContentHash, Bytes)>,
+    /// What the record's desired hash stands for, if it was computed.
+    pub config: Option<Arc<DesiredConfig>>,
+    pub verdict: bus::Verdict,
+    /// An operator can see a difference.
+    pub is_visible: bool,
+    /// The message could not be read, so only its arrival is stored.
+    pub unreadable: Option<String>,
+}
+
+/// One connection of an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    pub gateway: String,
+    pub generation: u64,
+}
+
+/// What became of a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolution {
+    pub of: Connection,
+    pub found: Found,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The agent is no longer there; the last sequence number that was seen, where it is known.
+    Gone {
+        last_sequence_num: Option<u64>,
+    },
+    Alive,
+}
+
+/// Decides on `report`, given the stored record of the agent `uid`. That is the report's own uid, unless an earlier outcome was
+/// [`Outcome::StoreUnder`].
+pub fn decide(
+    uid: InstanceUid,
+    row: Option<AgentRecord>,
+    report: &Report,
+    resolution: Option<&Resolution>,
+    context: &Context<'_>,
+) -> Outcome {
+    let Some(row) = row else {
+        // A second agent with this uid has left before it got another.
+        if uid != report.uid && report.is_ending {
+            return Outcome::Answer(report.acknowledged());
+        }
+        return write(uid, AgentRecord::new(uid, context.now), report, Start::Unknown, context);
+    };
+    let known = &row.presence;
+    if report.generation < known.connection_generation {
+        return Outcome::Answer(superseded(known, report));
+    }
+    if report.generation == known.connection_generation {
+        return same_connection(uid, row, report, context);
+    }
+    let old = Connection { gateway: known.gateway.clone(), generation: known.connection_generation };
+    let mut probed_sequence_num = None;
+    if known.connected && *report.gateway != *known.gateway {
+        match resolution.filter(|resolution| resolution.of == old).map(|resolution| resolution.found) {
+            Some(Found::Gone { last_sequence_num }) => probed_sequence_num = last_sequence_num,
+            Some(Found::Alive) => return Outcome::StoreUnder(uid.successor(report.generation)),
+            None if (context.is_gateway_dead)(&known.gateway) => {}
+            None => return Outcome::Probe(old),
+        }
+    }
+    let start = match is_contiguous(&row, report, probed_sequence_num) {
+        true => Start::Contiguous,
+        false => Start::Unknown,
+    };
+    write(uid, row, report, start, context)
+}
+
+/// How a report relates to what is stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// It goes on with a connection that is known.
+    Established,
+    /// It is the first of a connection, and nothing was missed before it.
+    Contiguous,
+    /// It is the first of a connection, and something may have been missed.
+    Unknown,
+}
+
+/// The answer to a report of a connection that is older than the one stored.
+fn superseded(known: &Presence, report: &Report) -> bus::Verdict {
+    if report.is_ending {
+        return report.acknowledged();
+    }
+    bus::Verdict { newer_connection_generation: known.connection_generation, ..report.unacknowledged() }
+}
+
+fn same_connection(uid: InstanceUid, row: AgentRecord, report: &Report, context: &Context<'_>) -> Outcome {
+    // Two gateways that chose one number in the same microsecond: this one is to choose a larger.
+    if *report.gateway != *row.presence.gateway {
+        return Outcome::Answer(superseded(&row.presence, report));
+    }
+    if report.number > row.presence.report_number {
+        return write(uid, row, report, Start::Established, context);
+    }
+    // A repeat of a report whose verdict was lost, and with it whatever else it said.
+    let mut verdict = answer(uid, &row, report);
+    if uid == report.uid && offer::convergence(&row) == Convergence::Behind && row.presence.connected {
+        put_offer(&mut verdict, &row);
+    }
+    Outcome::Answer(verdict)
+}
+
+fn is_contiguous(row: &AgentRecord, report: &Report, probed: Option<u64>) -> bool {
+    let Some(opening) = &report.opening else {
+        return false;
+    };
+    let previous = opening.previous_sequence_num.or(probed).unwrap_or(row.presence.sequence_num);
+    // The same number is a retransmission of a message that was taken.
+    opening.first_sequence_num == previous || Some(opening.first_sequence_num) == previous.checked_add(1)
+}
+
+fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, context: &Context<'_>) -> Outcome {
+    let mut record = before.clone();
+    record.presence = presence(&before.presence, report);
+    let is_new_connection = start != Start::Established;
+    if is_new_connection {
+        record.desired.reset_offers();
+    }
+    if start == Start::Unknown {
+        record.observed.complete = false;
+    }
+    let (contents, unreadable) = match observe::observe(&mut record.observed, &report.message) {
+        Ok(observation) => (record.observed.effective_config.zip(observation.effective_config), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    if report.carries_config_status() && unreadable.is_none() {
+        quarantine::take_status(&before.observed, &record.observed, &mut record.desired, is_new_connection);
+    }
+    // A change of policies is brought to established connections by reconciliation, at its own pace.
+    let mut config = None;
+    if is_new_connection || report.carries_description() {
+        config = recompute(&mut record, context.policies, context.now).and_then(|target| target.config);
+    }
+    let mut verdict = answer(uid, &record, report);
+    // A newcomer that is to take another uid is offered its configuration once its gateway knows it by that.
+    if uid == report.uid && offer::offer_if_due(&mut record, context.now) {
+        put_offer(&mut verdict, &record);
+    }
+    // What is stored for the agent already is not collected as garbage, and need not be stored again.
+    let contents = contents.filter(|(hash, _)| before.observed.effective_config != Some(*hash));
+    let is_visible = is_visibly_different(&before, &record);
+    Outcome::Write(Box::new(Decided { record, contents, config, verdict, is_visible, unreadable }))
+}
+
+fn presence(before: &Presence, report: &Report) -> Presence {
+    Presence {
+        connected: !report.is_ending,
+        transport: report.transport,
+        gateway: report.gateway.to_string(),
+        connection_generation: report.generation,
+        report_number: report.number,
+        sequence_num: report.sequence_num,
+        last_seen: report.last_seen.max(before.last_seen),
+    }
+}
+
+/// Acknowledges the report, and says what its gateway cannot know: at the start of a connection, whether state was missed
+/// (on an established one the gateway sees gaps itself), and the uid that the agent is to take.
+fn answer(uid: InstanceUid, record: &AgentRecord, report: &Report) -> bus::Verdict {
+    let is_start = report.opening.is_some() || record.version == 0;
+    let mut verdict = report.acknowledged();
+    verdict.report_full_state = is_start && !record.observed.complete && !report.is_ending;
+    if uid != report.uid {
+        verdict.new_instance_uid = uid.to_bytes();
+    }
+    verdict
+}
+
+fn put_offer(verdict: &mut bus::Verdict, record: &AgentRecord) {
+    if let Some(config) = record.desired.config {
+        verdict.config_hash = config.to_bytes();
+        verdict.desired_generation = record.desired.generation;
+    }
+}
+
+fn is_visibly_different(before: &AgentRecord, after: &AgentRecord) -> bool {
+    let place = |record: &AgentRecord| {
+        (record.presence.connected, record.presence.transport, record.desired.config, record.desired.quarantined)
+    };
+    before.version == 0
+        || before.observed != after.observed
+        || place(before) != place(after)
+        || before.presence.gateway != after.presence.gateway
+}

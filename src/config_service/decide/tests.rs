@@ -1,0 +1,285 @@
+//! What each kind of report leads to.
+
+use super::{testing::*, *};
+use crate::{
+    config_service::report::Report,
+    model::{
+        ContentHash,
+        agent::{ConfigStatus, Transport},
+    },
+    proto::opamp::{self, AgentToServer},
+};
+
+const NOW: UnixMs = 1_700_000_000_000;
+
+fn policies() -> Snapshot {
+    snapshot(1, vec![policy("base", "group = web", 0, &[("a.yaml", "one")])])
+}
+
+fn decided_by(row: Option<AgentRecord>, report: &Report, resolution: Option<&Resolution>) -> Outcome {
+    let policies = policies();
+    let context = Context { policies: &policies, now: NOW, is_gateway_dead: &|gateway| gateway == "dead" };
+    decide(uid(1), row, report, resolution, &context)
+}
+
+fn written(outcome: Outcome) -> Decided {
+    match outcome {
+        Outcome::Write(decided) => *decided,
+        other => panic!("nothing is written: {other:?}"),
+    }
+}
+
+fn answered(outcome: Outcome) -> crate::proto::bus::Verdict {
+    match outcome {
+        Outcome::Answer(verdict) => verdict,
+        other => panic!("not just an answer: {other:?}"),
+    }
+}
+
+/// Agent 1, stored complete: connected to gateway `a` with generation 10, report 5, sequence number 50.
+fn stored() -> AgentRecord {
+    let mut first = report("a", 1, 10, 5);
+    first.sequence_num = 50;
+    first.message = encoded(&full("web"));
+    first.opening = opening(50, None);
+    let mut record = written(decided_by(None, &first, None)).record;
+    record.version = 1;
+    record
+}
+
+fn desired() -> ContentHash {
+    stored().desired.config.unwrap()
+}
+
+/// A newcomer's first report, at gateway `b`.
+fn newcomer(first: u64, previous: Option<u64>) -> Report {
+    Report { sequence_num: first, opening: opening(first, previous), ..report("b", 1, 20, 1) }
+}
+
+fn disconnected() -> AgentRecord {
+    let mut record = stored();
+    record.presence.connected = false;
+    record
+}
+
+#[test]
+fn a_full_first_report_is_stored_and_gets_its_offer() {
+    let mut first = report("a", 1, 10, 1);
+    first.message = encoded(&full("web"));
+    first.opening = opening(0, None);
+    let Decided { record, verdict, config, is_visible, .. } = written(decided_by(None, &first, None));
+    assert!(record.observed.complete && record.presence.connected && is_visible);
+    assert!(!verdict.report_full_state);
+    assert_eq!(verdict.report_number, 1);
+    assert_eq!(verdict.config_hash[..], config.unwrap().hash.0);
+    assert_eq!((verdict.desired_generation, record.desired.generation), (1_700_000_000, 1_700_000_000));
+    assert_eq!((record.desired.offered_at, record.desired.offer_attempts), (Some(NOW), 1));
+}
+
+#[test]
+fn an_unknown_agents_delta_asks_for_everything_and_offers_nothing() {
+    let mut first = newcomer(7, None);
+    first.message = encoded(&AgentToServer { capabilities: capabilities(), ..Default::default() });
+    let policies = snapshot(1, vec![policy("all", "", 0, &[("a", "b")])]);
+    let context = Context { policies: &policies, now: NOW, is_gateway_dead: &|_| false };
+    let Decided { verdict, record, .. } = written(decide(uid(1), None, &first, None, &context));
+    assert!(verdict.report_full_state && verdict.config_hash.is_empty() && !record.observed.complete);
+}
+
+#[test]
+fn a_forgotten_agent_that_stayed_connected_is_asked_for_everything() {
+    let decided = written(decided_by(None, &report("a", 1, 10, 9), None));
+    assert!(decided.verdict.report_full_state);
+}
+
+#[test]
+fn an_empty_delta_that_follows_on_asks_for_nothing() {
+    // By the row; by what the gateway knows; as a retransmission.
+    for (first, previous) in [(51, None), (50, None), (90, Some(89)), (0, Some(0))] {
+        let decided = written(decided_by(Some(disconnected()), &newcomer(first, previous), None));
+        assert!(!decided.verdict.report_full_state, "{first} {previous:?}");
+        assert!(decided.record.observed.complete && decided.record.presence.connected);
+        assert_eq!(decided.record.presence.gateway, "b");
+    }
+}
+
+#[test]
+fn a_gap_asks_for_everything_unless_the_report_is_full() {
+    for (first, previous) in [(52, None), (0, None), (51, Some(49)), (0, Some(u64::MAX))] {
+        let decided = written(decided_by(Some(disconnected()), &newcomer(first, previous), None));
+        assert!(decided.verdict.report_full_state, "{first} {previous:?}");
+        assert!(!decided.record.observed.complete);
+        assert_eq!(decided.record.observed.description, stored().observed.description, "kept and shown");
+        let mut full_report = newcomer(first, previous);
+        full_report.message = encoded(&full("web"));
+        assert!(!written(decided_by(Some(disconnected()), &full_report, None)).verdict.report_full_state);
+    }
+}
+
+#[test]
+fn an_older_connection_elsewhere_is_probed_first() {
+    let old = Connection { gateway: "a".into(), generation: 10 };
+    assert_eq!(decided_by(Some(stored()), &newcomer(51, None), None), Outcome::Probe(old.clone()));
+    for transport in [Transport::Http, Transport::WebSocket] {
+        let mut row = stored();
+        row.presence.transport = transport;
+        assert_eq!(decided_by(Some(row), &newcomer(51, None), None), Outcome::Probe(old.clone()));
+    }
+    // What was found about another connection is of no use.
+    let other = Resolution { of: Connection { generation: 9, ..old.clone() }, found: Found::Alive };
+    assert_eq!(decided_by(Some(stored()), &newcomer(51, None), Some(&other)), Outcome::Probe(old));
+}
+
+#[test]
+fn no_probe_where_there_is_nobody_to_ask() {
+    let mut on_dead_gateway = stored();
+    on_dead_gateway.presence.gateway = "dead".into();
+    let mut same_gateway = newcomer(51, Some(50));
+    same_gateway.gateway = "a".into();
+    written(decided_by(Some(on_dead_gateway), &newcomer(51, None), None));
+    written(decided_by(Some(disconnected()), &newcomer(51, None), None));
+    written(decided_by(Some(stored()), &same_gateway, None));
+}
+
+fn found(found: Found) -> Resolution {
+    Resolution { of: Connection { gateway: "a".into(), generation: 10 }, found }
+}
+
+#[test]
+fn a_gone_connection_is_taken_over_with_its_last_number() {
+    // Heartbeats moved the old gateway's count beyond the row's.
+    let gone = found(Found::Gone { last_sequence_num: Some(77) });
+    let decided = written(decided_by(Some(stored()), &newcomer(78, None), Some(&gone)));
+    assert!(!decided.verdict.report_full_state);
+    let timed_out = found(Found::Gone { last_sequence_num: None });
+    assert!(written(decided_by(Some(stored()), &newcomer(78, None), Some(&timed_out))).verdict.report_full_state);
+    assert!(!written(decided_by(Some(stored()), &newcomer(51, None), Some(&timed_out))).verdict.report_full_state);
+}
+
+#[test]
+fn a_live_duplicate_gets_another_uid_and_always_the_same() {
+    let alive = found(Found::Alive);
+    let Outcome::StoreUnder(new) = decided_by(Some(stored()), &newcomer(51, None), Some(&alive)) else {
+        panic!("not renamed");
+    };
+    assert_eq!(decided_by(Some(stored()), &newcomer(51, None), Some(&alive)), Outcome::StoreUnder(new));
+    let mut first = newcomer(51, None);
+    first.message = encoded(&full("web"));
+    let policies = policies();
+    let context = Context { policies: &policies, now: NOW, is_gateway_dead: &|_| false };
+    let Decided { mut record, verdict, .. } = written(decide(new, None, &first, None, &context));
+    assert_eq!((record.uid, &verdict.instance_uid), (new, &uid(1).to_bytes()));
+    assert_eq!((verdict.new_instance_uid, verdict.report_number), (new.to_bytes(), 1));
+    // The offer comes when the gateway knows the new uid; then it is still due.
+    assert!(verdict.config_hash.is_empty() && record.desired.offered_at.is_none());
+    // The verdict was lost: the same again, and nothing written.
+    record.version = 1;
+    let again = answered(decide(new, Some(record), &first, None, &context));
+    assert_eq!((again.new_instance_uid, again.report_number), (new.to_bytes(), 1));
+    // A newcomer that has left before it got a name leaves nothing behind.
+    let left = Report { is_ending: true, ..first };
+    assert_eq!(answered(decide(new, None, &left, None, &context)).report_number, 1);
+}
+
+#[test]
+fn a_report_of_an_older_connection_is_not_taken() {
+    let old = report("b", 1, 9, 3);
+    let verdict = answered(decided_by(Some(stored()), &old, None));
+    assert_eq!((verdict.newer_connection_generation, verdict.report_number), (10, 0));
+    let ending = Report { is_ending: true, ..old };
+    let verdict = answered(decided_by(Some(stored()), &ending, None));
+    assert_eq!((verdict.newer_connection_generation, verdict.report_number), (0, 3));
+    // Two gateways, one number.
+    let verdict = answered(decided_by(Some(stored()), &report("b", 1, 10, 6), None));
+    assert_eq!((verdict.newer_connection_generation, verdict.report_number), (10, 0));
+}
+
+#[test]
+fn a_repeat_is_answered_as_the_first_time_and_not_written() {
+    let mut repeat = report("a", 1, 10, 5);
+    repeat.opening = opening(50, None);
+    let verdict = answered(decided_by(Some(stored()), &repeat, None));
+    assert_eq!((verdict.report_number, verdict.report_full_state), (5, false));
+    assert_eq!(verdict.config_hash[..], desired().0, "the offer may have been lost with the verdict");
+    let mut incomplete = stored();
+    incomplete.observed.complete = false;
+    assert!(answered(decided_by(Some(incomplete.clone()), &repeat, None)).report_full_state);
+    // Without an opening the gateway asks by itself.
+    assert!(!answered(decided_by(Some(incomplete), &report("a", 1, 10, 5), None)).report_full_state);
+}
+
+#[test]
+fn an_ending_keeps_the_last_number_for_the_next_connection() {
+    let ending = Report { is_ending: true, sequence_num: 99, last_seen: 7, ..report("a", 1, 10, 6) };
+    let Decided { mut record, verdict, .. } = written(decided_by(Some(stored()), &ending, None));
+    assert!(!record.presence.connected && verdict.config_hash.is_empty());
+    assert_eq!((record.presence.sequence_num, record.presence.last_seen, verdict.report_number), (99, 7, 6));
+    record.version += 1;
+    assert!(!written(decided_by(Some(record), &newcomer(100, None), None)).verdict.report_full_state);
+}
+
+#[test]
+fn a_new_connection_is_offered_again_what_was_not_answered() {
+    let mut row = disconnected();
+    row.desired.offered_at = Some(NOW);
+    row.desired.offer_attempts = 9;
+    let decided = written(decided_by(Some(row), &newcomer(51, None), None));
+    assert_eq!(decided.verdict.config_hash[..], desired().0);
+    assert_eq!(decided.record.desired.offer_attempts, 1);
+}
+
+#[test]
+fn what_the_agent_has_or_refused_is_not_offered() {
+    for status_number in [1, 2, 3] {
+        let mut first = newcomer(51, None);
+        first.message = encoded(&status(status_number, &desired().0));
+        let Decided { record, verdict, .. } = written(decided_by(Some(disconnected()), &first, None));
+        assert!(verdict.config_hash.is_empty());
+        assert_eq!(record.desired.quarantined.is_some(), status_number == 3);
+        assert_eq!(record.observed.config_status, ConfigStatus::from_number(status_number));
+    }
+}
+
+#[test]
+fn decisions_by_newer_policies_stand() {
+    let mut row = disconnected();
+    row.desired.epoch = 9;
+    row.desired.config = Some(ContentHash([9; 32]));
+    let decided = written(decided_by(Some(row.clone()), &newcomer(51, None), None));
+    assert_eq!(decided.record.desired.config, row.desired.config);
+    assert!(reconcile(row, &policies(), NOW).is_none());
+}
+
+#[test]
+fn policies_reach_an_established_connection_by_reconciliation_alone() {
+    let changed = snapshot(2, vec![policy("base", "group = web", 0, &[("a.yaml", "two")])]);
+    let context = Context { policies: &changed, now: NOW, is_gateway_dead: &|_| false };
+    let health = AgentToServer { health: Some(opamp::ComponentHealth::default()), ..Default::default() };
+    let delta = Report { message: encoded(&health), ..report("a", 1, 10, 6) };
+    let row = written(decide(uid(1), Some(stored()), &delta, None, &context)).record;
+    assert_eq!(row.desired.config, Some(desired()));
+    let change = reconcile(row.clone(), &changed, NOW).unwrap();
+    assert_ne!(change.record.desired.config, Some(desired()));
+    assert_eq!(change.record.desired.generation, row.desired.generation + 1);
+    assert!(change.is_visible && !change.offer.unwrap().repeat);
+    let again = AgentRecord { version: 2, ..change.record };
+    assert!(reconcile(again, &changed, NOW).is_none(), "twice is harmless");
+}
+
+#[test]
+fn an_unreadable_message_is_acknowledged_and_changes_nothing_else() {
+    let garbage = Report { message: vec![0x2a, 2, 0xff, 0xff].into(), ..report("a", 1, 10, 6) };
+    let decided = written(decided_by(Some(stored()), &garbage, None));
+    assert!(decided.unreadable.is_some());
+    assert_eq!((decided.verdict.report_number, decided.record.observed), (6, stored().observed));
+}
+
+#[test]
+fn an_effective_config_is_stored_once() {
+    let message = AgentToServer { effective_config: Some(opamp::EffectiveConfig::default()), ..Default::default() };
+    let first = Report { message: encoded(&message), ..report("a", 1, 10, 6) };
+    let Decided { record, contents, .. } = written(decided_by(Some(stored()), &first, None));
+    assert_eq!(contents.map(|(hash, _)| hash), record.observed.effective_config);
+    let second = Report { number: 7, ..first };
+    assert_eq!(written(decided_by(Some(record), &second, None)).contents, None);
+}

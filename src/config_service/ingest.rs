@@ -1,0 +1,282 @@
+//! Taking reports: in batches, each read, decided and written at once, and answered when it is durable.
+//!
+//! A report that cannot be taken is not answered, and comes again.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Instant, sleep_until, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    decide::{Context, Decided, Found, Outcome, decide},
+    metrics,
+    openings::{Hold, Openings},
+    outbox::Letters,
+    policies::Snapshot,
+    queue::{Item, Queue},
+    report::Report,
+    shared::{Outage, Shared, isolated, isolated_agent, unix_ms},
+};
+use crate::{
+    model::{AgentRecord, ContentHash, InstanceUid},
+    proto::bus,
+    store,
+};
+
+/// How often a record that another replica wrote first is decided again before its report is left to come again.
+const MAX_ROUNDS: usize = 5;
+/// After a failure of the store, the next attempt waits so long.
+const FAILURE_PAUSE: Duration = Duration::from_millis(250);
+
+/// What a gateway sent for one shard.
+pub struct Input {
+    pub reports: Vec<Report>,
+    pub probe_results: Vec<(InstanceUid, bus::ProbeResult)>,
+    /// The room that the reports take up while they wait.
+    room: OwnedSemaphorePermit,
+}
+
+/// The way to a worker, with a bound on the reports that wait there.
+pub struct Sender {
+    pub inputs: mpsc::UnboundedSender<Input>,
+    pub room: Arc<Semaphore>,
+    pub capacity: usize,
+}
+
+impl Sender {
+    pub fn send(&self, reports: Vec<Report>, probe_results: Vec<(InstanceUid, bus::ProbeResult)>) {
+        let count = reports.len();
+        let size = (count + probe_results.len()).clamp(1, self.capacity) as u32;
+        ::metrics::counter!(metrics::REPORTS).increment(count as u64);
+        match self.room.clone().try_acquire_many_owned(size) {
+            // Fails only when the service stops.
+            Ok(room) => drop(self.inputs.send(Input { reports, probe_results, room })),
+            Err(_) => ::metrics::counter!(metrics::REPORTS_DROPPED).increment(count as u64),
+        }
+    }
+}
+
+/// Takes the reports of some of the shards, one batch after the other.
+pub struct Worker {
+    shared: Arc<Shared>,
+    number: usize,
+    inputs: mpsc::UnboundedReceiver<Input>,
+    queue: Queue,
+    openings: Openings,
+    outage: Outage,
+}
+
+/// What came of one batch.
+#[derive(Default)]
+struct Results {
+    letters: Letters,
+    verdicts: u64,
+    /// Written, with a difference that an operator can see.
+    visible: Vec<InstanceUid>,
+    written: Vec<Written>,
+    /// To be decided in the next batch.
+    again: Vec<Item>,
+    /// The policies that were decided by.
+    epoch: u64,
+}
+
+struct Written {
+    uid: InstanceUid,
+    generation: u64,
+    connected: bool,
+    /// The agent does not know its uid yet.
+    is_renamed: bool,
+}
+
+impl Worker {
+    pub fn new(shared: Arc<Shared>, number: usize, inputs: mpsc::UnboundedReceiver<Input>) -> Self {
+        let openings = Openings::new(shared.config.held_openings, shared.config.probe_timeout);
+        Self { shared, number, inputs, queue: Queue::default(), openings, outage: Outage::new("taking reports") }
+    }
+
+    pub async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let deadline = self.openings.next_deadline();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                input = self.inputs.recv() => match input {
+                    Some(input) => self.accept(input),
+                    None => break,
+                },
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
+            }
+            self.gather().await;
+            for expired in self.openings.expired(Instant::now()) {
+                ::metrics::counter!(metrics::PROBES, "found" => "no_answer").increment(1);
+                self.queue.push(Item::resolved(expired));
+            }
+            while !self.queue.is_empty() && !stop.is_cancelled() {
+                self.take_batch().await;
+            }
+            let gauge = ::metrics::gauge!(metrics::HELD_OPENINGS, "worker" => self.number.to_string());
+            gauge.set(self.openings.len() as f64);
+        }
+    }
+
+    /// Waits a moment for the batch to fill.
+    async fn gather(&mut self) {
+        let deadline = Instant::now() + self.shared.config.batch_wait;
+        while self.queue.len() < self.shared.config.batch_size
+            && let Ok(Some(input)) = timeout_at(deadline, self.inputs.recv()).await
+        {
+            self.accept(input);
+        }
+    }
+
+    fn accept(&mut self, input: Input) {
+        let Input { reports, probe_results, room } = input;
+        // Reports first: what a gateway has still to say of the connection that was asked about precedes its answer.
+        reports.into_iter().for_each(|report| self.queue.push(Item::new(report)));
+        for (uid, result) in probe_results {
+            let found = match result.alive {
+                true => Found::Alive,
+                false => Found::Gone { last_sequence_num: result.last_sequence_num },
+            };
+            if let Some(resolved) = self.openings.resolve(uid, result.connection_generation, found, Instant::now()) {
+                let found = if result.alive { "alive" } else { "gone" };
+                ::metrics::counter!(metrics::PROBES, "found" => found).increment(1);
+                self.queue.push(Item::resolved(resolved));
+            }
+        }
+        drop(room);
+    }
+
+    async fn take_batch(&mut self) {
+        let items = self.queue.take(self.shared.config.batch_size);
+        ::metrics::histogram!(metrics::BATCH_REPORTS).record(items.len() as f64);
+        let started = Instant::now();
+        let mut results = Results::default();
+        let rounds = isolated("batch of reports", self.rounds(items, &mut results)).await;
+        if rounds.is_some_and(|result| self.outage.note(result).is_none()) {
+            tokio::time::sleep(FAILURE_PAUSE).await;
+        }
+        ::metrics::histogram!(metrics::BATCH_SECONDS).record(started.elapsed().as_secs_f64());
+        self.publish(results).await;
+    }
+
+    /// Decides and writes until every record is written, or has been written by others too often.
+    async fn rounds(&mut self, mut items: Vec<Item>, results: &mut Results) -> store::Result<()> {
+        for _ in 0..MAX_ROUNDS {
+            items = Box::pin(self.round(items, results)).await?;
+            if items.is_empty() {
+                return Ok(());
+            }
+            ::metrics::counter!(metrics::CONFLICTS).increment(items.len() as u64);
+        }
+        tracing::debug!(reports = items.len(), "others keep writing these agents; the reports will come again");
+        Ok(())
+    }
+
+    /// Returns the items whose records another writer wrote first.
+    async fn round(&mut self, items: Vec<Item>, results: &mut Results) -> store::Result<Vec<Item>> {
+        let uids: Vec<InstanceUid> = items.iter().map(|item| item.uid).collect();
+        let rows = self.shared.store.read_agents(&uids).await?;
+        let epoch = rows.iter().map(|row| row.desired.epoch).max().unwrap_or(0);
+        let policies = self.shared.policies.get(epoch).await?;
+        results.epoch = policies.epoch();
+        let mut rows: HashMap<InstanceUid, AgentRecord> = rows.into_iter().map(|row| (row.uid, row)).collect();
+        let mut decided = Vec::new();
+        for item in items {
+            let row = rows.remove(&item.uid);
+            match isolated_agent("report", item.uid, || self.decide(&item, row, &policies)) {
+                Some(Outcome::Write(outcome)) => decided.push((item, *outcome)),
+                Some(Outcome::Answer(verdict)) => results.answer(&item.report.gateway, verdict),
+                Some(Outcome::Probe(connection)) => {
+                    let probe =
+                        bus::Probe { instance_uid: item.uid.to_bytes(), connection_generation: connection.generation };
+                    let gateway = connection.gateway.clone();
+                    if self.openings.hold(item.report, connection, Instant::now()) == Hold::Started {
+                        results.letters.to(&gateway).probes.push(probe);
+                    }
+                }
+                Some(Outcome::StoreUnder(uid)) => {
+                    tracing::info!(agent = %item.report.uid, new_uid = %uid, "two live agents have one uid");
+                    results.again.push(Item { uid, ..item });
+                }
+                None => {}
+            }
+        }
+        self.write(decided, results).await
+    }
+
+    fn decide(&self, item: &Item, row: Option<AgentRecord>, policies: &Snapshot) -> Outcome {
+        let is_gateway_dead = |gateway: &str| self.shared.gateways.is_dead(gateway);
+        let context = Context { policies, now: unix_ms(), is_gateway_dead: &is_gateway_dead };
+        decide(item.uid, row, &item.report, item.resolution.as_ref(), &context)
+    }
+
+    async fn write(&self, mut decided: Vec<(Item, Decided)>, results: &mut Results) -> store::Result<Vec<Item>> {
+        if decided.is_empty() {
+            return Ok(Vec::new());
+        }
+        // In one order everywhere, so that two replicas do not wait for each other.
+        decided.sort_unstable_by_key(|(item, _)| item.uid);
+        self.shared.bodies.store(&self.shared.store, decided.iter().filter_map(|(_, d)| d.config.as_ref())).await?;
+        let mut contents: HashMap<ContentHash, Bytes> = HashMap::new();
+        for (_, outcome) in &mut decided {
+            contents.extend(outcome.contents.take());
+        }
+        let contents: Vec<_> = contents.into_iter().collect();
+        let records: Vec<AgentRecord> = decided.iter().map(|(_, outcome)| outcome.record.clone()).collect();
+        let conflicts = self.shared.store.write_agents(&records, &contents).await?;
+        let conflicts: std::collections::HashSet<InstanceUid> = conflicts.into_iter().collect();
+        let mut again = Vec::new();
+        for (item, outcome) in decided {
+            match conflicts.contains(&item.uid) {
+                true => again.push(item),
+                false => results.wrote(&item.report, outcome),
+            }
+        }
+        Ok(again)
+    }
+
+    async fn publish(&mut self, results: Results) {
+        let Results { letters, verdicts, visible, written, again, epoch } = results;
+        ::metrics::counter!(metrics::VERDICTS).increment(verdicts);
+        letters.send(&self.shared.outbox).await;
+        self.shared.outbox.agents_changed(&visible).await;
+        again.into_iter().for_each(|item| self.queue.push(item));
+        // Newer policies that came meanwhile may have passed these agents by.
+        let is_outdated = self.shared.policies.loaded().is_some_and(|newest| newest.epoch() > epoch);
+        for Written { uid, generation, connected, is_renamed } in written {
+            if let Some(report) = self.openings.changed(uid, generation, connected) {
+                self.queue.push(Item::new(report));
+            }
+            if is_outdated || is_renamed {
+                self.shared.reconcile.look_at(uid);
+            }
+        }
+    }
+}
+
+impl Results {
+    fn answer(&mut self, gateway: &str, verdict: bus::Verdict) {
+        self.verdicts += 1;
+        ::metrics::counter!(metrics::FULL_STATE).increment(u64::from(verdict.report_full_state));
+        ::metrics::counter!(metrics::OFFERS, "cause" => "report").increment(u64::from(!verdict.config_hash.is_empty()));
+        self.letters.to(gateway).verdicts.push(verdict);
+    }
+
+    fn wrote(&mut self, report: &Report, outcome: Decided) {
+        let Decided { record, verdict, is_visible, unreadable, .. } = outcome;
+        if let Some(error) = unreadable {
+            tracing::warn!(agent = %record.uid, error, "a report could not be read; only its arrival was stored");
+        }
+        if is_visible {
+            self.visible.push(record.uid);
+        }
+        let is_renamed = record.uid != report.uid;
+        let connected = record.presence.connected;
+        self.written.push(Written { uid: record.uid, generation: report.generation, connected, is_renamed });
+        self.answer(&report.gateway, verdict);
+    }
+}

@@ -1,0 +1,45 @@
+//! The metrics of the config service.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+pub const REPORTS: &str = "muster_config_reports_total";
+pub const REPORTS_DROPPED: &str = "muster_config_reports_dropped_total";
+pub const BATCH_REPORTS: &str = "muster_config_batch_reports";
+pub const BATCH_SECONDS: &str = "muster_config_batch_seconds";
+pub const CONFLICTS: &str = "muster_config_write_conflicts_total";
+pub const VERDICTS: &str = "muster_config_verdicts_total";
+pub const FULL_STATE: &str = "muster_config_full_state_requests_total";
+pub const HELD_OPENINGS: &str = "muster_config_held_openings";
+pub const PROBES: &str = "muster_config_probes_total";
+pub const OFFERS: &str = "muster_config_offers_total";
+pub const OFFER_LAG_SECONDS: &str = "muster_config_offer_lag_seconds";
+pub const RECONCILE_SECONDS: &str = "muster_config_shard_reconcile_seconds";
+pub const RECONCILED: &str = "muster_config_agents_reconciled_total";
+pub const OWNED_SHARDS: &str = "muster_config_owned_shards";
+pub const POLICY_EPOCH: &str = "muster_config_policy_epoch";
+pub const BODIES: &str = "muster_config_bodies_sent_total";
+pub const DEAD_GATEWAYS: &str = "muster_config_dead_gateways_total";
+pub const COLLECTED: &str = "muster_config_garbage_collected_total";
+pub const FAILURES: &str = "muster_config_failures_total";
+
+pub fn describe() {
+    describe_counter!(REPORTS, "Reports taken from the bus");
+    describe_counter!(REPORTS_DROPPED, "Reports dropped because too many waited; their gateways repeat them");
+    describe_histogram!(BATCH_REPORTS, Unit::Count, "Reports in a batch");
+    describe_histogram!(BATCH_SECONDS, Unit::Seconds, "Time to read, decide and write a batch of reports");
+    describe_counter!(CONFLICTS, "Records that another replica wrote first, and that were decided again");
+    describe_counter!(VERDICTS, "Verdicts sent to gateways");
+    describe_counter!(FULL_STATE, "Verdicts that ask for an agent's full state");
+    describe_gauge!(HELD_OPENINGS, "Openings that wait for a probe, by worker");
+    describe_counter!(PROBES, "Probes of older connections, by what was found");
+    describe_counter!(OFFERS, "Offers made, by what led to them");
+    describe_histogram!(OFFER_LAG_SECONDS, Unit::Seconds, "Time from a policy's revision to an offer that it caused");
+    describe_histogram!(RECONCILE_SECONDS, Unit::Seconds, "Time to bring one shard to a new policy epoch");
+    describe_counter!(RECONCILED, "Agents whose desired state was computed by reconciliation and sweeps");
+    describe_gauge!(OWNED_SHARDS, "Shards that this replica owns");
+    describe_gauge!(POLICY_EPOCH, "Epoch of the policies in memory");
+    describe_counter!(BODIES, "Bodies of configurations sent to gateways");
+    describe_counter!(DEAD_GATEWAYS, "Gateways found dead, whose agents were marked as disconnected");
+    describe_counter!(COLLECTED, "Contents and configurations deleted because nothing referred to them");
+    describe_counter!(FAILURES, "Failed attempts, by what was attempted; all are made again");
+}

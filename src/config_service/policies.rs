@@ -1,0 +1,127 @@
+//! The policies, as this replica knows them, and what they make of each kind of agent.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use crate::{
+    model::{
+        Attributes, Labels,
+        desired::{DesiredConfig, PolicySet},
+    },
+    store::{self, SharedStore},
+};
+
+/// Sets of matching policies that are remembered with what they merge to. Few exist in practice; more are merged anew.
+const MAX_REMEMBERED_TARGETS: usize = 4_096;
+
+/// All policies at one epoch.
+pub struct Snapshot {
+    set: PolicySet,
+    /// By the indices of the matching policies. Only a memory: what it holds follows from `set`.
+    targets: Mutex<HashMap<Vec<u32>, Target>>,
+}
+
+/// What an agent should have.
+#[derive(Clone, Debug, Default)]
+pub struct Target {
+    pub config: Option<Arc<DesiredConfig>>,
+    pub pace: Option<Pace>,
+}
+
+/// How fast the change that led to a configuration may go out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pace {
+    pub policy: Arc<str>,
+    /// Offers a second over all replicas, not 0.
+    pub per_second: u32,
+    /// When the revision was made.
+    pub revised_at: crate::model::UnixMs,
+}
+
+impl Snapshot {
+    pub fn new(set: PolicySet) -> Self {
+        Self { set, targets: Mutex::default() }
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.set.epoch
+    }
+
+    pub fn target(&self, attributes: &Attributes, labels: &Labels) -> Target {
+        let matching = self.set.matching(attributes, labels);
+        if let Some(target) = self.targets.lock().get(&matching) {
+            return target.clone();
+        }
+        let target = Target { config: self.set.merge(&matching).map(Arc::new), pace: self.pace(&matching) };
+        let mut targets = self.targets.lock();
+        if targets.len() < MAX_REMEMBERED_TARGETS {
+            targets.insert(matching, target.clone());
+        }
+        target
+    }
+
+    /// The limit of the policy that changed last, of those that match: the change that is going out is most likely its.
+    fn pace(&self, matching: &[u32]) -> Option<Pace> {
+        let policies = matching.iter().map(|&index| &self.set.policies()[index as usize]);
+        let newest = policies.max_by_key(|policy| policy.revision.created_at)?;
+        let per_second = newest.revision.content.max_per_second;
+        let revised_at = newest.revision.created_at;
+        (per_second > 0).then(|| Pace { policy: newest.name.as_str().into(), per_second, revised_at })
+    }
+
+    /// When the newest revision was made.
+    pub fn revised_at(&self) -> Option<crate::model::UnixMs> {
+        self.set.policies().iter().map(|policy| policy.revision.created_at).max()
+    }
+}
+
+/// The newest snapshot, shared by whoever decides.
+pub struct Policies {
+    store: SharedStore,
+    /// `None` until the first load.
+    current: ArcSwap<Option<Arc<Snapshot>>>,
+    /// Held while reading, so that an older answer never replaces a newer one.
+    loading: tokio::sync::Mutex<()>,
+}
+
+impl Policies {
+    pub fn new(store: SharedStore) -> Self {
+        Self { store, current: ArcSwap::default(), loading: tokio::sync::Mutex::default() }
+    }
+
+    /// The snapshot in memory, if one was ever loaded.
+    pub fn loaded(&self) -> Option<Arc<Snapshot>> {
+        self.current.load().as_ref().clone()
+    }
+
+    /// The snapshot in memory, at least of epoch `at_least`; it is read if need be.
+    pub async fn get(&self, at_least: u64) -> store::Result<Arc<Snapshot>> {
+        if let Some(snapshot) = self.loaded().filter(|snapshot| snapshot.epoch() >= at_least) {
+            return Ok(snapshot);
+        }
+        let _loading = self.loading.lock().await;
+        if let Some(snapshot) = self.loaded().filter(|snapshot| snapshot.epoch() >= at_least) {
+            return Ok(snapshot);
+        }
+        self.load().await
+    }
+
+    /// The newest snapshot: the store is asked for its epoch, and for the policies if that has moved.
+    pub async fn refresh(&self) -> store::Result<Arc<Snapshot>> {
+        let _loading = self.loading.lock().await;
+        let epoch = self.store.policy_epoch().await?;
+        match self.loaded().filter(|snapshot| snapshot.epoch() == epoch) {
+            Some(snapshot) => Ok(snapshot),
+            None => self.load().await,
+        }
+    }
+
+    async fn load(&self) -> store::Result<Arc<Snapshot>> {
+        let snapshot = Arc::new(Snapshot::new(self.store.policy_set().await?));
+        tracing::debug!(epoch = snapshot.epoch(), policies = snapshot.set.policies().len(), "policies read");
+        self.current.store(Arc::new(Some(snapshot.clone())));
+        Ok(snapshot)
+    }
+}

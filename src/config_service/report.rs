@@ -1,0 +1,81 @@
+//! A report, as it came from a gateway.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    model::{InstanceUid, UnixMs, agent::Transport},
+    proto::bus,
+    protocol::{fields, message::tag},
+};
+
+/// What one agent said since its last acknowledged report; see `muster.bus.v1.Report`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    pub gateway: Arc<str>,
+    pub uid: InstanceUid,
+    pub generation: u64,
+    pub number: u64,
+    pub sequence_num: u64,
+    /// An encoded AgentToServer.
+    pub message: Bytes,
+    pub transport: Transport,
+    pub last_seen: UnixMs,
+    pub opening: Option<bus::Opening>,
+    pub is_ending: bool,
+}
+
+impl Report {
+    /// `None` for what no gateway sends: a bad uid, or numbers that do not start from 1.
+    pub fn from_wire(gateway: &Arc<str>, report: bus::Report) -> Option<Self> {
+        let transport = match report.transport() {
+            bus::Transport::Websocket => Transport::WebSocket,
+            bus::Transport::Http => Transport::Http,
+            bus::Transport::Unspecified => Transport::Unknown,
+        };
+        let uid = InstanceUid::from_slice(&report.instance_uid).ok()?;
+        if report.connection_generation == 0 || report.report_number == 0 {
+            return None;
+        }
+        Some(Self {
+            gateway: gateway.clone(),
+            uid,
+            generation: report.connection_generation,
+            number: report.report_number,
+            sequence_num: report.sequence_num,
+            message: report.message,
+            transport,
+            last_seen: UnixMs::try_from(report.last_seen_unix_ms).unwrap_or(UnixMs::MAX),
+            opening: report.opening,
+            is_ending: report.ending.is_some(),
+        })
+    }
+
+    /// Which top-level fields of the message count.
+    pub fn carries(&self, field: u32) -> bool {
+        fields::fields(&self.message).map_while(Result::ok).any(|found| found.number == field)
+    }
+
+    pub fn carries_config_status(&self) -> bool {
+        self.carries(tag::REMOTE_CONFIG_STATUS)
+    }
+
+    pub fn carries_description(&self) -> bool {
+        self.carries(tag::AGENT_DESCRIPTION)
+    }
+
+    /// A verdict that acknowledges this report and says nothing else.
+    pub fn acknowledged(&self) -> bus::Verdict {
+        bus::Verdict { report_number: self.number, ..self.unacknowledged() }
+    }
+
+    /// A verdict on this report that acknowledges nothing.
+    pub fn unacknowledged(&self) -> bus::Verdict {
+        bus::Verdict {
+            instance_uid: self.uid.to_bytes(),
+            connection_generation: self.generation,
+            ..bus::Verdict::default()
+        }
+    }
+}

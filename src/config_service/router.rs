@@ -1,0 +1,114 @@
+//! Hands what comes over the bus to those whom it concerns.
+//!
+//! Architecture invariant: nothing here waits for the store, so that a slow one cannot make the bus drop messages for
+//! others.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    bodies,
+    outbox::separated,
+    report::Report,
+    shared::{Owned, Shared},
+};
+use crate::{
+    bus::{Event, Topic},
+    model::{ContentHash, InstanceUid, uid::Shard},
+    proto::bus,
+};
+
+/// A gateway's name on the bus is no longer than this; others are not gateways.
+const MAX_GATEWAY_NAME_BYTES: usize = 256;
+
+pub async fn run(shared: Arc<Shared>, mut owned: watch::Receiver<Option<Owned>>, stop: CancellationToken) {
+    let mut subscription = shared.bus.subscribe();
+    owned.mark_changed();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = owned.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let shards = owned.borrow_and_update().clone();
+                subscription.set_topics(topics(shards.as_ref())).await;
+                if shards.is_some() {
+                    shared.note_listening();
+                }
+            }
+            event = subscription.next() => match event {
+                Event::Message { topic: Topic::Shard(shard), payload } => batch(&shared, shard, payload),
+                Event::Message { topic: Topic::ConfigService, payload } => hint(&shared, payload),
+                Event::Message { .. } => {}
+                Event::Gap => gap(&shared),
+            },
+        }
+    }
+}
+
+fn topics(shards: Option<&Owned>) -> Vec<Topic> {
+    shards
+        .into_iter()
+        .flat_map(|shards| shards.iter())
+        .map(|shard| Topic::Shard(*shard))
+        .chain([Topic::ConfigService])
+        .collect()
+}
+
+fn batch(shared: &Shared, shard: Shard, payload: Bytes) {
+    let batch = match bus::ShardBatch::decode(payload) {
+        Ok(batch) if !batch.gateway.is_empty() && batch.gateway.len() <= MAX_GATEWAY_NAME_BYTES => batch,
+        Ok(_) => return tracing::warn!(shard, "a batch without a gateway's name was dropped"),
+        Err(error) => return tracing::warn!(shard, %error, "a batch could not be read"),
+    };
+    let bus::ShardBatch { gateway, reports, probe_results, wanted_config_hashes, wants_agent_tokens } = batch;
+    if !wanted_config_hashes.is_empty() {
+        let hashes = wanted_config_hashes.iter().filter_map(|hash| ContentHash::from_slice(hash)).collect();
+        shared.request_bodies(bodies::Request { gateway: gateway.clone(), hashes });
+    }
+    if wants_agent_tokens {
+        shared.request_tokens(Some(gateway.clone()));
+    }
+    let gateway: Arc<str> = gateway.into();
+    let count = reports.len();
+    let reports: Vec<Report> = reports.into_iter().filter_map(|report| Report::from_wire(&gateway, report)).collect();
+    if reports.len() < count {
+        tracing::warn!(shard, %gateway, dropped = count - reports.len(), "reports without a uid or number were dropped");
+    }
+    let probe_results: Vec<_> = probe_results
+        .into_iter()
+        .filter_map(|result| Some((InstanceUid::from_slice(&result.instance_uid).ok()?, result)))
+        .collect();
+    if !reports.is_empty() || !probe_results.is_empty() {
+        shared.worker(shard).send(reports, probe_results);
+    }
+}
+
+fn hint(shared: &Shared, payload: Bytes) {
+    let hint = match bus::Hint::decode(payload) {
+        Ok(hint) => hint,
+        Err(error) => return tracing::warn!(%error, "a hint could not be read"),
+    };
+    if hint.policies_epoch > 0 {
+        shared.reconcile.check_policies();
+    }
+    if hint.agent_tokens_changed {
+        shared.request_tokens(None);
+    }
+    let owned = shared.owned();
+    for uid in separated(&hint.agents_to_reconcile).into_iter().filter(|uid| owned.contains(&uid.shard())) {
+        shared.reconcile.look_at(uid);
+    }
+}
+
+/// Anything may have been missed. Reports come again by themselves, and so do requests.
+fn gap(shared: &Shared) {
+    shared.gateways.distrust(Instant::now());
+    shared.reconcile.check_policies();
+    shared.request_tokens(None);
+}

@@ -1,0 +1,58 @@
+//! Sweeps: what a lost message left undone is found and done.
+//!
+//! The frequent one repeats offers that were not answered. The slow one computes every agent's desired state again, a
+//! slice of the shards at a time, and closes whatever race is left; a shard that comes from another replica has its turn at
+//! once.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    fanout::Stopped,
+    reconcile::pages,
+    shared::{Outage, Shared, isolated},
+};
+use crate::{model::uid::Shard, store::AgentFilter};
+
+pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut outage = Outage::new("sweeping");
+    let (interval, full_interval) = (shared.config.sweep_interval, shared.config.full_sweep_interval);
+    let slices = u32::try_from(full_interval.as_millis() / interval.as_millis().max(1)).unwrap_or(u32::MAX).max(1);
+    let mut known = BTreeSet::new();
+    for tick in (0..u32::MAX).cycle() {
+        let pause = tokio::time::sleep(interval);
+        if stop.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
+        let owned = shared.owned();
+        let in_turn = |shard: &&Shard| u32::from(**shard) % slices == tick % slices || !known.contains(*shard);
+        let full: BTreeSet<Shard> = owned.iter().filter(in_turn).copied().collect();
+        let swept = stop.run_until_cancelled(Box::pin(sweep(&shared, &owned, &full)));
+        if let Some(Some(result)) = isolated("sweeping", swept).await
+            && outage.note(result).is_some()
+        {
+            known = (*owned).clone();
+        }
+    }
+}
+
+/// Shards of `full` are swept whole, the other `owned` ones for offers without an answer.
+async fn sweep(shared: &Shared, owned: &BTreeSet<Shard>, full: &BTreeSet<Shard>) -> Result<(), Stopped> {
+    for &shard in owned {
+        let Some(snapshot) = shared.policies.loaded() else {
+            return Ok(());
+        };
+        let everything = AgentFilter { shard: Some(shard), ..AgentFilter::default() };
+        let filter = match full.contains(&shard) {
+            true => everything,
+            false => AgentFilter { connected: Some(true), only_behind: true, ..everything },
+        };
+        match pages(shared, &snapshot, filter, "sweep").await {
+            // Reconciliation has just been woken to do the same and more.
+            Err(Stopped::NewerPolicies) => {}
+            result => drop(result?),
+        }
+    }
+    Ok(())
+}

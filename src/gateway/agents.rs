@@ -1,0 +1,381 @@
+//! What the gateway knows of one agent, and what a message does to that. No I/O: time comes in as a parameter.
+//!
+//! Architecture invariant: an idle agent is an [`Entry`] and nothing else. Whatever is there only at times is behind
+//! [`Entry::rare`], which is freed when nothing is left in it.
+
+use std::{collections::HashSet, sync::Arc};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::{connection::Connection, full_state::FullState};
+use crate::{
+    model::{ContentHash, InstanceUid},
+    proto::{
+        bus::{Opening, ending::Reason},
+        opamp::AgentCapabilities,
+    },
+    protocol::{Incoming, merge},
+};
+
+/// How an agent is reached.
+#[derive(Clone, Debug)]
+pub enum Link {
+    WebSocket(Arc<Connection>),
+    /// With the reply to its next poll.
+    Http,
+    /// It left; what it said last is still being handed over.
+    Gone,
+}
+
+impl Link {
+    pub fn is(&self, connection: &Arc<Connection>) -> bool {
+        matches!(self, Self::WebSocket(own) if Arc::ptr_eq(own, connection))
+    }
+}
+
+#[derive(Debug)]
+pub struct Entry {
+    pub link: Link,
+    pub generation: u64,
+    /// Of the pending report, or else of the last one.
+    pub report_number: u64,
+    pub sequence_num: u64,
+    /// 0 while unknown: some clients leave them out after a reconnect.
+    pub capabilities: u64,
+    /// Desired-state generation of what was last offered on this connection; 0 if nothing was.
+    pub offered_generation: u64,
+    pub heard_s: u32,
+    /// HTTP: the longest recent time between two polls, in seconds.
+    pub interval_s: u16,
+    /// A report of this connection has been acknowledged.
+    pub is_acknowledged: bool,
+    pub rare: Option<Box<Rare>>,
+}
+
+/// What an agent has only at times.
+#[derive(Debug, Default)]
+pub struct Rare {
+    pub pending: Option<Pending>,
+    pub waiting: Option<Waiting>,
+    pub full_state: FullState,
+    /// Wanted by the config service, not sent yet: hash and desired-state generation.
+    pub offer: Option<(ContentHash, u64)>,
+    /// Another connection that claims the same uid, while it is being found out which one is to have it.
+    pub contender: Option<Box<Contender>>,
+    /// The config service asked whether the agent still lives on the connection of this generation.
+    pub probed_generation: Option<u64>,
+}
+
+/// What was said and is not known to be durable.
+#[derive(Debug, Default)]
+pub struct Pending {
+    /// An encoded AgentToServer: see [`merge::merge`].
+    pub message: Bytes,
+    /// It has the agent's description: it is all that a full report would say.
+    pub is_full: bool,
+    pub last_seen_unix_ms: u64,
+    pub opening: Option<Opening>,
+    pub ending: Option<Reason>,
+    /// When to publish it again, by the gateway's clock; 0 if it waits for its first publication.
+    pub due_ms: u64,
+    pub attempts: u8,
+}
+
+/// A reply is owed; it is held back until the verdict is here or its time is over.
+#[derive(Debug)]
+pub enum Waiting {
+    WebSocket(Echo),
+    /// Woken with the uid under which the agent is known now.
+    Http(oneshot::Sender<InstanceUid>),
+}
+
+/// To whom a reply is addressed, and whether to say that it has another uid from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Echo {
+    pub uid: InstanceUid,
+    pub new_uid: Option<InstanceUid>,
+}
+
+#[derive(Debug)]
+pub struct Contender {
+    pub link: Link,
+    pub generation: u64,
+    pub first_sequence_num: u64,
+    pub sequence_num: u64,
+    pub capabilities: u64,
+    pub message: Vec<u8>,
+    pub is_full: bool,
+    pub waiting: Option<Waiting>,
+    pub has_left: bool,
+}
+
+/// What taking a message came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// There is something to publish.
+    pub is_reported: bool,
+    pub is_gap: bool,
+}
+
+/// When a message arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// By the gateway's clock.
+    pub ms: u64,
+    pub unix_ms: u64,
+}
+
+impl Now {
+    pub fn seconds(self) -> u32 {
+        (self.ms / 1000) as u32 + 1
+    }
+}
+
+impl Entry {
+    pub fn new(link: Link, generation: u64) -> Self {
+        Self {
+            link,
+            generation,
+            report_number: 0,
+            sequence_num: 0,
+            capabilities: 0,
+            offered_generation: 0,
+            heard_s: 0,
+            interval_s: 0,
+            is_acknowledged: false,
+            rare: None,
+        }
+    }
+
+    pub fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    pub fn pending(&self) -> Option<&Pending> {
+        self.rare.as_ref()?.pending.as_ref()
+    }
+
+    /// Frees [`Entry::rare`] if nothing is in it.
+    pub fn tidy(&mut self, now_ms: u64) {
+        if self.rare.as_ref().is_some_and(|rare| rare.is_empty(now_ms)) {
+            self.rare = None;
+        }
+    }
+
+    pub fn is_live(&self) -> bool {
+        !matches!(self.link, Link::Gone)
+    }
+
+    /// Whether it may be offered a configuration, for all that is known here.
+    pub fn accepts_remote_config(&self) -> bool {
+        self.capabilities == 0 || self.capabilities & AgentCapabilities::AcceptsRemoteConfig as u64 != 0
+    }
+
+    /// The number after which nothing is missing: what another gateway, or the next connection, is to continue from.
+    pub fn durable_sequence_num(&self) -> u64 {
+        let before_gap = self.rare.as_ref().and_then(|rare| rare.full_state.before_gap());
+        before_gap.unwrap_or(self.sequence_num)
+    }
+
+    /// Begins a connection of which `first_sequence_num` is the first message's. What is pending goes along.
+    pub fn open(&mut self, link: Link, generation: u64, first_sequence_num: u64, previous_sequence_num: Option<u64>) {
+        self.link = link;
+        self.generation = generation;
+        self.report_number = 0;
+        self.offered_generation = 0;
+        self.is_acknowledged = false;
+        // Nothing is missing before the first message but what the config service finds out.
+        self.sequence_num = first_sequence_num;
+        let pending = self.rare().pending.get_or_insert_default();
+        pending.opening = Some(Opening { first_sequence_num, previous_sequence_num });
+        pending.ending = None;
+        pending.attempts = 0;
+    }
+
+    /// Takes a message of the established connection, and makes it the pending report if it says anything new.
+    /// Merged reports stay within `max_bytes`; what does not fit is asked for again.
+    pub fn take(&mut self, incoming: &Incoming, message: &[u8], now: Now, max_bytes: usize) -> Taken {
+        let is_gap = incoming.sequence_num != self.sequence_num
+            && Some(incoming.sequence_num) != self.sequence_num.checked_add(1);
+        if let Some(rare) = self.rare.as_mut().filter(|_| incoming.is_full) {
+            rare.full_state.satisfied();
+        } else if is_gap {
+            let before_gap = self.sequence_num;
+            self.rare().full_state.missed(before_gap);
+        }
+        self.sequence_num = incoming.sequence_num;
+        let has_new_capabilities = incoming.capabilities != 0 && incoming.capabilities != self.capabilities;
+        if has_new_capabilities {
+            self.capabilities = incoming.capabilities;
+        }
+        let is_opening = self.pending().is_some_and(|pending| pending.opening.is_some());
+        self.heard(now.seconds());
+        let says_something = incoming.has_status || has_new_capabilities || is_opening && self.report_number == 0;
+        if !says_something {
+            return Taken { is_reported: false, is_gap };
+        }
+        self.merge(message, incoming.is_full, now, max_bytes);
+        Taken { is_reported: true, is_gap: is_gap && !incoming.is_full }
+    }
+
+    /// Makes `message` part of the pending report.
+    pub fn merge(&mut self, message: &[u8], is_full: bool, now: Now, max_bytes: usize) {
+        self.report_number += 1;
+        let before = self.durable_sequence_num();
+        let rare = self.rare();
+        let pending = rare.pending.get_or_insert_default();
+        let merged = merge::merge(&pending.message, message);
+        if merged.len() > max_bytes {
+            rare.full_state.missed(before);
+            pending.message = merge::merge(&[], message).into();
+            pending.is_full = is_full;
+        } else {
+            pending.message = merged.into();
+            pending.is_full |= is_full;
+        }
+        pending.last_seen_unix_ms = now.unix_ms;
+        pending.due_ms = 0;
+        pending.attempts = 0;
+    }
+
+    fn heard(&mut self, now_s: u32) {
+        if matches!(self.link, Link::Http) && self.heard_s != 0 {
+            let gap = u16::try_from(now_s.saturating_sub(self.heard_s)).unwrap_or(u16::MAX);
+            self.interval_s = gap.max(self.interval_s - self.interval_s / 4);
+        }
+        self.heard_s = now_s;
+    }
+
+    /// The agent left. What is pending now also says so.
+    pub fn end(&mut self, reason: Reason, now: Now) {
+        if !self.is_live() {
+            return;
+        }
+        self.link = Link::Gone;
+        self.report_number += 1;
+        let last_seen_unix_ms = now.unix_ms.saturating_sub(now.ms.saturating_sub(u64::from(self.heard_s) * 1000));
+        let rare = self.rare();
+        rare.waiting = None;
+        rare.offer = None;
+        rare.probed_generation = None;
+        let pending = rare.pending.get_or_insert_default();
+        pending.ending = Some(reason);
+        pending.last_seen_unix_ms = pending.last_seen_unix_ms.max(last_seen_unix_ms);
+        pending.due_ms = 0;
+        pending.attempts = 0;
+    }
+
+    /// Takes the config service's word that everything up to `report_number` is durable. Returns whether nothing is
+    /// pending any more because of it.
+    pub fn acknowledged(&mut self, report_number: u64) -> bool {
+        if report_number == 0 || report_number > self.report_number {
+            return false;
+        }
+        self.is_acknowledged = true;
+        let is_newest = report_number == self.report_number;
+        let Some(pending) = self.rare.as_mut().and_then(|rare| rare.pending.as_mut()) else { return false };
+        pending.opening = None;
+        if is_newest && let Some(rare) = &mut self.rare {
+            rare.pending = None;
+        }
+        is_newest
+    }
+
+    /// Announces the connection again, because the store may have taken it for dead.
+    pub fn reopen(&mut self, generation: u64, now: Now) {
+        if generation != self.generation {
+            self.generation = generation;
+            self.report_number = 0;
+            self.is_acknowledged = false;
+        }
+        self.report_number += 1;
+        let sequence_num = self.durable_sequence_num();
+        let opening = Opening { first_sequence_num: sequence_num, previous_sequence_num: Some(sequence_num) };
+        let heard_s = self.heard_s;
+        let pending = self.rare().pending.get_or_insert_default();
+        // One that is still waiting for its first verdict says more.
+        pending.opening.get_or_insert(opening);
+        let heard_unix_ms = now.unix_ms.saturating_sub(now.ms.saturating_sub(u64::from(heard_s) * 1000));
+        pending.last_seen_unix_ms = pending.last_seen_unix_ms.max(heard_unix_ms);
+        pending.due_ms = 0;
+    }
+}
+
+impl Rare {
+    fn is_empty(&self, now_ms: u64) -> bool {
+        self.pending.is_none()
+            && self.waiting.is_none()
+            && self.offer.is_none()
+            && self.contender.is_none()
+            && self.probed_generation.is_none()
+            && self.full_state.is_idle(now_ms)
+    }
+}
+
+/// The agents of one connection: one as a rule, many behind a forwarding gateway. With the uids that agents of this
+/// connection were given in place of the ones they came with.
+#[derive(Debug, Default)]
+pub struct Uids {
+    first: Option<InstanceUid>,
+    more: Option<Box<More>>,
+}
+
+#[derive(Debug, Default)]
+struct More {
+    uids: HashSet<InstanceUid>,
+    aliases: Vec<(InstanceUid, InstanceUid)>,
+}
+
+/// A connection's agents are given new uids this often at most; a client that always asks for one would have no end.
+const MAX_ALIASES: usize = 64;
+
+impl Uids {
+    pub fn insert(&mut self, uid: InstanceUid) {
+        match self.first {
+            None => self.first = Some(uid),
+            Some(first) if first == uid => {}
+            Some(_) => {
+                self.more.get_or_insert_default().uids.insert(uid);
+            }
+        }
+    }
+
+    pub fn remove(&mut self, uid: &InstanceUid) {
+        if let Some(more) = &mut self.more {
+            more.uids.remove(uid);
+        }
+        if self.first.as_ref() == Some(uid) {
+            self.first = None;
+        }
+    }
+
+    pub fn to_vec(&self) -> Vec<InstanceUid> {
+        self.first.iter().chain(self.more.iter().flat_map(|more| &more.uids)).copied().collect()
+    }
+
+    pub fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.more.as_ref().map_or(0, |more| more.uids.len())
+    }
+
+    /// The only agent here.
+    pub fn only(&self) -> Option<InstanceUid> {
+        self.first.filter(|_| self.len() == 1)
+    }
+
+    /// The uid that an agent was given instead of `uid`.
+    pub fn alias(&self, uid: &InstanceUid) -> Option<InstanceUid> {
+        let more = self.more.as_ref()?;
+        more.aliases.iter().find(|(old, _)| old == uid).map(|(_, new)| *new)
+    }
+
+    /// Remembers that; false if there are too many.
+    pub fn add_alias(&mut self, old: InstanceUid, new: InstanceUid) -> bool {
+        let aliases = &mut self.more.get_or_insert_default().aliases;
+        if aliases.len() >= MAX_ALIASES {
+            return false;
+        }
+        aliases.push((old, new));
+        true
+    }
+}

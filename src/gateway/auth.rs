@@ -1,0 +1,113 @@
+//! Agent tokens, checked without a database: the config service sends the list of what is valid.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use arc_swap::ArcSwapOption;
+
+use super::pace;
+use crate::{auth::token, proto::bus::AgentTokens};
+
+/// A token with which somebody may be connected. Shared by the connections that were opened with it.
+#[derive(Debug)]
+pub struct Credential {
+    pub id: String,
+    /// 0 if it does not expire.
+    expires_unix_ms: u64,
+    is_revoked: AtomicBool,
+}
+
+impl Credential {
+    pub fn is_valid(&self, now_unix_ms: u64) -> bool {
+        !self.is_revoked.load(Ordering::Relaxed) && (self.expires_unix_ms == 0 || now_unix_ms < self.expires_unix_ms)
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Tokens {
+    list: ArcSwapOption<List>,
+}
+
+#[derive(Debug)]
+struct List {
+    version: u64,
+    by_digest: HashMap<[u8; 32], Arc<Credential>>,
+}
+
+impl Tokens {
+    /// Whether the list has come; until then nobody can be let in.
+    pub fn are_known(&self) -> bool {
+        self.list.load().is_some()
+    }
+
+    /// Takes a list, unless a newer one is here. Credentials that are not on it are revoked.
+    pub fn replace(&self, tokens: &AgentTokens) {
+        let old = self.list.load_full();
+        if old.as_ref().is_some_and(|old| tokens.version < old.version) {
+            return;
+        }
+        let known = |digest: &[u8; 32]| old.as_ref().and_then(|old| old.by_digest.get(digest));
+        let by_digest: HashMap<[u8; 32], Arc<Credential>> = tokens
+            .tokens
+            .iter()
+            .filter_map(|token| {
+                let digest: [u8; 32] = token.sha256.as_ref().try_into().ok()?;
+                let same = known(&digest).filter(|known| known.expires_unix_ms == token.expires_unix_ms);
+                Some((digest, same.cloned().unwrap_or_else(|| Arc::new(credential(token)))))
+            })
+            .collect();
+        for (digest, credential) in old.iter().flat_map(|old| &old.by_digest) {
+            if !by_digest.contains_key(digest) {
+                credential.is_revoked.store(true, Ordering::Relaxed);
+                tracing::info!(token = %credential.id, "agent token revoked");
+            }
+        }
+        self.list.store(Some(Arc::new(List { version: tokens.version, by_digest })));
+    }
+
+    /// The credential of an `Authorization` header's value.
+    pub fn check(&self, authorization: &str) -> Option<Arc<Credential>> {
+        let list = self.list.load();
+        let credential = list.as_ref()?.by_digest.get(&token::digest(token::bearer(authorization)?))?;
+        credential.is_valid(pace::unix_ms()).then(|| credential.clone())
+    }
+}
+
+fn credential(token: &crate::proto::bus::AgentToken) -> Credential {
+    Credential { id: token.id.clone(), expires_unix_ms: token.expires_unix_ms, is_revoked: AtomicBool::new(false) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::bus::AgentToken;
+
+    fn list(version: u64, tokens: &[(&str, u64)]) -> AgentTokens {
+        let token = |(text, expires_unix_ms): &(&str, u64)| AgentToken {
+            id: (*text).to_owned(),
+            sha256: token::digest(text).to_vec().into(),
+            expires_unix_ms: *expires_unix_ms,
+        };
+        AgentTokens { version, tokens: tokens.iter().map(token).collect() }
+    }
+
+    #[test]
+    fn revocation_reaches_those_who_are_connected() {
+        let tokens = Tokens::default();
+        assert!(!tokens.are_known() && tokens.check("Bearer one").is_none());
+        tokens.replace(&list(2, &[("one", 0), ("two", 0), ("old", 1)]));
+        let (one, two) = (tokens.check("Bearer one").unwrap(), tokens.check("bearer two").unwrap());
+        assert!(tokens.check("Bearer old").is_none(), "expired");
+        assert!(tokens.check("Bearer three").is_none());
+        tokens.replace(&list(3, &[("two", 0)]));
+        assert!(!one.is_valid(5) && two.is_valid(5));
+        assert!(tokens.check("Bearer one").is_none());
+        tokens.replace(&list(2, &[("one", 0)]));
+        assert!(tokens.check("Bearer one").is_none(), "an older list is dropped");
+    }
+}

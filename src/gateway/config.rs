@@ -1,0 +1,95 @@
+//! The gateway's settings.
+
+use std::time::Duration;
+
+/// Who may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentAuth {
+    /// Every connection carries a valid agent token; nobody is let in before the list of tokens is known.
+    Required,
+    /// Anybody may connect.
+    None,
+}
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where OpAMP is served, over WebSocket and plain HTTP alike.
+    pub path: String,
+    pub agent_auth: AgentAuth,
+    /// TCP connections at one time. Beyond it newcomers get 503.
+    pub max_connections: usize,
+    /// Agents known at one time, connected or still being handed over. One socket may carry many.
+    pub max_agents: usize,
+    /// New WebSockets a second, and how many may come at once after a quiet time.
+    pub admission_per_second: u32,
+    pub admission_burst: u32,
+    /// A refused client is told to come back after a random time in between.
+    pub retry_after_min: Duration,
+    pub retry_after_max: Duration,
+    /// For a request's headers, and how long an HTTP connection may idle between requests.
+    pub header_timeout: Duration,
+    /// For a request's body.
+    pub body_timeout: Duration,
+    /// Messages, after decompression. The largest real reports (effective configurations of big collectors) stay under
+    /// 1 MiB; the specification's 64 MiB would let a few clients fill the memory that holds a fleet.
+    pub max_received_bytes: usize,
+    pub max_sent_bytes: usize,
+    /// A WebSocket that was silent for this long is pinged. Above the usual heartbeat of 30 s, so that agents which send
+    /// heartbeats cost no pings.
+    pub ping_after: Duration,
+    /// A WebSocket that was silent for this long is dropped.
+    pub idle_timeout: Duration,
+    /// A WebSocket that takes none of what it is sent for this long is dropped.
+    pub write_timeout: Duration,
+    /// How long a reply waits for the config service's verdict. Clients give up after one second.
+    pub verdict_wait: Duration,
+    /// Requests for full state over all agents: after a crash the whole fleet may be asked.
+    pub full_state_per_second: u32,
+    /// Reports published again after an outage.
+    pub repeats_per_second: u32,
+    /// Connections announced again after the bus was away.
+    pub reopen_per_second: u32,
+    /// An HTTP agent is taken to poll at least this often: it is gone after three intervals, by its own polls or this.
+    pub http_interval: Duration,
+    /// On shutdown: connections sent away a second, unless that took longer than the window.
+    pub drain_per_second: u32,
+    pub drain_window: Duration,
+    /// How long agents have between UNAVAILABLE, which well-behaved ones obey, and the Close.
+    pub drain_grace: Duration,
+    /// How long to wait after the last Close until everything has been handed over.
+    pub drain_handover: Duration,
+    /// Memory for configurations that are being offered.
+    pub body_cache_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            path: "/v1/opamp".to_owned(),
+            agent_auth: AgentAuth::Required,
+            max_connections: 250_000,
+            max_agents: 1_000_000,
+            admission_per_second: 1_000,
+            admission_burst: 2_000,
+            retry_after_min: Duration::from_secs(5),
+            retry_after_max: Duration::from_secs(30),
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(15),
+            max_received_bytes: 4 << 20,
+            max_sent_bytes: 4 << 20,
+            ping_after: Duration::from_secs(45),
+            idle_timeout: Duration::from_secs(120),
+            write_timeout: Duration::from_secs(30),
+            verdict_wait: Duration::from_millis(300),
+            full_state_per_second: 500,
+            repeats_per_second: 20_000,
+            reopen_per_second: 5_000,
+            http_interval: Duration::from_secs(30),
+            drain_per_second: 500,
+            drain_window: Duration::from_secs(30),
+            drain_grace: Duration::from_secs(2),
+            drain_handover: Duration::from_secs(10),
+            body_cache_bytes: 64 << 20,
+        }
+    }
+}

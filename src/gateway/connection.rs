@@ -1,0 +1,185 @@
+//! One WebSocket after its handshake: a small task that reads, and a shared half that anybody may write to.
+//!
+//! Architecture invariant: an idle connection has no buffer, no timer and no channel. Bytes are read into a buffer that all
+//! connections of a thread share; time is kept by the sweeper.
+
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::tcp::OwnedReadHalf,
+};
+
+use super::{
+    Shared, exchange,
+    outbox::{Flushed, Outbox},
+    websocket::{self, Decoder, Frame, Violation, code},
+};
+
+/// Read by one call; shared by all connections of a thread.
+const SCRATCH_BYTES: usize = 64 << 10;
+/// While more than this is queued for a peer nothing more is read from it: a peer that does not read its replies is slowed
+/// down, not fed.
+const PAUSE_READING_BYTES: usize = 64 << 10;
+/// Pings that ask whether an agent still lives begin with this; the sweeper's are empty.
+pub const PROBE_PAYLOAD: &[u8] = b"muster-probe";
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
+}
+
+/// What everybody else knows of a WebSocket.
+#[derive(Debug)]
+pub struct Connection {
+    /// The token it was opened with, if tokens are required.
+    pub credential: Option<Arc<super::auth::Credential>>,
+    /// Where it is in the table of connections.
+    pub slot: AtomicU32,
+    /// When the peer was last heard, by the gateway's clock.
+    pub heard_s: AtomicU32,
+    /// When it was last pinged since it was heard; 0 if it was not.
+    pub pinged_s: AtomicU32,
+    pub outbox: Outbox,
+    /// Counts it among the open ones.
+    pub _ticket: super::registry::Ticket,
+}
+
+/// The task that reads a connection. Its size is most of what an idle agent costs beyond the kernel's share.
+pub struct Reader {
+    socket: OwnedReadHalf,
+    connection: Arc<Connection>,
+    shared: Arc<Shared>,
+    decoder: Decoder,
+    /// Nothing more that comes is listened to: a Close has been sent, and the peer is given time to read it.
+    is_deaf: bool,
+}
+
+impl Reader {
+    pub fn new(socket: OwnedReadHalf, connection: Arc<Connection>, shared: Arc<Shared>) -> Self {
+        Self { socket, connection, shared, decoder: Decoder::default(), is_deaf: false }
+    }
+
+    /// Takes bytes that came from the peer.
+    pub fn take(&mut self, input: &mut [u8]) {
+        self.connection.heard_s.store(self.shared.clock.now_s(), Ordering::Relaxed);
+        self.connection.pinged_s.store(0, Ordering::Relaxed);
+        if self.is_deaf {
+            return;
+        }
+        let (shared, connection) = (&self.shared, &self.connection);
+        let mut is_closed = false;
+        let limit = shared.config.max_received_bytes;
+        let result = self.decoder.feed(input, limit, |frame| {
+            if !is_closed {
+                is_closed = take_frame(shared, connection, frame);
+            }
+        });
+        if let Err(violation) = result {
+            refuse(connection, violation);
+            is_closed = true;
+        }
+        if is_closed {
+            self.is_deaf = true;
+            self.decoder = Decoder::default();
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            std::task::ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
+            let read = buffer.filled_mut();
+            let count = read.len();
+            if count > 0 {
+                self.take(read);
+            }
+            Poll::Ready(Ok(count))
+        })
+    }
+}
+
+impl Future for Reader {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        loop {
+            match this.connection.outbox.poll_flush(cx) {
+                Flushed::Gone => return Poll::Ready(()),
+                Flushed::Queued(bytes) if bytes > PAUSE_READING_BYTES => return Poll::Pending,
+                Flushed::Queued(_) | Flushed::All => {}
+            }
+            match std::task::ready!(this.poll_read(cx)) {
+                Ok(0) => return Poll::Ready(()),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::trace!(%error, "connection lost");
+                    return Poll::Ready(());
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    /// However the task ends, its agents are let go of.
+    fn drop(&mut self) {
+        self.connection.outbox.kill();
+        self.shared.connection_ended(&self.connection);
+    }
+}
+
+/// Returns whether the connection is closed now.
+fn take_frame(shared: &Arc<Shared>, connection: &Arc<Connection>, frame: Frame<'_>) -> bool {
+    match frame {
+        Frame::Binary(message) => exchange::receive_websocket(shared, connection, message),
+        Frame::Text(_) => exchange::refuse_text(shared, connection),
+        Frame::Ping(payload) => connection.outbox.send(websocket::pong(payload).into(), None),
+        Frame::Pong(payload) => {
+            if payload == PROBE_PAYLOAD {
+                super::duplicates::connection_answered(shared, connection);
+            }
+        }
+        Frame::Close(payload) => {
+            // Echoed with its code; the reason is the peer's own.
+            let echo = &payload[..payload.len().min(2)];
+            connection.outbox.close(websocket::close(echo).into(), true);
+            return true;
+        }
+    }
+    false
+}
+
+fn refuse(connection: &Connection, violation: Violation) {
+    let reason = if violation == Violation::TooBig { "too_big" } else { "protocol_error" };
+    tracing::debug!(%violation, "WebSocket closed");
+    connection.close(violation.close_code(), &violation.to_string(), reason);
+}
+
+impl Connection {
+    /// Says goodbye; the reader ends when the peer has answered, or the sweeper ends it.
+    pub fn close(&self, code: u16, text: &str, reason: &'static str) {
+        let payload = [&code.to_be_bytes()[..], text.as_bytes()].concat();
+        if self.outbox.close(websocket::close(&payload).into(), false) {
+            super::metrics::closed(reason);
+        }
+    }
+
+    /// Ends a connection whose peer is not expected to answer.
+    pub fn abandon(&self, reason: &'static str) {
+        self.close(code::GOING_AWAY, reason, reason);
+        self.outbox.kill();
+    }
+
+    pub fn probe(&self) {
+        self.outbox.send(websocket::ping(PROBE_PAYLOAD).into(), None);
+    }
+}

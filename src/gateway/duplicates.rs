@@ -1,0 +1,415 @@
+//! Who has a uid: agents that ask for one, two agents that claim the same, and connections that outlive their agent.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    Shared,
+    agents::{Contender, Echo, Entry, Link, Now, Waiting},
+    connection::Connection,
+    exchange::{Origin, Outcome},
+    registry::Agents,
+    reply::{self, Reply},
+    timers::Timer,
+};
+use crate::{
+    model::InstanceUid,
+    proto::{
+        bus::{ProbeResult, Verdict, ending::Reason},
+        opamp::ServerErrorResponseType,
+    },
+    protocol::{Incoming, merge},
+};
+
+/// How long an agent has to answer a ping before its connection is taken for dead.
+const LOCAL_PROBE: Duration = Duration::from_secs(3);
+/// Shorter, so that the answer is there before the config service stops waiting for it (3 s).
+const REMOTE_PROBE: Duration = Duration::from_secs(2);
+/// HTTP agents that were given a new uid and have not been seen to use it; beyond this the oldest is forgotten.
+const MAX_HTTP_ALIASES: usize = 4_096;
+/// An HTTP agent that speaks under its old uid after this long is asked afresh.
+const HTTP_ALIAS_LIFETIME: Duration = Duration::from_secs(900);
+/// What the third of three claimants is told to wait.
+const CONTENDED_RETRY_NS: u64 = 10_000_000_000;
+
+/// New uids given over HTTP, by the old one. (Over WebSocket the connection knows them.)
+#[derive(Debug, Default)]
+pub struct HttpAliases(Mutex<HashMap<InstanceUid, HttpAlias>>);
+
+#[derive(Clone, Copy, Debug)]
+struct HttpAlias {
+    uid: InstanceUid,
+    since: Instant,
+    /// The agent has not been told yet.
+    is_news: bool,
+}
+
+impl HttpAliases {
+    fn insert(&self, old: InstanceUid, uid: InstanceUid, is_news: bool) {
+        let mut aliases = self.0.lock();
+        aliases.retain(|_, alias| alias.since.elapsed() < HTTP_ALIAS_LIFETIME);
+        if aliases.len() >= MAX_HTTP_ALIASES
+            && let Some(oldest) = aliases.iter().min_by_key(|(_, alias)| alias.since).map(|(old, _)| *old)
+        {
+            aliases.remove(&oldest);
+        }
+        aliases.insert(old, HttpAlias { uid, since: Instant::now(), is_news });
+    }
+
+    fn get(&self, old: &InstanceUid) -> Option<HttpAlias> {
+        let mut aliases = self.0.lock();
+        let alias = aliases.get_mut(old).filter(|alias| alias.since.elapsed() < HTTP_ALIAS_LIFETIME)?;
+        let found = *alias;
+        alias.is_news = false;
+        Some(found)
+    }
+}
+
+/// A uid as the specification wants it for agents.
+fn new_uid() -> InstanceUid {
+    InstanceUid::from_uuid(uuid::Uuid::now_v7())
+}
+
+/// Under which uid the sender of a message is known, and to whom the reply goes. An error is a text for the agent.
+pub fn identify(shared: &Shared, origin: Origin<'_>, incoming: &Incoming) -> Result<(InstanceUid, Echo), String> {
+    let said = incoming.uid;
+    let asks = incoming.requests_instance_uid();
+    let alias = match origin {
+        Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.alias(&said)).map(|uid| (uid, asks)),
+        Origin::Http if asks => None,
+        Origin::Http => shared.http_aliases.get(&said).map(|alias| (alias.uid, alias.is_news)),
+    };
+    if let Some((uid, is_news)) = alias {
+        return Ok((uid, Echo { uid: said, new_uid: is_news.then_some(uid) }));
+    }
+    if !asks {
+        return Ok((said, Echo { uid: said, new_uid: None }));
+    }
+    let uid = new_uid();
+    let is_allowed = match origin {
+        Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.add_alias(said, uid)),
+        Origin::Http => shared.minting.try_take(),
+    };
+    if !is_allowed {
+        return Err("too many requests for an instance_uid".to_owned());
+    }
+    Ok((uid, Echo { uid: said, new_uid: Some(uid) }))
+}
+
+/// Takes a message under a uid that another, open WebSocket has: that one is pinged, and whether it answers decides.
+#[allow(clippy::too_many_arguments, reason = "one message's circumstances, passed on once")]
+pub fn contend(
+    shared: &Shared,
+    agents: &mut Agents,
+    uid: InstanceUid,
+    origin: Origin<'_>,
+    echo: Echo,
+    incoming: &Incoming,
+    payload: &[u8],
+    _now: Now,
+) -> Outcome {
+    let Some(entry) = agents.entries.get_mut(&uid) else { return Outcome::Reply(Reply::plain(echo)) };
+    let Link::WebSocket(old) = entry.link.clone() else { return Outcome::Reply(Reply::plain(echo)) };
+    let generation = entry.generation;
+    let rare = entry.rare();
+    match &mut rare.contender {
+        Some(contender) if !origin.is(&contender.link) => {
+            let text = "two other connections use this instance_uid".to_owned();
+            let kind = ServerErrorResponseType::Unavailable;
+            return Outcome::Reply(Reply::error(Some(echo.uid), kind, text, Some(CONTENDED_RETRY_NS)));
+        }
+        Some(contender) => contender.take(incoming, payload),
+        None => {
+            let generation = shared.registry.mint_generation(generation);
+            let mut contender = Contender::new(origin.link(), generation, incoming.sequence_num);
+            contender.take(incoming, payload);
+            rare.contender = Some(Box::new(contender));
+            old.probe();
+            shared.timers.add(LOCAL_PROBE, Timer::Contender { uid, generation });
+            shared.timers.add(shared.config.verdict_wait, Timer::Reply { uid, generation });
+            if let Origin::WebSocket(connection) = origin {
+                connection.outbox.with_uids(|uids| uids.insert(uid));
+            }
+            agents.active.insert(uid);
+            let Some(contender) = &mut rare.contender else { return Outcome::Reply(Reply::plain(echo)) };
+            return contender.hold(uid, origin, echo);
+        }
+    }
+    match (&mut rare.contender, origin) {
+        (Some(contender), Origin::Http) => contender.hold(uid, origin, echo),
+        _ => Outcome::Reply(Reply::plain(echo)),
+    }
+}
+
+impl Contender {
+    fn new(link: Link, generation: u64, first_sequence_num: u64) -> Self {
+        Self {
+            link,
+            generation,
+            first_sequence_num,
+            sequence_num: first_sequence_num,
+            capabilities: 0,
+            message: Vec::new(),
+            is_full: false,
+            waiting: None,
+            has_left: false,
+        }
+    }
+
+    fn take(&mut self, incoming: &Incoming, payload: &[u8]) {
+        self.sequence_num = incoming.sequence_num;
+        self.message = merge::merge(&self.message, payload);
+        self.is_full |= incoming.is_full;
+        self.has_left = incoming.is_disconnect;
+        if incoming.capabilities != 0 {
+            self.capabilities = incoming.capabilities;
+        }
+    }
+
+    fn hold(&mut self, uid: InstanceUid, origin: Origin<'_>, echo: Echo) -> Outcome {
+        match origin {
+            Origin::WebSocket(_) => {
+                self.waiting = Some(Waiting::WebSocket(echo));
+                Outcome::Held
+            }
+            Origin::Http => {
+                let (sender, waiter) = tokio::sync::oneshot::channel();
+                self.waiting = Some(Waiting::Http(sender));
+                Outcome::HeldHttp { uid, echo, waiter }
+            }
+        }
+    }
+
+    fn is_here(&self) -> bool {
+        match &self.link {
+            Link::WebSocket(connection) => connection.outbox.is_open() && !self.has_left,
+            Link::Http => !self.has_left,
+            Link::Gone => false,
+        }
+    }
+
+    /// Makes `entry` the contender's, with what it has said so far.
+    fn settle(self, shared: &Shared, entry: &mut Entry, uid: InstanceUid, previous_sequence_num: Option<u64>) {
+        let now = shared.now();
+        let has_left = self.has_left;
+        entry.open(self.link, self.generation, self.first_sequence_num, previous_sequence_num);
+        entry.sequence_num = self.sequence_num;
+        entry.heard_s = now.seconds();
+        if self.capabilities != 0 {
+            entry.capabilities = self.capabilities;
+        }
+        entry.merge(&self.message, self.is_full, now, shared.config.max_received_bytes);
+        if let Some(waiting) = self.waiting {
+            entry.rare().waiting = Some(waiting);
+            let timer = Timer::Reply { uid, generation: self.generation };
+            shared.timers.add(shared.config.verdict_wait, timer);
+        }
+        if has_left {
+            entry.end(Reason::AgentDisconnect, now);
+        }
+    }
+}
+
+/// Plainly answers a contender that has been kept waiting for long enough. It is told the rest later.
+pub fn answer_contender(shared: &Shared, entry: &mut Entry, generation: u64) {
+    let contender = entry.rare.as_mut().and_then(|rare| rare.contender.as_mut());
+    if let Some(contender) = contender.filter(|contender| contender.generation == generation)
+        && let Link::WebSocket(connection) = &contender.link
+        && let Some(Waiting::WebSocket(echo)) = contender.waiting.take()
+    {
+        reply::send(shared, connection, &Reply::plain(echo));
+    }
+}
+
+/// A connection has answered a probe: its agents live on it.
+pub fn connection_answered(shared: &Shared, connection: &Arc<Connection>) {
+    for uid in connection.outbox.with_uids(|uids| uids.to_vec()) {
+        let mut agents = shared.registry.lock(&uid);
+        let Some(entry) = agents.entries.get_mut(&uid).filter(|entry| entry.link.is(connection)) else { continue };
+        let Some(rare) = &mut entry.rare else { continue };
+        if let Some(generation) = rare.probed_generation.take() {
+            shared.outgoing.probe_result(probe_result(uid, generation, true, None));
+        }
+        if let Some(contender) = rare.contender.take() {
+            drop(agents);
+            is_duplicate(shared, uid, *contender);
+        }
+    }
+}
+
+/// The contender's uid belongs to another, living agent: it gets a new one, and its state goes there.
+fn is_duplicate(shared: &Shared, old: InstanceUid, mut contender: Contender) {
+    if let Link::WebSocket(connection) = &contender.link {
+        connection.outbox.with_uids(|uids| uids.remove(&old));
+    }
+    if !contender.is_here() {
+        return;
+    }
+    let uid = new_uid();
+    tracing::info!(agent = %old, new = %uid, "instance_uid is in use by another agent: assigned a new one");
+    shared.metrics.duplicates.increment(1);
+    tell_new_uid(shared, old, uid, &contender.link, &mut contender.waiting);
+    let mut agents = shared.registry.lock(&uid);
+    let mut entry = Entry::new(contender.link.clone(), contender.generation);
+    contender.settle(shared, &mut entry, uid, None);
+    shared.registry.insert(&mut agents, uid, entry);
+    agents.active.insert(uid);
+    shared.outgoing.report(uid);
+}
+
+/// Tells an agent its new uid, at once or, if its reply is held back, with that.
+fn tell_new_uid(shared: &Shared, old: InstanceUid, uid: InstanceUid, link: &Link, waiting: &mut Option<Waiting>) {
+    match link {
+        Link::WebSocket(connection) => {
+            let is_new = connection.outbox.with_uids(|uids| {
+                uids.remove(&old);
+                uids.insert(uid);
+                uids.add_alias(old, uid)
+            });
+            if !is_new {
+                tracing::debug!(agent = %old, "connection has too many agents with new uids");
+            }
+            match waiting {
+                Some(Waiting::WebSocket(echo)) => echo.new_uid = Some(uid),
+                _ => {
+                    let echo = Echo { uid: old, new_uid: Some(uid) };
+                    reply::send(shared, connection, &Reply::plain(echo));
+                }
+            }
+        }
+        Link::Http => {
+            let is_told = match waiting.take() {
+                Some(Waiting::Http(waiter)) => waiter.send(uid).is_ok(),
+                _ => false,
+            };
+            shared.http_aliases.insert(old, uid, !is_told);
+        }
+        Link::Gone => {}
+    }
+}
+
+/// The config service found the same, another gateway having the older connection. What was reported is stored
+/// under the new uid already.
+pub fn rename(shared: &Shared, old: InstanceUid, uid: InstanceUid, verdict: &Verdict) {
+    let mut agents = shared.registry.lock(&old);
+    if agents.entries.get(&old).is_none_or(|entry| entry.generation != verdict.connection_generation) {
+        return;
+    }
+    let Some(mut entry) = shared.registry.remove(&mut agents, &old) else { return };
+    drop(agents);
+    tracing::info!(agent = %old, new = %uid, "instance_uid is in use on another gateway: assigned a new one");
+    shared.metrics.duplicates.increment(1);
+    entry.acknowledged(verdict.report_number);
+    if let Some(contender) = entry.rare.as_mut().and_then(|rare| rare.contender.take())
+        && let Link::WebSocket(connection) = &contender.link
+    {
+        connection.abandon("uid_contended");
+    }
+    let mut waiting = entry.rare.as_mut().and_then(|rare| rare.waiting.take());
+    tell_new_uid(shared, old, uid, &entry.link, &mut waiting);
+    if !entry.is_live() && entry.pending().is_none() {
+        return;
+    }
+    if waiting.is_some() {
+        entry.rare().waiting = waiting;
+    }
+    let has_rare = entry.rare.is_some();
+    let mut agents = shared.registry.lock(&uid);
+    shared.registry.insert(&mut agents, uid, entry);
+    if has_rare {
+        agents.active.insert(uid);
+        shared.outgoing.report(uid);
+    }
+}
+
+/// The old connection has not answered: the contender is the agent.
+pub fn contender_time_is_over(shared: &Shared, uid: InstanceUid, generation: u64) {
+    let mut agents = shared.registry.lock(&uid);
+    let Some(entry) = agents.entries.get_mut(&uid) else { return };
+    let contender = entry.rare.as_mut().and_then(|rare| rare.contender.take_if(|it| it.generation == generation));
+    if let Some(contender) = contender {
+        take_over(shared, entry, uid, *contender);
+    }
+}
+
+/// Gives the uid to the contender, if it is still there. The agent's earlier connection is dead.
+pub fn take_over(shared: &Shared, entry: &mut Entry, uid: InstanceUid, contender: Contender) {
+    if !contender.is_here() && !contender.has_left {
+        return;
+    }
+    shared.metrics.takeovers.increment(1);
+    if let Link::WebSocket(old) = &entry.link {
+        let is_alone = old.outbox.with_uids(|uids| {
+            uids.remove(&uid);
+            uids.len() == 0
+        });
+        if is_alone {
+            old.abandon("superseded");
+        }
+    }
+    let previous = entry.durable_sequence_num();
+    contender.settle(shared, entry, uid, Some(previous));
+    shared.outgoing.report(uid);
+}
+
+/// The config service asks whether an agent still lives on a connection.
+pub fn probe(shared: &Shared, uid: InstanceUid, generation: u64) {
+    let mut agents = shared.registry.lock(&uid);
+    let entry = agents.entries.get_mut(&uid).filter(|entry| entry.generation == generation);
+    match entry.map(|entry| (entry.link.clone(), entry)) {
+        Some((Link::WebSocket(connection), entry)) if connection.outbox.is_open() => {
+            entry.rare().probed_generation = Some(generation);
+            agents.active.insert(uid);
+            connection.probe();
+            shared.timers.add(REMOTE_PROBE, Timer::Probe { uid, generation });
+        }
+        Some(_) => give_up(shared, &mut agents, uid, generation),
+        None => shared.outgoing.probe_result(probe_result(uid, generation, false, None)),
+    }
+}
+
+/// A probed connection has not answered.
+pub fn probe_time_is_over(shared: &Shared, uid: InstanceUid, generation: u64) {
+    let mut agents = shared.registry.lock(&uid);
+    let is_unanswered = agents
+        .entries
+        .get(&uid)
+        .is_some_and(|entry| entry.rare.as_ref().is_some_and(|rare| rare.probed_generation == Some(generation)));
+    if is_unanswered {
+        give_up(shared, &mut agents, uid, generation);
+    }
+}
+
+/// Lets go of an agent that is elsewhere now. The last number is given only if all that came before it is stored.
+fn give_up(shared: &Shared, agents: &mut Agents, uid: InstanceUid, generation: u64) {
+    let Some(entry) = agents.entries.get_mut(&uid) else { return };
+    let last = entry.pending().is_none().then(|| entry.durable_sequence_num());
+    shared.outgoing.probe_result(probe_result(uid, generation, false, last));
+    if let Link::WebSocket(connection) = &entry.link {
+        let is_alone = connection.outbox.with_uids(|uids| {
+            uids.remove(&uid);
+            uids.len() == 0
+        });
+        if is_alone {
+            connection.abandon("superseded");
+        }
+    }
+    let contender = entry.rare.as_mut().and_then(|rare| rare.contender.take());
+    if let Some(contender) = contender {
+        take_over(shared, entry, uid, *contender);
+    } else if last.is_some() {
+        shared.registry.remove(agents, &uid);
+    } else {
+        entry.end(Reason::Superseded, shared.now());
+        shared.outgoing.report(uid);
+    }
+}
+
+fn probe_result(uid: InstanceUid, generation: u64, alive: bool, last_sequence_num: Option<u64>) -> ProbeResult {
+    ProbeResult { instance_uid: uid.to_bytes(), connection_generation: generation, alive, last_sequence_num }
+}

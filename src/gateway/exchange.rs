@@ -1,0 +1,264 @@
+//! One message of an agent: whose it is, what it changes, and the reply to it. Both transports meet in [`receive`].
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::{
+    Shared,
+    agents::{Echo, Entry, Link, Now, Waiting},
+    connection::Connection,
+    duplicates,
+    reply::{self, Reply},
+    timers::Timer,
+};
+use crate::{
+    model::InstanceUid,
+    proto::{bus::ending::Reason, opamp::ServerErrorResponseType},
+    protocol::{Incoming, fields, frame, message::tag},
+};
+
+/// Agents on one socket. A forwarding gateway in front of more opens another.
+const MAX_AGENTS_PER_CONNECTION: usize = 16_384;
+/// What an agent that cannot be taken now is told to wait.
+const BUSY_RETRY_NS: u64 = 30_000_000_000;
+
+/// Where a message came from.
+#[derive(Clone, Copy)]
+pub enum Origin<'a> {
+    WebSocket(&'a Arc<Connection>),
+    Http,
+}
+
+impl Origin<'_> {
+    pub fn link(self) -> Link {
+        match self {
+            Self::WebSocket(connection) => Link::WebSocket(connection.clone()),
+            Self::Http => Link::Http,
+        }
+    }
+
+    pub fn is(self, link: &Link) -> bool {
+        match self {
+            Self::WebSocket(connection) => link.is(connection),
+            Self::Http => matches!(link, Link::Http),
+        }
+    }
+}
+
+pub enum Outcome {
+    Reply(Reply),
+    /// WebSocket: the reply is sent when the verdict is here.
+    Held,
+    /// HTTP: likewise. The agent is known by `uid` for now.
+    HeldHttp {
+        uid: InstanceUid,
+        echo: Echo,
+        waiter: oneshot::Receiver<InstanceUid>,
+    },
+}
+
+/// Takes one WebSocket message.
+pub fn receive_websocket(shared: &Arc<Shared>, connection: &Arc<Connection>, message: &[u8]) {
+    shared.metrics.websocket_messages.increment(1);
+    if !connection.outbox.is_open() {
+        return;
+    }
+    let payload = frame::payload(message);
+    if payload.is_empty()
+        && let Some(uid) = connection.outbox.with_uids(|uids| uids.only())
+    {
+        reply::send(shared, connection, &Reply::plain(Echo { uid, new_uid: None }));
+        return;
+    }
+    if let Outcome::Reply(message) = receive(shared, Origin::WebSocket(connection), payload) {
+        reply::send(shared, connection, &message);
+    }
+}
+
+/// Answers a text frame, in binary.
+pub fn refuse_text(shared: &Shared, connection: &Connection) {
+    let uid = connection.outbox.with_uids(|uids| uids.only());
+    reply::send(shared, connection, &bad_request(shared, uid, "OpAMP messages are binary frames".to_owned()));
+}
+
+/// Takes the message of an HTTP request, and waits shortly for its verdict. `hint` is the uid that the request's header
+/// gives; clients differ in how they write it, so it is used only when the message has none.
+pub async fn receive_http(shared: &Arc<Shared>, payload: &[u8], hint: Option<InstanceUid>) -> Reply {
+    shared.metrics.http_messages.increment(1);
+    let (mut uid, mut echo, waiter) = match receive(shared, Origin::Http, payload) {
+        Outcome::HeldHttp { uid, echo, waiter } => (uid, echo, waiter),
+        Outcome::Held => return Reply::error(hint, ServerErrorResponseType::Unavailable, String::new(), None),
+        Outcome::Reply(reply) if reply.head.first() != Some(&UID_TAG) => {
+            // An error without a uid.
+            let uid_field = hint.map(|uid| crate::protocol::reply::uid_field(&uid));
+            let head = [uid_field.as_ref().map_or(&[][..], |field| field), &reply.head].concat();
+            return Reply { head: head.into(), tail: None };
+        }
+        Outcome::Reply(reply) => return reply,
+    };
+    match tokio::time::timeout(shared.config.verdict_wait, waiter).await {
+        Ok(Ok(known)) if known != uid => {
+            uid = known;
+            echo.new_uid = Some(known);
+        }
+        Ok(Ok(_)) | Err(_) => {}
+        // Another request of the same agent took its place.
+        Ok(Err(_)) => return Reply::plain(echo),
+    }
+    let now_ms = shared.clock.now_ms();
+    let mut agents = shared.registry.lock(&uid);
+    match agents.entries.get_mut(&uid).filter(|entry| matches!(entry.link, Link::Http)) {
+        Some(entry) => {
+            if let Some(rare) = &mut entry.rare {
+                rare.waiting = None;
+            }
+            let message = reply::compose(shared, entry, echo, now_ms);
+            shared.want_body(uid, entry);
+            message
+        }
+        None => Reply::plain(echo),
+    }
+}
+
+/// The first byte of a message that begins with `instance_uid`.
+const UID_TAG: u8 = (tag::INSTANCE_UID as u8) << 3 | 2;
+
+fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome {
+    let incoming = match Incoming::parse(payload) {
+        Ok(incoming) => incoming,
+        Err(error) => {
+            let uid = likely_uid(origin, payload);
+            tracing::debug!(agent = ?uid, %error, "bad request");
+            return Outcome::Reply(bad_request(shared, uid, error.to_string()));
+        }
+    };
+    let (uid, echo) = match duplicates::identify(shared, origin, &incoming) {
+        Ok(known) => known,
+        Err(text) => return Outcome::Reply(bad_request(shared, Some(incoming.uid), text)),
+    };
+    let now = shared.now();
+    let agents = &mut *shared.registry.lock(&uid);
+    let is_opening = match agents.entries.get_mut(&uid) {
+        Some(entry) if origin.is(&entry.link) => false,
+        Some(Entry { link: Link::WebSocket(old), .. }) if old.outbox.is_open() => {
+            return duplicates::contend(shared, agents, uid, origin, echo, &incoming, payload, now);
+        }
+        Some(entry) => {
+            reopen(shared, entry, uid, origin, &incoming);
+            true
+        }
+        None => {
+            if !has_room(shared, origin) {
+                let text = "too many agents".to_owned();
+                let kind = ServerErrorResponseType::Unavailable;
+                return Outcome::Reply(Reply::error(Some(echo.uid), kind, text, Some(BUSY_RETRY_NS)));
+            }
+            let mut entry = Entry::new(origin.link(), 0);
+            entry.open(origin.link(), shared.registry.mint_generation(0), incoming.sequence_num, None);
+            shared.registry.insert(agents, uid, entry);
+            true
+        }
+    };
+    if is_opening && let Origin::WebSocket(connection) = origin {
+        connection.outbox.with_uids(|uids| uids.insert(uid));
+    }
+    let Some(entry) = agents.entries.get_mut(&uid) else { return Outcome::Reply(Reply::plain(echo)) };
+    let outcome = take(shared, entry, uid, origin, echo, &incoming, payload, now, is_opening);
+    if entry.rare.is_some() {
+        agents.active.insert(uid);
+    }
+    outcome
+}
+
+/// What a message of the established connection does, and the reply.
+#[allow(clippy::too_many_arguments, reason = "one message's circumstances, passed on once")]
+fn take(
+    shared: &Shared,
+    entry: &mut Entry,
+    uid: InstanceUid,
+    origin: Origin<'_>,
+    echo: Echo,
+    incoming: &Incoming,
+    payload: &[u8],
+    now: Now,
+    is_opening: bool,
+) -> Outcome {
+    let taken = entry.take(incoming, payload, now, shared.config.max_received_bytes);
+    if taken.is_gap {
+        shared.metrics.gaps.increment(1);
+        tracing::debug!(agent = %uid, "sequence gap");
+    }
+    if incoming.is_disconnect {
+        entry.end(Reason::AgentDisconnect, now);
+        if let Some(contender) = entry.rare.as_mut().and_then(|rare| rare.contender.take()) {
+            duplicates::take_over(shared, entry, uid, *contender);
+        }
+        if let Origin::WebSocket(connection) = origin {
+            connection.outbox.with_uids(|uids| uids.remove(&uid));
+        }
+        shared.outgoing.report(uid);
+        return Outcome::Reply(Reply::plain(echo));
+    }
+    if taken.is_reported {
+        shared.outgoing.report(uid);
+    } else {
+        shared.metrics.heartbeats.increment(1);
+    }
+    let is_http = matches!(origin, Origin::Http);
+    let waits = is_opening || is_http && taken.is_reported;
+    if waits && shared.bus.is_reachable() {
+        return hold(shared, entry, uid, is_http, echo);
+    }
+    let message = reply::compose(shared, entry, echo, now.ms);
+    shared.want_body(uid, entry);
+    Outcome::Reply(message)
+}
+
+fn hold(shared: &Shared, entry: &mut Entry, uid: InstanceUid, is_http: bool, echo: Echo) -> Outcome {
+    if is_http {
+        let (sender, waiter) = oneshot::channel();
+        entry.rare().waiting = Some(Waiting::Http(sender));
+        return Outcome::HeldHttp { uid, echo, waiter };
+    }
+    entry.rare().waiting = Some(Waiting::WebSocket(echo));
+    shared.timers.add(shared.config.verdict_wait, Timer::Reply { uid, generation: entry.generation });
+    Outcome::Held
+}
+
+/// The agent comes back on another connection than the one it had, which is over.
+fn reopen(shared: &Shared, entry: &mut Entry, uid: InstanceUid, origin: Origin<'_>, incoming: &Incoming) {
+    if let Link::WebSocket(old) = &entry.link {
+        old.outbox.with_uids(|uids| uids.remove(&uid));
+    }
+    let previous = entry.durable_sequence_num();
+    let generation = shared.registry.mint_generation(entry.generation);
+    entry.open(origin.link(), generation, incoming.sequence_num, Some(previous));
+}
+
+fn has_room(shared: &Shared, origin: Origin<'_>) -> bool {
+    let on_connection = match origin {
+        Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.len()),
+        Origin::Http => 0,
+    };
+    shared.registry.len() < shared.config.max_agents && on_connection < MAX_AGENTS_PER_CONNECTION
+}
+
+fn bad_request(shared: &Shared, uid: Option<InstanceUid>, text: String) -> Reply {
+    shared.metrics.bad_requests.increment(1);
+    Reply::error(uid, ServerErrorResponseType::BadRequest, text, None)
+}
+
+/// Whom to address in the answer to a message that cannot be read.
+fn likely_uid(origin: Origin<'_>, payload: &[u8]) -> Option<InstanceUid> {
+    let said = fields::fields(payload).map_while(Result::ok).find_map(|field| match field.value {
+        fields::Value::Bytes(range) if field.number == tag::INSTANCE_UID => {
+            InstanceUid::from_slice(&payload[range]).ok()
+        }
+        _ => None,
+    });
+    said.or_else(|| match origin {
+        Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.only()),
+        Origin::Http => None,
+    })
+}

@@ -1,0 +1,244 @@
+//! The HTTP side: who is let in, plain HTTP exchanges, and WebSocket handshakes.
+//!
+//! Architecture invariant: whoever is not let in learns it here, by a status. A socket that is upgraded and then closed makes
+//! real clients reconnect a thousand times a second.
+
+use std::{convert::Infallible, sync::Arc, sync::atomic::Ordering};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+
+use super::{
+    Shared,
+    auth::Credential,
+    body::{self, Problem},
+    config::AgentAuth,
+    exchange, metrics,
+    registry::Ticket,
+    reply::Reply,
+    upgrade,
+};
+use crate::model::InstanceUid;
+
+const PROTOBUF: &str = "application/x-protobuf";
+/// The smallest that hyper takes. Requests' headers must fit; bodies need not.
+const HTTP_BUFFER_BYTES: usize = 8 << 10;
+/// The header in which clients say their uid. How it is written differs between clients.
+const UID_HEADER: &str = "opamp-instance-uid";
+
+type Answer = Response<Full<Bytes>>;
+/// Boxed, for it is rare and large.
+type Refusal = Box<Answer>;
+
+/// One TCP connection while it speaks HTTP.
+struct Serving {
+    shared: Arc<Shared>,
+    /// Goes along with the socket when it is upgraded.
+    ticket: Mutex<Option<Ticket>>,
+    /// It is one too many: whatever it asks is refused.
+    is_surplus: bool,
+}
+
+/// Serves HTTP on one connection until it ends or is upgraded.
+pub async fn serve(shared: Arc<Shared>, socket: TcpStream, ticket: Ticket, is_surplus: bool) {
+    let header_timeout = shared.config.header_timeout;
+    let serving = Arc::new(Serving { shared, ticket: Mutex::new(Some(ticket)), is_surplus });
+    let service = service_fn(move |request| {
+        let serving = serving.clone();
+        async move { Ok::<_, Infallible>(serving.answer(request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(HTTP_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(socket), service)
+        .with_upgrades();
+    if let Err(error) = connection.await {
+        tracing::trace!(%error, "HTTP connection ended");
+    }
+}
+
+impl Serving {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        match self.admit(&request) {
+            Ok(credential) if request.method() == Method::POST => {
+                drop(credential);
+                self.exchange(request).await.unwrap_or_else(|refusal| *refusal)
+            }
+            Ok(credential) => self.handshake(request, credential).unwrap_or_else(|refusal| *refusal),
+            Err(refusal) => *refusal,
+        }
+    }
+
+    /// Whether the request is taken at all; cheap, for it is what an overloaded gateway does most.
+    fn admit(&self, request: &Request<Incoming>) -> Result<Option<Arc<Credential>>, Refusal> {
+        let shared = &self.shared;
+        if request.uri().path() != shared.config.path {
+            return Err(refusal(StatusCode::NOT_FOUND, "path", "there is nothing at this path"));
+        }
+        if self.is_surplus {
+            return Err(self.busy("connection_limit"));
+        }
+        if shared.is_draining.load(Ordering::Relaxed) {
+            return Err(self.busy("draining"));
+        }
+        let credential = match shared.config.agent_auth {
+            AgentAuth::None => None,
+            AgentAuth::Required if !shared.tokens.are_known() => return Err(self.busy("tokens_unknown")),
+            AgentAuth::Required => {
+                let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+                match value.and_then(|value| shared.tokens.check(value)) {
+                    Some(credential) => Some(credential),
+                    None => return Err(unauthorized()),
+                }
+            }
+        };
+        if request.method() != Method::GET && request.method() != Method::POST {
+            let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "method", "GET or POST");
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST"));
+            return Err(answer);
+        }
+        Ok(credential)
+    }
+
+    /// A plain HTTP exchange.
+    async fn exchange(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
+        let (head, body) = request.into_parts();
+        if !is_protobuf(&head.headers) {
+            let text = "OpAMP over plain HTTP is application/x-protobuf";
+            return Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", text));
+        }
+        let config = &self.shared.config;
+        let read = body::read(&head.headers, body, config.max_received_bytes);
+        let message = match tokio::time::timeout(config.body_timeout, read).await {
+            Ok(Ok(message)) => message,
+            Ok(Err(problem)) => return Err(body_refusal(problem)),
+            Err(_) => return Err(refusal(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body took too long")),
+        };
+        let hint = head.headers.get(UID_HEADER).and_then(|value| value.to_str().ok());
+        let hint = hint.and_then(|text| text.parse::<InstanceUid>().ok());
+        let accepts_gzip = body::accepts_gzip(&head.headers);
+        drop(head);
+        let reply = exchange::receive_http(&self.shared, &message, hint).await;
+        if reply.len() > config.max_sent_bytes {
+            self.shared.metrics.oversize.increment(1);
+            tracing::warn!(bytes = reply.len(), "reply not sent: it is over the size limit");
+            return Err(refusal(StatusCode::INTERNAL_SERVER_ERROR, "reply_too_big", "the reply is too big"));
+        }
+        Ok(protobuf(reply, accepts_gzip))
+    }
+
+    /// A WebSocket handshake.
+    fn handshake(
+        &self,
+        mut request: Request<Incoming>,
+        credential: Option<Arc<Credential>>,
+    ) -> Result<Answer, Refusal> {
+        let accept = accept_key(&request)?;
+        if !self.shared.admission.try_take() {
+            return Err(self.busy("admission_rate"));
+        }
+        let Some(ticket) = self.ticket.lock().take() else {
+            return Err(refusal(StatusCode::BAD_REQUEST, "second_upgrade", "this connection is being upgraded"));
+        };
+        let upgraded = hyper::upgrade::on(&mut request);
+        tokio::spawn(upgrade::establish(self.shared.clone(), upgraded, credential, ticket));
+        let mut answer = Response::new(Full::default());
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = answer.headers_mut();
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        Ok(answer)
+    }
+
+    /// Come back later; each at another time, for clients obey to the second.
+    fn busy(&self, reason: &'static str) -> Refusal {
+        let config = &self.shared.config;
+        let (min, max) = (config.retry_after_min.as_secs().max(1), config.retry_after_max.as_secs());
+        let seconds = rand::random_range(min..=max.max(min));
+        let mut answer = refusal(StatusCode::SERVICE_UNAVAILABLE, reason, "try again later");
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        if self.is_surplus {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    }
+}
+
+fn refusal(status: StatusCode, reason: &'static str, text: &'static str) -> Refusal {
+    metrics::refused(reason);
+    let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Box::new(answer)
+}
+
+fn unauthorized() -> Refusal {
+    let mut answer = refusal(StatusCode::UNAUTHORIZED, "unauthorized", "a valid agent token is required");
+    answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    answer
+}
+
+fn body_refusal(problem: Problem) -> Refusal {
+    match problem {
+        Problem::TooBig => refusal(StatusCode::PAYLOAD_TOO_LARGE, "too_big", "the message is too big"),
+        Problem::Encoding => refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_encoding", "gzip or identity"),
+        Problem::Corrupt => refusal(StatusCode::BAD_REQUEST, "corrupt_gzip", "the body is not gzip"),
+        Problem::Lost => refusal(StatusCode::BAD_REQUEST, "body_lost", "the body ended early"),
+    }
+}
+
+/// A reply is 200 with exactly this type: clients take other success codes for a lost message, and parameters for an error.
+fn protobuf(reply: Reply, accepts_gzip: bool) -> Answer {
+    let plain = match reply.tail {
+        None => reply.head,
+        Some(tail) => [reply.head, tail].concat().into(),
+    };
+    let compressed = if accepts_gzip { body::gzip(&plain) } else { None };
+    let is_gzip = compressed.is_some();
+    let mut answer = Response::new(Full::new(compressed.unwrap_or(plain)));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROTOBUF));
+    if is_gzip {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    answer
+}
+
+fn is_protobuf(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case(PROTOBUF))
+}
+
+/// What to answer the handshake with, if it is one.
+fn accept_key(request: &Request<Incoming>) -> Result<HeaderValue, Refusal> {
+    let headers = request.headers();
+    let is_websocket = request.version() == Version::HTTP_11
+        && has_token(headers, header::CONNECTION, "upgrade")
+        && has_token(headers, header::UPGRADE, "websocket");
+    let is_version_13 = headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
+    if !is_websocket || !is_version_13 {
+        let mut answer = refusal(StatusCode::UPGRADE_REQUIRED, "no_upgrade", "OpAMP is WebSocket, or POST of protobuf");
+        let headers = answer.headers_mut();
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        return Err(answer);
+    }
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24);
+    let accept = key.map(|key| tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes()));
+    accept
+        .and_then(|accept| HeaderValue::try_from(accept).ok())
+        .ok_or_else(|| refusal(StatusCode::BAD_REQUEST, "websocket_key", "no proper Sec-WebSocket-Key"))
+}
+
+fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case(token))
+}

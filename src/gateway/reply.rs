@@ -1,0 +1,141 @@
+//! What is sent to agents: replies and pushes, put together from the agent's state.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{
+    Shared,
+    agents::{Echo, Entry, Link, Waiting},
+    connection::Connection,
+    websocket,
+};
+use crate::{
+    model::InstanceUid,
+    proto::opamp::{self, AgentIdentification, ServerErrorResponseType, ServerToAgentFlags},
+    protocol::{frame, reply},
+};
+
+/// A ServerToAgent in two parts; the second is shared by all who are sent it.
+#[derive(Clone, Debug, Default)]
+pub struct Reply {
+    pub head: Bytes,
+    pub tail: Option<Bytes>,
+}
+
+impl Reply {
+    pub fn len(&self) -> usize {
+        self.head.len() + self.tail.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// Uid, capabilities and what `fields` sets.
+    fn with(echo: Echo, fields: opamp::ServerToAgent, tail: Option<Bytes>) -> Self {
+        let identification = echo.new_uid.map(|uid| AgentIdentification { new_instance_uid: uid.to_bytes() });
+        let fields =
+            opamp::ServerToAgent { capabilities: reply::CAPABILITIES, agent_identification: identification, ..fields };
+        Self { head: addressed(Some(echo.uid), &fields), tail }
+    }
+
+    /// Nothing to say.
+    pub fn plain(echo: Echo) -> Self {
+        Self::with(echo, opamp::ServerToAgent::default(), None)
+    }
+
+    /// An error, which travels alone. Without a uid only if none is known.
+    pub fn error(uid: Option<InstanceUid>, kind: ServerErrorResponseType, text: String, retry_ns: Option<u64>) -> Self {
+        Self { head: addressed(uid, &reply::error(kind, text, retry_ns)), tail: None }
+    }
+}
+
+fn addressed(uid: Option<InstanceUid>, fields: &opamp::ServerToAgent) -> Bytes {
+    use prost::Message;
+    let mut head = BytesMut::with_capacity(reply::UID_FIELD_BYTES + fields.encoded_len());
+    if let Some(uid) = uid {
+        head.put_slice(&reply::uid_field(&uid));
+    }
+    head.put_slice(&reply::fields(fields));
+    head.freeze()
+}
+
+/// Whether there is something that the agent should be sent now.
+fn has_news(shared: &Shared, entry: &Entry, now_ms: u64) -> bool {
+    entry.rare.as_ref().is_some_and(|rare| {
+        rare.full_state.is_due(now_ms) || rare.offer.is_some_and(|(hash, _)| shared.bodies.has(&hash))
+    })
+}
+
+/// Everything that the agent is to be told, taken from its entry: told once.
+pub fn compose(shared: &Shared, entry: &mut Entry, echo: Echo, now_ms: u64) -> Reply {
+    let mut fields = opamp::ServerToAgent::default();
+    let mut offer = None;
+    if let Some(rare) = &mut entry.rare {
+        if rare.full_state.is_due(now_ms) && shared.full_state.try_take() {
+            rare.full_state.asked(now_ms);
+            fields.flags = ServerToAgentFlags::ReportFullState as u64;
+            shared.metrics.full_state_asks.increment(1);
+        }
+        if let Some((hash, generation)) = rare.offer
+            && let Some(body) = shared.bodies.get(&hash)
+        {
+            rare.offer = None;
+            entry.offered_generation = generation;
+            offer = Some(body);
+            shared.metrics.offers_sent.increment(1);
+        }
+    }
+    Reply::with(echo, fields, offer)
+}
+
+/// Tells the agent what there is to tell: by the reply that is held back for it, if that is complete, or by a push. Over
+/// HTTP without such a reply it waits for the next poll.
+pub fn deliver(shared: &Shared, uid: InstanceUid, entry: &mut Entry, is_answered: bool, now_ms: u64) {
+    let mut echo = Echo { uid, new_uid: None };
+    if let Some(rare) = &mut entry.rare
+        && rare.waiting.is_some()
+    {
+        let lacks_body = rare.offer.is_some_and(|(hash, _)| !shared.bodies.has(&hash));
+        if !is_answered || lacks_body {
+            return;
+        }
+        match rare.waiting.take() {
+            Some(Waiting::WebSocket(owed)) => echo = owed,
+            Some(Waiting::Http(waiter)) => {
+                let _ = waiter.send(uid);
+                return;
+            }
+            None => return,
+        }
+    } else if !has_news(shared, entry, now_ms) {
+        return;
+    }
+    if let Link::WebSocket(connection) = entry.link.clone() {
+        let message = compose(shared, entry, echo, now_ms);
+        send(shared, &connection, &message);
+    }
+}
+
+/// Answers a reply that is held back, with what there is.
+pub fn answer_waiting(shared: &Shared, entry: &mut Entry, now_ms: u64) {
+    let waiting = entry.rare.as_mut().and_then(|rare| rare.waiting.take());
+    if let (Some(Waiting::WebSocket(echo)), Link::WebSocket(connection)) = (waiting, entry.link.clone()) {
+        let message = compose(shared, entry, echo, now_ms);
+        send(shared, &connection, &message);
+    }
+}
+
+/// Sends a message over a WebSocket. Returns false if it was too big or the peer is too slow; the latter is found out by
+/// the sweeper, the former logged here.
+pub fn send(shared: &Shared, connection: &Connection, message: &Reply) -> bool {
+    let payload_bytes = 1 + message.len();
+    if payload_bytes > shared.config.max_sent_bytes {
+        shared.metrics.oversize.increment(1);
+        tracing::warn!(bytes = payload_bytes, "message not sent: it is over the size limit");
+        return false;
+    }
+    let mut header = [0; websocket::MAX_SENT_HEADER_BYTES];
+    let header_bytes = websocket::binary_header(payload_bytes, &mut header);
+    let mut head = BytesMut::with_capacity(header_bytes + 1 + message.head.len());
+    head.put_slice(&header[..header_bytes]);
+    head.put_u8(frame::HEADER);
+    head.put_slice(&message.head);
+    shared.metrics.sent_bytes.increment(payload_bytes as u64);
+    connection.outbox.try_send(head.freeze(), message.tail.clone(), shared.config.max_sent_bytes)
+}

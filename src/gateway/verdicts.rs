@@ -1,0 +1,118 @@
+//! What the config service says to this gateway: verdicts on reports, offers, bodies, probes, agent tokens.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use prost::Message;
+
+use super::{Shared, agents::Entry, duplicates, offers, reply};
+use crate::{
+    bus::{Event, Subscription, Topic},
+    model::{ContentHash, InstanceUid},
+    proto::bus::{GatewayBatch, OfferGroup, Verdict},
+};
+
+/// Receives from the bus, for ever.
+pub async fn run(shared: Arc<Shared>, mut subscription: Box<dyn Subscription>) {
+    subscription.set_topics(vec![Topic::Gateway(shared.node.clone())]).await;
+    shared.is_subscribed.store(true, Ordering::Relaxed);
+    shared.outgoing.want_tokens();
+    loop {
+        match subscription.next().await {
+            Event::Message { payload, .. } => match GatewayBatch::decode(payload) {
+                Ok(batch) => take(&shared, batch),
+                Err(error) => tracing::warn!(%error, "unreadable batch from the config service"),
+            },
+            Event::Gap => {
+                tracing::info!("messages of the bus may have been missed: connections are announced again");
+                shared.metrics.bus_gaps.increment(1);
+                shared.reopen_all();
+            }
+        }
+    }
+}
+
+fn take(shared: &Shared, batch: GatewayBatch) {
+    for body in batch.bodies {
+        if let Some(hash) = ContentHash::from_slice(&body.config_hash) {
+            offers::take_body(shared, hash, &body.remote_config);
+        }
+    }
+    if let Some(tokens) = batch.agent_tokens {
+        shared.tokens.replace(&tokens);
+    }
+    for verdict in &batch.verdicts {
+        if let Ok(uid) = InstanceUid::from_slice(&verdict.instance_uid) {
+            take_verdict(shared, uid, verdict);
+        }
+    }
+    for group in &batch.offers {
+        take_offers(shared, group);
+    }
+    for probe in &batch.probes {
+        if let Ok(uid) = InstanceUid::from_slice(&probe.instance_uid) {
+            duplicates::probe(shared, uid, probe.connection_generation);
+        }
+    }
+}
+
+fn take_offers(shared: &Shared, group: &OfferGroup) {
+    let Some(hash) = ContentHash::from_slice(&group.config_hash) else { return };
+    for (uid, generation) in group.instance_uids.chunks_exact(16).zip(&group.desired_generations) {
+        if let Ok(uid) = InstanceUid::from_slice(uid) {
+            offers::offer(shared, uid, hash, *generation, group.repeat);
+        }
+    }
+}
+
+fn take_verdict(shared: &Shared, uid: InstanceUid, verdict: &Verdict) {
+    if let Ok(new_uid) = InstanceUid::from_slice(&verdict.new_instance_uid) {
+        duplicates::rename(shared, uid, new_uid, verdict);
+        take_verdict_of(shared, new_uid, verdict);
+        return;
+    }
+    take_verdict_of(shared, uid, verdict);
+}
+
+fn take_verdict_of(shared: &Shared, uid: InstanceUid, verdict: &Verdict) {
+    let now = shared.now();
+    let agents = &mut *shared.registry.lock(&uid);
+    let Some(entry) = agents.entries.get_mut(&uid) else { return };
+    if entry.generation != verdict.connection_generation {
+        return;
+    }
+    if verdict.newer_connection_generation > entry.generation {
+        if !entry.is_live() {
+            // The store knows of a later connection: there is nothing to hand over.
+            shared.registry.remove(agents, &uid);
+            return;
+        }
+        let generation = shared.registry.mint_generation(verdict.newer_connection_generation);
+        entry.reopen(generation, now);
+        shared.outgoing.report(uid);
+        return;
+    }
+    if entry.acknowledged(verdict.report_number) {
+        shared.metrics.reports_acknowledged.increment(1);
+        if !entry.is_live() && entry.rare.as_ref().is_none_or(|rare| rare.contender.is_none()) {
+            shared.registry.remove(agents, &uid);
+            return;
+        }
+    }
+    note_wishes(shared, entry, verdict);
+    reply::deliver(shared, uid, entry, true, now.ms);
+    shared.want_body(uid, entry);
+    entry.tidy(now.ms);
+    shared.registry.set_active(agents, &uid);
+}
+
+/// What the config service wants from the agent, or wants it to have.
+fn note_wishes(shared: &Shared, entry: &mut Entry, verdict: &Verdict) {
+    // What it missed may have come since.
+    let is_on_its_way = entry.pending().is_some_and(|pending| pending.is_full);
+    if verdict.report_full_state && !is_on_its_way && entry.is_live() {
+        entry.rare().full_state.wanted();
+    }
+    if let Some(hash) = ContentHash::from_slice(&verdict.config_hash) {
+        offers::note(shared, entry, hash, verdict.desired_generation, false);
+    }
+}

@@ -1,0 +1,87 @@
+//! Settings of the config service.
+
+use std::time::Duration;
+
+use clap::{Args, value_parser};
+
+use super::{Error, values};
+use crate::config_service;
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Config service")]
+pub struct ConfigService {
+    /// How long to wait for more reports before a batch that is not full is taken.
+    #[arg(long, value_name = "DURATION", default_value = "3ms", value_parser = values::duration_or_zero)]
+    batch_wait: Duration,
+    /// Most reports in one batch.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000, value_parser = value_parser!(u32).range(1..=5_000))]
+    batch_size: u32,
+    /// Tasks that take batches side by side.
+    #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = value_parser!(u32).range(1..=64))]
+    ingest_workers: u32,
+    /// Most reports that wait to be taken; more are dropped, and come again by themselves.
+    #[arg(long, value_name = "NUMBER", default_value_t = 20_000, value_parser = value_parser!(u32).range(1..))]
+    queue_reports: u32,
+    /// How long a gateway may take to say whether an agent's older connection lives.
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = values::duration)]
+    probe_timeout: Duration,
+    /// After how long a replica that has stopped without a word loses its share of the agents.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = values::duration)]
+    membership_ttl: Duration,
+    /// After how long a gateway that is missing counts as dead.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::duration)]
+    gateway_grace: Duration,
+    /// How often to look for changed policies; usually a hint comes first.
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = values::duration)]
+    policy_poll_interval: Duration,
+    /// How often to look for offers that were not answered.
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = values::duration)]
+    sweep_interval: Duration,
+    /// In how long a time every agent's desired state is computed again, whether or not anything has changed.
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = values::duration)]
+    full_sweep_interval: Duration,
+    /// Agents read and written at a time when policies have changed.
+    #[arg(long, value_name = "NUMBER", default_value_t = 2_000, value_parser = value_parser!(u32).range(1..=5_000))]
+    page_size: u32,
+    /// Offers a second when policies have changed, where the policy does not say; 0 for no limit.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    offers_per_second: u32,
+    /// Memory for assembled configurations.
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = value_parser!(u32).range(1 << 20..))]
+    config_cache_bytes: u32,
+    /// How often contents that nothing refers to are deleted.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = values::duration)]
+    gc_interval: Duration,
+    /// Contents younger than this are never deleted.
+    #[arg(long, value_name = "DURATION", default_value = "1day", value_parser = values::duration)]
+    gc_min_age: Duration,
+}
+
+impl ConfigService {
+    pub fn config(&self) -> Result<config_service::Config, Error> {
+        if self.queue_reports < self.batch_size {
+            return Err(Error::Conflict("queue-reports must not be smaller than batch-size".to_owned()));
+        }
+        if self.full_sweep_interval < self.sweep_interval {
+            return Err(Error::Conflict("full-sweep-interval must not be shorter than sweep-interval".to_owned()));
+        }
+        Ok(config_service::Config {
+            batch_wait: self.batch_wait,
+            batch_size: self.batch_size as usize,
+            ingest_workers: self.ingest_workers as usize,
+            queue_reports: self.queue_reports as usize,
+            probe_timeout: self.probe_timeout,
+            membership_ttl: self.membership_ttl,
+            gateway_grace: self.gateway_grace,
+            policy_poll_interval: self.policy_poll_interval,
+            sweep_interval: self.sweep_interval,
+            full_sweep_interval: self.full_sweep_interval,
+            page_size: self.page_size,
+            offers_per_second: self.offers_per_second,
+            body_cache_bytes: self.config_cache_bytes as usize,
+            gc_interval: self.gc_interval,
+            gc_min_age: self.gc_min_age,
+            ..Default::default()
+        })
+    }
+}

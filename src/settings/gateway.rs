@@ -1,0 +1,147 @@
+//! Settings of the gateway.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum, value_parser};
+
+use super::{Error, values};
+use crate::gateway;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AgentAuth {
+    /// Every connection carries a valid agent token.
+    Required,
+    /// Anybody may connect.
+    None,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Gateway")]
+pub struct Gateway {
+    /// Path of OpAMP, over WebSocket and plain HTTP alike.
+    #[arg(long, value_name = "PATH", default_value = "/v1/opamp", value_parser = values::url_path)]
+    opamp_path: String,
+    /// Whether agents must show a token.
+    #[arg(long, value_name = "MODE", value_enum, default_value = "required")]
+    agent_auth: AgentAuth,
+    /// Most TCP connections at a time; newcomers beyond it get 503.
+    #[arg(long, value_name = "NUMBER", default_value_t = 250_000, value_parser = value_parser!(u32).range(1..))]
+    max_connections: u32,
+    /// Most agents at a time; one connection may carry many.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000_000, value_parser = value_parser!(u32).range(1..))]
+    max_agents: u32,
+    /// New WebSockets admitted a second; newcomers beyond it get 503 and a time to come back.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000, value_parser = value_parser!(u32).range(1..))]
+    admission_per_second: u32,
+    /// New WebSockets admitted at once after a quiet time.
+    #[arg(long, value_name = "NUMBER", default_value_t = 2_000, value_parser = value_parser!(u32).range(1..))]
+    admission_burst: u32,
+    /// Shortest time after which a refused agent is told to come back.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = values::duration)]
+    retry_after_min: Duration,
+    /// Longest time after which a refused agent is told to come back.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::duration)]
+    retry_after_max: Duration,
+    /// How long the headers of a request may take, and how long an HTTP connection may idle between requests.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::duration)]
+    header_timeout: Duration,
+    /// How long the body of a request may take.
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = values::duration)]
+    body_timeout: Duration,
+    /// Largest message taken from an agent, after decompression.
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 20, value_parser = value_parser!(u32).range(1024..=64 << 20))]
+    max_received_bytes: u32,
+    /// Largest message sent to an agent.
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 20, value_parser = value_parser!(u32).range(1024..=64 << 20))]
+    max_sent_bytes: u32,
+    /// A WebSocket that was silent for this long is pinged.
+    #[arg(long, value_name = "DURATION", default_value = "45s", value_parser = values::duration)]
+    ping_after: Duration,
+    /// A WebSocket that was silent for this long, pings notwithstanding, is dropped.
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = values::duration)]
+    idle_timeout: Duration,
+    /// A WebSocket that takes none of what it is sent for this long is dropped.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::duration)]
+    write_timeout: Duration,
+    /// How long a reply may wait for the config service's decision; clients give up after one second.
+    #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = values::duration)]
+    verdict_wait: Duration,
+    /// Agents asked for their full state a second.
+    #[arg(long, value_name = "NUMBER", default_value_t = 500, value_parser = value_parser!(u32).range(1..))]
+    full_state_per_second: u32,
+    /// Reports published again a second after the bus or the config service was away.
+    #[arg(long, value_name = "NUMBER", default_value_t = 20_000, value_parser = value_parser!(u32).range(1..))]
+    repeats_per_second: u32,
+    /// Connections announced again a second after the bus was away.
+    #[arg(long, value_name = "NUMBER", default_value_t = 5_000, value_parser = value_parser!(u32).range(1..))]
+    reopen_per_second: u32,
+    /// An HTTP agent is taken to poll this often until its polls show otherwise; it is gone after three intervals.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::duration)]
+    http_interval: Duration,
+    /// Connections sent away a second at shutdown, or more if that took longer than the drain window.
+    #[arg(long, value_name = "NUMBER", default_value_t = 500, value_parser = value_parser!(u32).range(1..))]
+    drain_per_second: u32,
+    /// In how long a time all connections are sent away at shutdown.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::duration)]
+    drain_window: Duration,
+    /// How long agents have at shutdown to leave by themselves before their connection is closed.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = values::duration_or_zero)]
+    drain_grace: Duration,
+    /// How long to wait at shutdown until everything has been handed over to the config service.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::duration_or_zero)]
+    drain_handover: Duration,
+    /// Memory for configurations that are being offered.
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = value_parser!(u32).range(1 << 20..))]
+    offer_cache_bytes: u32,
+}
+
+impl Gateway {
+    pub fn config(&self) -> Result<gateway::Config, Error> {
+        self.check()?;
+        Ok(gateway::Config {
+            path: self.opamp_path.clone(),
+            agent_auth: match self.agent_auth {
+                AgentAuth::Required => gateway::AgentAuth::Required,
+                AgentAuth::None => gateway::AgentAuth::None,
+            },
+            max_connections: self.max_connections as usize,
+            max_agents: self.max_agents as usize,
+            admission_per_second: self.admission_per_second,
+            admission_burst: self.admission_burst,
+            retry_after_min: self.retry_after_min,
+            retry_after_max: self.retry_after_max,
+            header_timeout: self.header_timeout,
+            body_timeout: self.body_timeout,
+            max_received_bytes: self.max_received_bytes as usize,
+            max_sent_bytes: self.max_sent_bytes as usize,
+            ping_after: self.ping_after,
+            idle_timeout: self.idle_timeout,
+            write_timeout: self.write_timeout,
+            verdict_wait: self.verdict_wait,
+            full_state_per_second: self.full_state_per_second,
+            repeats_per_second: self.repeats_per_second,
+            reopen_per_second: self.reopen_per_second,
+            http_interval: self.http_interval,
+            drain_per_second: self.drain_per_second,
+            drain_window: self.drain_window,
+            drain_grace: self.drain_grace,
+            drain_handover: self.drain_handover,
+            body_cache_bytes: self.offer_cache_bytes as usize,
+        })
+    }
+
+    pub fn path(&self) -> &str {
+        &self.opamp_path
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let rules = [
+            (self.retry_after_min <= self.retry_after_max, "retry-after-min must not be longer than retry-after-max"),
+            (self.ping_after < self.idle_timeout, "ping-after must be shorter than idle-timeout"),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            Some((_, problem)) => Err(Error::Conflict((*problem).to_owned())),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The command line against a running admin API, as a process.
+
+use std::{fs, path::Path, process::Stdio};
+
+use muster::{model::Labels, store::{Store, TokenKind}};
+use serde_json::Value;
+use tokio::{io::AsyncWriteExt, process::Command};
+
+use super::world::{World, agent, hash, uid};
+
+struct Output {
+    ok: bool,
+    stdout: String,
+    stderr: String,
+}
+
+async fn run_with(world: &World, arguments: &[&str], stdin: &str) -> Output {
+    let mut child = command(world, arguments).stdin(Stdio::piped()).spawn().expect("musterctl starts");
+    child.stdin.take().expect("a pipe").write_all(stdin.as_bytes()).await.expect("stdin is read");
+    output(child.wait_with_output().await.expect("musterctl ends"))
+}
+
+fn command(world: &World, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_musterctl"));
+    command.args(arguments).current_dir(world.folder.path()).env_clear();
+    command.env("MUSTER_SERVER", world.address.to_string()).env("MUSTER_TOKEN", &world.token);
+    command.env("MUSTER_CONFIG", world.folder.path().join("config.yaml"));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+fn output(output: std::process::Output) -> Output {
+    Output {
+        ok: output.status.success(),
+        stdout: String::from_utf8(output.stdout).expect("text"),
+        stderr: String::from_utf8(output.stderr).expect("text"),
+    }
+}
+
+/// What a command that succeeds prints.
+async fn run(world: &World, arguments: &[&str]) -> String {
+    let output = run_with(world, arguments, "").await;
+    assert!(output.ok, "{arguments:?}: {}", output.stderr);
+    output.stdout
+}
+
+async fn json(world: &World, arguments: &[&str]) -> Value {
+    let text = run(world, &[arguments, &["-o", "json"]].concat()).await;
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text}"))
+}
+
+/// What a command that fails says; it prints nothing.
+async fn fails(world: &World, arguments: &[&str]) -> String {
+    let output = run_with(world, arguments, "").await;
+    assert!(!output.ok && output.stdout.is_empty(), "{arguments:?}: {}", output.stdout);
+    output.stderr
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> String {
+    let path = folder.join(name);
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    fs::write(&path, text).expect("a file");
+    path.to_str().expect("a path").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_are_shown_in_every_format() {
+    let world = World::start().await;
+    let mut one = agent(1, &[("service.name", "collector"), ("os.type", "linux")]);
+    one.observed.reported_config_hash = hash(0xab).to_bytes();
+    world.put(&[one, agent(2, &[("os.type", "windows")])]).await;
+    let id = uid(1).to_string();
+    let agents = json(&world, &["get", "agents", "-l", "os.type = linux"]).await;
+    let found = &agents.as_array().expect("an array")[0];
+    assert_eq!(agents.as_array().map(Vec::len), Some(1));
+    assert_eq!(found["instance_uid"], id);
+    assert_eq!(found["attributes"]["service.name"], "collector");
+    assert_eq!((&found["connected"], &found["healthy"]), (&Value::Bool(true), &Value::Null));
+    assert_eq!((&found["gateway"], &found["config_status"]), (&"gw-1".into(), &"UNSET".into()));
+    assert_eq!((&found["desired_config_hash"], &found["reported_config_hash"]), (&"".into(), &"ab".repeat(32).into()));
+    assert_eq!(found["last_seen"], "2023-11-14T22:13:20.500Z");
+    for key in ["transport", "labels", "config_error"] {
+        assert!(found.get(key).is_some(), "{key}");
+    }
+    assert_eq!(json(&world, &["get", "agent", &id]).await["instance_uid"], id);
+    let table = run(&world, &["get", "agents"]).await;
+    assert!(table.starts_with("INSTANCE UID") && table.lines().count() == 3, "{table}");
+    assert!(run(&world, &["get", "agents", "-o", "wide"]).await.contains("GATEWAY"));
+    assert_eq!(run(&world, &["get", "agents", "-o", "name"]).await.lines().next(), Some(format!("agent/{id}").as_str()));
+    assert!(run(&world, &["get", "agent", &id, "-o", "yaml"]).await.contains("service.name: collector"));
+    assert!(run(&world, &["describe", "agent", &id]).await.contains("Last seen:"));
+    let error = fails(&world, &["get", "agents", "-l", "a in"]).await;
+    assert_eq!(error, "error: selector: position 5: expected \"(\", found the end (INVALID_FIELD)\n");
+    assert!(fails(&world, &["get", "agent", &uid(7).to_string()]).await.contains("does not exist (AGENT_NOT_FOUND)"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_follow_all_pages() {
+    let world = World::start().await;
+    world.put(&(0..2300).map(|n| agent(n, &[])).collect::<Vec<_>>()).await;
+    assert_eq!(run(&world, &["get", "agents", "-o", "name"]).await.lines().count(), 2300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_are_set_and_removed() {
+    let world = World::start().await;
+    world.put(&[agent(1, &[])]).await;
+    let id = uid(1).to_string();
+    run(&world, &["label", "agent", &id, "env=prod", "tier=a=b"]).await;
+    assert_eq!(run(&world, &["label", "agent", &id, "env-"]).await, format!("agent/{id} labeled\n"));
+    let labels = world.store.read_agents(&[uid(1)]).await.unwrap().remove(0).labels;
+    assert_eq!(labels, Labels::from([("tier".into(), "a=b".into())]));
+    assert!(fails(&world, &["label", "agent", &id, "env"]).await.contains("neither KEY=VALUE nor KEY-"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_are_applied_as_a_whole() {
+    let world = World::start().await;
+    world.put(&[agent(1, &[("os.type", "linux")])]).await;
+    let folder = world.folder.path();
+    write(folder, "manifests/collector.yaml", "receivers: {}\n");
+    let head = "kind: Config\nname: base\nselector: os.type = linux\n";
+    let two = format!("{head}files:\n  collector.yaml: {{content_type: text/yaml, path: ./collector.yaml}}\n---\nkind: Config\nname: more\nselector: \"\"\npriority: 3\nfiles: {{extra: {{body: hello}}}}\n");
+    let path = write(folder, "manifests/all.yaml", &two);
+    let dry = run(&world, &["apply", "-f", &path, "--dry-run"]).await;
+    assert_eq!(
+        dry,
+        "policy/base created (dry run): 1 agents match, 1 of them connected\npolicy/more created (dry run): 1 agents match, 1 of them connected\n"
+    );
+    assert_eq!(json(&world, &["get", "policies"]).await, Value::Array(Vec::new()));
+    assert_eq!(run(&world, &["apply", "-f", &path]).await, "policy/base created\npolicy/more created\n");
+    write(folder, "manifests/collector.yaml", "receivers: {otlp: {}}\n");
+    assert_eq!(run(&world, &["apply", "-f", &path]).await, "policy/base configured\npolicy/more unchanged\n");
+    let stdin = run_with(&world, &["apply", "-f", "-"], "kind: Config\nname: in\nselector: a\nfiles: {x: {body: y}}\n").await;
+    assert_eq!((stdin.ok, stdin.stdout.as_str()), (true, "policy/in created\n"));
+
+    let policy = json(&world, &["get", "policy", "base"]).await;
+    assert_eq!((&policy["revision"], &policy["files"]["collector.yaml"]["body"]), (&2.into(), &"receivers: {otlp: {}}\n".into()));
+    let history = json(&world, &["history", "policy", "base"]).await;
+    let numbers: Vec<_> = history.as_array().unwrap().iter().map(|revision| revision["revision"].as_u64()).collect();
+    assert_eq!(numbers, [Some(2), Some(1)]);
+    let config = json(&world, &["agent", "config", &uid(1).to_string()]).await;
+    assert_eq!((&config["files"]["extra"]["policy"], &config["files"]["collector.yaml"]["revision"]), (&"more".into(), &2.into()));
+    let text = run(&world, &["agent", "config", &uid(1).to_string()]).await;
+    assert!(text.contains("--- extra ---\nhello\n"), "{text}");
+    assert!(run(&world, &["agent", "config", &uid(1).to_string(), "--diff"]).await.contains("+receivers: {otlp: {}}"));
+    assert_eq!(run(&world, &["delete", "policy", "base"]).await, "policy/base deleted\n");
+    assert!(fails(&world, &["get", "policy", "base"]).await.contains("POLICY_NOT_FOUND"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_applied_when_anything_is_wrong() {
+    let world = World::start().await;
+    let folder = world.folder.path();
+    let good = "kind: Config\nname: good\nselector: a\nfiles: {x: {body: y}}\n";
+    let path = write(folder, "m.yaml", &format!("{good}---\nkind: Config\nname: bad\nselector: a in\nfiles: {{x: {{body: y}}}}\n"));
+    let error = fails(&world, &["apply", "-f", &path]).await;
+    assert_eq!(
+        error,
+        format!("error: nothing was applied: {path}: document 2, line 8: selector: position 5: expected \"(\", found the end\n")
+    );
+    let twice = write(folder, "n.yaml", &format!("{good}---\n{good}"));
+    let error = fails(&world, &["apply", "-f", &twice]).await;
+    assert!(error.contains("document 2, line 7: name: policy \"good\" is there already"), "{error}");
+    assert_eq!(json(&world, &["get", "policies"]).await, Value::Array(Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_created_token_is_alone_on_stdout() {
+    let world = World::start().await;
+    let text = run(&world, &["token", "create", "operator", "--name", "ann", "--expires", "30d"]).await;
+    assert!(text.starts_with("muster_operator_") && text.lines().count() == 1, "{text}");
+    let digest = muster::auth::token::digest(text.trim());
+    assert!(world.store.find_token(TokenKind::Operator, &digest, 0).await.unwrap().is_some());
+    let tokens = json(&world, &["token", "list"]).await;
+    assert_eq!((&tokens[1]["name"], &tokens[1]["kind"]), (&"ann".into(), &"operator".into()));
+    assert!(tokens[1]["expires_at"].is_string());
+    assert_eq!(run(&world, &["token", "revoke", "ann"]).await, "token/ann revoked\n");
+    let flags = ["get", "agents", "--token", text.trim()];
+    assert!(fails(&world, &flags).await.contains("expired or revoked (TOKEN_INVALID)"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contexts_and_the_standalone_token_are_found() {
+    let world = World::start().await;
+    let address = world.address.to_string();
+    let plain = |arguments: &[&str]| {
+        let mut command = command(&world, arguments);
+        command.env_remove("MUSTER_SERVER").env_remove("MUSTER_TOKEN");
+        async move { output(command.output().await.expect("musterctl runs")) }
+    };
+    let refused = plain(&["fleet", "--server", &address]).await;
+    assert!(!refused.ok && refused.stderr.contains("muster-data/operator.token"), "{}", refused.stderr);
+    write(world.folder.path(), "muster-data/operator.token", &world.token);
+    assert!(plain(&["fleet", "--server", &address]).await.ok);
+    let set = plain(&["config", "set-context", "here", "--server", &address, "--token", &world.token]).await;
+    assert_eq!((set.stdout.as_str(), set.stderr.as_str()), ("context/here created\n", ""));
+    assert!(plain(&["config", "use-context", "here"]).await.ok);
+    fs::remove_dir_all(world.folder.path().join("muster-data")).unwrap();
+    let fleet = plain(&["fleet", "-o", "json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&fleet.stdout).unwrap()["agents"], 0, "{}", fleet.stderr);
+    let contexts = plain(&["config", "get-contexts", "-o", "json"]).await;
+    assert!(contexts.stdout.contains("\"current\": true") && !contexts.stdout.contains(&world.token), "{}", contexts.stdout);
+    assert!(!plain(&["config", "use-context", "nowhere"]).await.ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_reached_is_named() {
+    let world = World::start().await;
+    let error = fails(&world, &["fleet", "--server", "127.0.0.1:1"]).await;
+    assert_eq!(error, "error: no connection to http://127.0.0.1:1/: Connection refused (os error 111)\n");
+    assert!(run(&world, &["completion", "bash"]).await.contains("musterctl"));
+}

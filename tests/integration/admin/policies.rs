@@ -1,0 +1,120 @@
+//! Policies: apply, history, delete.
+
+use muster::{
+    model::UnixMs,
+    proto::admin::{
+        ApplyPolicyRequest, ApplyPolicyResponse, DeletePolicyRequest, GetPolicyRequest, ListPoliciesRequest,
+        ListRevisionsRequest, apply_policy_response::Outcome,
+    },
+    store::Store,
+};
+use tonic::Code;
+
+use super::world::{World, agent, policy, reason, violated};
+
+async fn apply(world: &World, request: ApplyPolicyRequest) -> Result<ApplyPolicyResponse, tonic::Status> {
+    world.policies().apply_policy(world.request(request)).await.map(tonic::Response::into_inner)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revisions_are_made_when_something_changed() {
+    let world = World::start().await;
+    let mut hints = world.hints().await;
+    let created = apply(&world, policy("base", "a=b", "one")).await.unwrap();
+    assert_eq!((created.outcome(), created.policy.clone().unwrap().revision.unwrap().number), (Outcome::Created, 1));
+    let first_epoch = hints.next().await.policies_epoch;
+    assert_eq!(first_epoch, world.store.policy_epoch().await.unwrap());
+    // The same in other words.
+    let same = apply(&world, policy("base", " a ==  b ", "one")).await.unwrap();
+    assert_eq!((same.outcome(), same.policy.unwrap().revision.unwrap().number), (Outcome::Unchanged, 1));
+    let changed = apply(&world, policy("base", "a=b", "two")).await.unwrap();
+    let revision = changed.policy.unwrap().revision.unwrap();
+    assert_eq!((revision.number, revision.selector.as_str(), revision.author.as_str()), (2, "a = b", "root"));
+    assert!(hints.next().await.policies_epoch > first_epoch, "the change without effect was not hinted");
+
+    let list = |page_size, page_token: String| {
+        world.request(ListRevisionsRequest { name: "base".into(), page_size, page_token })
+    };
+    let first = world.policies().list_revisions(list(1, String::new())).await.unwrap().into_inner();
+    let second = world.policies().list_revisions(list(1, first.next_page_token.clone())).await.unwrap().into_inner();
+    assert_eq!((first.revisions[0].number, second.revisions[0].number), (2, 1));
+    let elsewhere = ListRevisionsRequest { name: "other".into(), page_token: first.next_page_token, page_size: 1 };
+    assert_eq!(world.policies().list_revisions(world.request(elsewhere)).await.unwrap_err().code(), Code::InvalidArgument);
+
+    let get = GetPolicyRequest { name: "base".into(), include_bodies: true };
+    let got = world.policies().get_policy(world.request(get)).await.unwrap().into_inner().revision.unwrap();
+    assert_eq!((&got.files[0].body[..], got.files[0].size), (&b"two"[..], 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn validate_only_says_what_would_be_and_writes_nothing() {
+    let world = World::start().await;
+    let mut away = agent(3, &[("os", "linux")]);
+    away.presence.connected = false;
+    world.put(&[agent(1, &[("os", "linux")]), agent(2, &[("os", "windows")]), away]).await;
+    let dry = ApplyPolicyRequest { validate_only: true, count_agents: true, ..policy("base", "os = linux", "x") };
+    let answer = apply(&world, dry).await.unwrap();
+    let count = answer.agents.unwrap();
+    assert_eq!((answer.outcome(), count.matching, count.connected, count.incomplete), (Outcome::Created, 2, 1, false));
+    let get = GetPolicyRequest { name: "base".into(), include_bodies: false };
+    let status = world.policies().get_policy(world.request(get)).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "POLICY_NOT_FOUND"));
+    assert_eq!(apply(&world, policy("base", "os = linux", "x")).await.unwrap().agents, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etags_guard_against_lost_updates() {
+    let world = World::start().await;
+    let only_new = ApplyPolicyRequest { etag: Some(String::new()), ..policy("base", "", "1") };
+    let etag = apply(&world, only_new.clone()).await.unwrap().policy.unwrap().etag;
+    let status = apply(&world, ApplyPolicyRequest { files: policy("base", "", "2").files, ..only_new }).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Aborted, "ETAG_MISMATCH"));
+    apply(&world, ApplyPolicyRequest { etag: Some(etag.clone()), ..policy("base", "", "2") }).await.unwrap();
+    let delete = |etag: Option<String>| world.request(DeletePolicyRequest { name: "base".into(), etag });
+    assert_eq!(world.policies().delete_policy(delete(Some(etag))).await.unwrap_err().code(), Code::Aborted);
+    let mut hints = world.hints().await;
+    world.policies().delete_policy(delete(None)).await.unwrap();
+    assert!(hints.next().await.policies_epoch > 0);
+    let status = world.policies().delete_policy(delete(None)).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "POLICY_NOT_FOUND"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_said_field_by_field() {
+    let world = World::start().await;
+    let wrong = ApplyPolicyRequest { name: "No".into(), kind: 0, ..policy("", "a in", "x") };
+    let status = apply(&world, wrong).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
+    assert_eq!(violated(&status), ["name", "kind", "selector"].map(String::from).into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_are_paged_by_name() {
+    let world = World::start().await;
+    for name in ["c", "a", "b"] {
+        apply(&world, policy(name, "", name)).await.unwrap();
+    }
+    let mut names = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = world.request(ListPoliciesRequest { page_size: 2, page_token });
+        let page = world.policies().list_policies(request).await.unwrap().into_inner();
+        names.extend(page.policies.into_iter().map(|policy| policy.name));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(names, ["a", "b", "c"]);
+    let audit = world.store.list_audit(None, 10).await.unwrap();
+    assert!(audit.iter().any(|entry| entry.action == "policy.apply" && entry.actor == "root" && entry.at > 1_700_000_000_000 as UnixMs));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_beyond_the_limit_is_refused() {
+    let config = muster::admin::Config { max_request_bytes: 1024, ..Default::default() };
+    let world = World::with(config, muster::bus::in_process::InProcess::new()).await;
+    let status = apply(&world, policy("base", "", &"x".repeat(2000))).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    apply(&world, policy("base", "", "x")).await.unwrap();
+}

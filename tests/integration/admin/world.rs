@@ -1,0 +1,185 @@
+//! A running admin API, and what tests do with it.
+
+use std::{collections::HashSet, net::SocketAddr, sync::Arc};
+
+use muster::{
+    admin,
+    auth::token,
+    bus::{Bus, Event, SharedBus, Subscription, Topic, in_process::InProcess},
+    model::{AgentRecord, ContentHash, InstanceUid, agent::Presence},
+    proto::{
+        admin::{
+            ApplyPolicyRequest, PolicyFile, PolicyKind, agents_client::AgentsClient, fleet_client::FleetClient,
+            policies_client::PoliciesClient, tokens_client::TokensClient,
+        },
+        bus::Hint,
+        opamp,
+    },
+    store::{Actor, NewToken, Store, TokenKind, sqlite::SqliteStore},
+};
+use prost::Message;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Status, transport::Channel};
+use tonic_types::StatusExt;
+
+pub struct World {
+    pub store: Arc<SqliteStore>,
+    pub bus: SharedBus,
+    pub address: SocketAddr,
+    /// An operator's.
+    pub token: String,
+    pub shutdown: CancellationToken,
+    pub server: JoinHandle<Result<(), admin::Error>>,
+    pub channel: Channel,
+    pub folder: tempfile::TempDir,
+}
+
+impl World {
+    pub async fn start() -> Self {
+        Self::with(admin::Config::default(), InProcess::new()).await
+    }
+
+    pub async fn with(config: admin::Config, bus: SharedBus) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = SqliteStore::open(&folder.path().join("muster.db")).await.expect("a database");
+        let store = Arc::new(store);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let shutdown = CancellationToken::new();
+        let server = admin::Server::new(config, store.clone(), bus.clone());
+        let server = tokio::spawn(server.run(listener, shutdown.clone()));
+        let channel = Channel::from_shared(format!("http://{address}")).expect("a URL");
+        let channel = channel.connect().await.expect("a connection");
+        let token = add_token(&*store, TokenKind::Operator, "root").await;
+        Self { store, bus, address, token, shutdown, server, channel, folder }
+    }
+
+    pub fn request<T>(&self, message: T) -> Request<T> {
+        with_token(message, &self.token)
+    }
+
+    pub fn agents(&self) -> AgentsClient<Channel> {
+        AgentsClient::new(self.channel.clone())
+    }
+
+    pub fn policies(&self) -> PoliciesClient<Channel> {
+        PoliciesClient::new(self.channel.clone())
+    }
+
+    pub fn fleet(&self) -> FleetClient<Channel> {
+        FleetClient::new(self.channel.clone())
+    }
+
+    pub fn tokens(&self) -> TokensClient<Channel> {
+        TokensClient::new(self.channel.clone())
+    }
+
+    /// Stores agents; of those that are there already, the new state.
+    pub async fn put(&self, agents: &[AgentRecord]) {
+        let uids: Vec<_> = agents.iter().map(|agent| agent.uid).collect();
+        let stored = self.store.read_agents(&uids).await.expect("agents");
+        let mut agents = agents.to_vec();
+        for agent in &mut agents {
+            agent.version = stored.iter().find(|old| old.uid == agent.uid).map_or(0, |old| old.version);
+        }
+        let refused = self.store.write_agents(&agents, &[]).await.expect("a write");
+        assert_eq!(refused, [], "another writer came first");
+    }
+
+    /// Hints to the config service, from now on.
+    pub async fn hints(&self) -> Hints {
+        let mut subscription = self.bus.subscribe();
+        subscription.set_topics(vec![Topic::ConfigService]).await;
+        Hints(subscription)
+    }
+}
+
+pub struct Hints(Box<dyn Subscription>);
+
+impl Hints {
+    pub async fn next(&mut self) -> Hint {
+        match tokio::time::timeout(crate::support::PATIENCE, self.0.next()).await.expect("a hint") {
+            Event::Message { payload, .. } => Hint::decode(payload).expect("a Hint"),
+            Event::Gap => panic!("a gap"),
+        }
+    }
+}
+
+pub fn with_token<T>(message: T, token: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("a header"));
+    request
+}
+
+/// Stores a token and gives its text.
+pub async fn add_token(store: &dyn Store, kind: TokenKind, name: &str) -> String {
+    let text = token::generate(kind);
+    let new = NewToken { id: format!("id-{name}"), kind, name: name.into(), sha256: token::digest(&text), expires_at: None };
+    store.create_token(&new, &actor()).await.expect("a token");
+    text
+}
+
+pub fn actor() -> Actor {
+    Actor { name: "system".into(), token_id: String::new(), now: 1_700_000_000_000 }
+}
+
+pub fn uid(n: u128) -> InstanceUid {
+    InstanceUid::from_slice(&(0x0192_0000_0000_7000_8000_0000_0000_0000 + n).to_be_bytes()).expect("a uid")
+}
+
+/// A connected agent with these attributes.
+pub fn agent(n: u128, attributes: &[(&str, &str)]) -> AgentRecord {
+    let pair = |(key, value): &(&str, &str)| opamp::KeyValue {
+        key: (*key).into(),
+        value: Some(opamp::AnyValue { value: Some(opamp::any_value::Value::StringValue((*value).into())) }),
+    };
+    let description = opamp::AgentDescription {
+        identifying_attributes: attributes.iter().map(pair).collect(),
+        ..Default::default()
+    };
+    let mut record = AgentRecord::new(uid(n), 1_700_000_000_000);
+    record.observed.description = description.encode_to_vec().into();
+    record.observed.capabilities = 7;
+    record.presence = Presence {
+        connected: true,
+        gateway: "gw-1".into(),
+        connection_generation: 1,
+        last_seen: 1_700_000_000_500,
+        ..Default::default()
+    };
+    record
+}
+
+/// A policy with one file.
+pub fn policy(name: &str, selector: &str, body: &str) -> ApplyPolicyRequest {
+    ApplyPolicyRequest {
+        name: name.into(),
+        kind: PolicyKind::Config.into(),
+        selector: selector.into(),
+        files: vec![PolicyFile {
+            name: "collector.yaml".into(),
+            content_type: "text/yaml".into(),
+            body: body.as_bytes().to_vec().into(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+/// The machine-readable reason of an error; every error has one.
+pub fn reason(status: &Status) -> String {
+    let info = status.get_details_error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
+    assert_eq!(info.domain, "muster");
+    info.reason
+}
+
+/// The fields that a request is refused for.
+pub fn violated(status: &Status) -> HashSet<String> {
+    let request = status.get_details_bad_request().expect("a BadRequest");
+    request.field_violations.into_iter().map(|violation| violation.field).collect()
+}
+
+pub fn hash(byte: u8) -> ContentHash {
+    ContentHash([byte; 32])
+}

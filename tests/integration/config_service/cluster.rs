@@ -1,0 +1,144 @@
+//! Replicas of the config service on one SQLite store and one in-process bus.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use muster::{
+    bus::{Bus, SharedBus, Topic, in_process::InProcess},
+    config_service::{Config, ConfigService},
+    model::{
+        AgentRecord, ContentHash, InstanceUid,
+        policy::{FileRef, PolicyKind, RevisionContent},
+    },
+    proto::bus,
+    store::{Actor, ApplyPolicy, SharedStore, Store, sqlite::SqliteStore},
+};
+use prost::Message;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::gateway::Gateway;
+use crate::support::eventually;
+
+pub struct Cluster {
+    pub store: SharedStore,
+    pub bus: Arc<InProcess>,
+    _dir: tempfile::TempDir,
+}
+
+/// A running replica.
+pub struct Replica {
+    pub stop: CancellationToken,
+    pub task: JoinHandle<Result<(), muster::config_service::Error>>,
+}
+
+/// Short enough for tests that wait for them to happen.
+pub fn quick() -> Config {
+    Config {
+        probe_timeout: Duration::from_millis(400),
+        membership_ttl: Duration::from_millis(900),
+        gateway_check_interval: Duration::from_millis(20),
+        gateway_grace: Duration::from_millis(200),
+        policy_poll_interval: Duration::from_millis(100),
+        sweep_interval: Duration::from_millis(100),
+        full_sweep_interval: Duration::from_secs(3_600),
+        ..Config::default()
+    }
+}
+
+pub fn actor() -> Actor {
+    Actor { name: "test".into(), token_id: String::new(), now: 1 }
+}
+
+impl Cluster {
+    /// A store and a bus, and nobody on them.
+    pub async fn empty() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&dir.path().join("muster.db")).await.unwrap();
+        store.migrate().await.unwrap();
+        Self { store: Arc::new(store), bus: InProcess::new(), _dir: dir }
+    }
+
+    /// With one ready replica.
+    pub async fn start() -> (Self, Replica) {
+        let cluster = Self::empty().await;
+        let replica = cluster.replica("replica", quick()).await;
+        (cluster, replica)
+    }
+
+    pub async fn replica(&self, node: &str, config: Config) -> Replica {
+        self.replica_on(self.bus.clone(), node, config).await
+    }
+
+    pub async fn replica_on(&self, bus: SharedBus, node: &str, config: Config) -> Replica {
+        let service = ConfigService::new(config, node.into(), self.store.clone(), bus);
+        let (handle, stop) = (service.handle(), CancellationToken::new());
+        let task = tokio::spawn(service.run(stop.clone()));
+        eventually("the replica is ready", async || handle.is_ready().then_some(())).await;
+        Replica { stop, task }
+    }
+
+    /// A live gateway.
+    pub async fn gateway(&self, name: &str) -> Gateway {
+        Gateway::start(self.bus.clone(), name).await
+    }
+
+    /// Applies a policy without telling anyone.
+    pub async fn apply_quietly(&self, name: &str, selector: &str, body: &str) {
+        let content = ContentHash::of(body.as_bytes());
+        let file = FileRef { content, content_type: "text/yaml".into(), role: String::new(), size: body.len() as u64 };
+        let content_of = RevisionContent {
+            selector: selector.parse().unwrap(),
+            priority: 0,
+            files: BTreeMap::from([("collector.yaml".to_owned(), file)]),
+            allow_empty: false,
+            max_per_second: 0,
+        };
+        let apply = ApplyPolicy {
+            name: name.into(),
+            kind: PolicyKind::Config,
+            content: content_of,
+            bodies: vec![(content, body.as_bytes().to_vec().into())],
+            etag: None,
+            validate_only: false,
+        };
+        self.store.apply_policy(apply, &actor()).await.unwrap();
+    }
+
+    /// As an operator does.
+    pub async fn apply(&self, name: &str, selector: &str, body: &str) {
+        self.apply_quietly(name, selector, body).await;
+        self.hint(bus::Hint { policies_epoch: self.store.policy_epoch().await.unwrap(), ..Default::default() }).await;
+    }
+
+    /// Applies a policy, and waits until all shards have been brought to it, so that later reports are decided by it.
+    pub async fn settle(&self, name: &str, selector: &str, body: &str) {
+        self.apply(name, selector, body).await;
+        let epoch = self.store.policy_epoch().await.unwrap();
+        eventually("all shards are done", async || {
+            let progress = self.store.shard_progress().await.unwrap();
+            (progress.len() == 64 && progress.iter().all(|(_, done)| *done == epoch)).then_some(())
+        })
+        .await;
+    }
+
+    pub async fn hint(&self, hint: bus::Hint) {
+        self.bus.publish(&Topic::ConfigService, hint.encode_to_vec().into()).await.unwrap();
+    }
+
+    pub async fn row(&self, uid: InstanceUid) -> Option<AgentRecord> {
+        self.store.read_agents(&[uid]).await.unwrap().pop()
+    }
+
+    /// The row, once `check` holds for it.
+    pub async fn row_when(&self, uid: InstanceUid, check: impl Fn(&AgentRecord) -> bool) -> AgentRecord {
+        eventually("the row is as expected", async || self.row(uid).await.filter(|row| check(row))).await
+    }
+}
+
+impl Replica {
+    /// As SIGTERM does.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,168 @@
+//! From policies to agents.
+
+use muster::{
+    auth::token,
+    bus::Bus,
+    model::{InstanceUid, agent::ConfigStatus, offer},
+    proto::{
+        bus,
+        opamp::{AgentRemoteConfig, AgentToServer, ComponentHealth, RemoteConfigStatuses},
+    },
+    store::{LabelChanges, NewToken, TokenKind},
+};
+use prost::Message;
+
+use super::{
+    cluster::{Cluster, actor},
+    gateway::{Heard, full, opening, report, status, uid},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verdict_offers_and_the_body_comes_on_request() {
+    let (cluster, _replica) = Cluster::start().await;
+    cluster.settle("base", "group = web", "receivers: {}").await;
+    let mut gateway = cluster.gateway("g").await;
+    let verdict = gateway.tell(opening(uid(1), 10, 1, &full("web"))).await;
+    let row = cluster.row(uid(1)).await.unwrap();
+    assert_eq!(Some(&verdict.config_hash[..]), row.desired.config.as_ref().map(|hash| &hash.0[..]));
+    assert_eq!(verdict.desired_generation, row.desired.generation);
+    let wanted = bus::ShardBatch { wanted_config_hashes: vec![verdict.config_hash.clone()], ..Default::default() };
+    gateway.send(uid(1), wanted).await;
+    let body = gateway.hear(matches_body).await;
+    let offered = AgentRemoteConfig::decode(body.remote_config).unwrap();
+    assert_eq!(offered.config_hash, verdict.config_hash);
+    let file = &offered.config.unwrap().config_map["collector.yaml"];
+    assert_eq!((&file.body[..], file.content_type.as_str()), (&b"receivers: {}"[..], "text/yaml"));
+    // Not an agent of this policy.
+    assert!(gateway.tell(opening(uid(2), 10, 1, &full("db"))).await.config_hash.is_empty());
+}
+
+fn matches_body(heard: &Heard) -> Option<bus::OfferBody> {
+    match heard {
+        Heard::Body(body) => Some(body.clone()),
+        _ => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_policies_reaches_every_gateway_with_its_body_first() {
+    let (cluster, _replica) = Cluster::start().await;
+    let mut gateways = [cluster.gateway("one").await, cluster.gateway("other").await];
+    for n in 0..200 {
+        gateways[n as usize % 2].tell(opening(uid(n), 10, 1, &full("web"))).await;
+    }
+    cluster.apply("base", "group = web", "two").await;
+    for n in 0..200 {
+        let offer = gateways[n as usize % 2].offer_to(uid(n)).await;
+        assert!(!offer.repeat);
+        let row = cluster.row(uid(n)).await.unwrap();
+        assert_eq!(
+            (Some(&offer.config_hash[..]), offer.generation),
+            (row.desired.config.as_ref().map(|hash| &hash.0[..]), row.desired.generation)
+        );
+    }
+    for gateway in &mut gateways {
+        let rest = gateway.rest();
+        assert!(rest.iter().filter_map(matches_body).count() == 1, "{rest:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_nobody_was_told_of_is_found_by_the_timer() {
+    let (cluster, _replica) = Cluster::start().await;
+    let mut gateway = cluster.gateway("g").await;
+    gateway.tell(opening(uid(1), 10, 1, &full("web"))).await;
+    cluster.apply_quietly("base", "", "one").await;
+    gateway.offer_to(uid(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_config_stays_away_until_it_is_lifted_or_changed() {
+    let (cluster, _replica) = Cluster::start().await;
+    cluster.settle("base", "group = web", "bad").await;
+    let mut gateway = cluster.gateway("g").await;
+    let offered = gateway.tell(opening(uid(1), 10, 1, &full("web"))).await.config_hash;
+    gateway.tell(report(uid(1), 10, 2, &status(RemoteConfigStatuses::Failed, &offered))).await;
+    let row = cluster.row(uid(1)).await.unwrap();
+    assert_eq!(row.desired.quarantined, row.desired.config);
+    // Neither by another report nor on a new connection.
+    let health = AgentToServer { health: Some(ComponentHealth::default()), ..Default::default() };
+    assert!(gateway.tell(report(uid(1), 10, 3, &health)).await.config_hash.is_empty());
+    assert!(gateway.tell(opening(uid(1), 20, 4, &full("web"))).await.config_hash.is_empty());
+    assert!(!gateway.rest().iter().any(|heard| matches!(heard, Heard::Offer(_))));
+
+    cluster.store.lift_quarantine(uid(1), &actor()).await.unwrap();
+    cluster.hint(bus::Hint { agents_to_reconcile: uid(1).to_bytes(), ..Default::default() }).await;
+    let again = gateway.offer_to(uid(1)).await;
+    assert_eq!((&again.config_hash[..], again.repeat), (&offered[..], true));
+    gateway.tell(report(uid(1), 20, 2, &status(RemoteConfigStatuses::Failed, &offered))).await;
+    assert!(cluster.row(uid(1)).await.unwrap().desired.quarantined.is_some());
+
+    cluster.apply("base", "group = web", "good").await;
+    let fixed = gateway.offer_to(uid(1)).await;
+    assert_ne!(fixed.config_hash[..], offered[..]);
+    gateway.tell(report(uid(1), 20, 3, &status(RemoteConfigStatuses::Applied, &fixed.config_hash))).await;
+    let row = cluster.row(uid(1)).await.unwrap();
+    assert_eq!(row.observed.config_status, ConfigStatus::Applied);
+    assert_eq!(offer::convergence(&row), offer::Convergence::Converged);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_change_what_an_agent_gets() {
+    let (cluster, _replica) = Cluster::start().await;
+    cluster.settle("canary", "tier = canary", "one").await;
+    let mut gateway = cluster.gateway("g").await;
+    assert!(gateway.tell(opening(uid(1), 10, 1, &full("web"))).await.config_hash.is_empty());
+    let changes = LabelChanges::from([("tier".to_owned(), Some("canary".to_owned()))]);
+    cluster.store.set_labels(uid(1), &changes, None, &actor()).await.unwrap();
+    cluster.hint(bus::Hint { agents_to_reconcile: uid(1).to_bytes(), ..Default::default() }).await;
+    gateway.offer_to(uid(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offer_that_was_not_answered_is_repeated_by_the_sweep() {
+    let (cluster, _replica) = Cluster::start().await;
+    cluster.settle("base", "group = web", "one").await;
+    let mut gateway = cluster.gateway("g").await;
+    gateway.tell(opening(uid(1), 10, 1, &full("web"))).await;
+    // As if it had been long ago.
+    let mut row = cluster.row(uid(1)).await.unwrap();
+    row.desired.offered_at = Some(1);
+    assert!(cluster.store.write_agents(&[row], &[]).await.unwrap().is_empty());
+    assert!(gateway.offer_to(uid(1)).await.repeat);
+    let row = cluster.row_when(uid(1), |row| row.desired.offered_at > Some(1)).await;
+    assert_eq!(row.desired.offer_attempts, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_tokens_come_on_request_and_on_change() {
+    let (cluster, _replica) = Cluster::start().await;
+    let mut gateway = cluster.gateway("g").await;
+    let tokens = |heard: &Heard| match heard {
+        Heard::Tokens(tokens) => Some(tokens.clone()),
+        _ => None,
+    };
+    gateway.send(uid(1), bus::ShardBatch { wants_agent_tokens: true, ..Default::default() }).await;
+    let before = gateway.hear(tokens).await;
+    assert!(before.tokens.is_empty());
+    let sha256 = token::digest("a token");
+    let new = NewToken { id: "t1".into(), kind: TokenKind::Agent, name: "edge".into(), sha256, expires_at: None };
+    cluster.store.create_token(&new, &actor()).await.unwrap();
+    cluster.hint(bus::Hint { agent_tokens_changed: true, ..Default::default() }).await;
+    let after = gateway.hear(tokens).await;
+    assert!(after.version > before.version);
+    assert_eq!((after.tokens[0].id.as_str(), &after.tokens[0].sha256[..]), ("t1", &sha256[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_watches_agents_hears_of_visible_changes() {
+    let (cluster, _replica) = Cluster::start().await;
+    let mut watcher = cluster.bus.subscribe();
+    watcher.set_topics(vec![muster::bus::Topic::AgentsChanged]).await;
+    let mut gateway = cluster.gateway("g").await;
+    gateway.tell(opening(uid(1), 10, 1, &full("web"))).await;
+    let event = tokio::time::timeout(crate::support::PATIENCE, watcher.next()).await.unwrap();
+    let muster::bus::Event::Message { payload, .. } = event else { panic!("{event:?}") };
+    let changed = bus::AgentsChanged::decode(payload).unwrap();
+    assert_eq!(InstanceUid::from_slice(&changed.instance_uids).unwrap(), uid(1));
+}

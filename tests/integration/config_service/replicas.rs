@@ -1,0 +1,159 @@
+//! Several replicas, and the deaths of some.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use muster::{
+    bus::{Bus, Error, Role, Subscription, Topic, in_process::InProcess},
+    model::offer::{self, Convergence},
+    proto::opamp::{AgentToServer, RemoteConfigStatuses},
+};
+
+use super::{
+    cluster::{Cluster, quick},
+    gateway::{full, opening, report, status, uid},
+};
+
+/// A bus on which a replica sees itself alone, as for a moment after each change of members.
+struct Alone {
+    bus: Arc<InProcess>,
+    node: &'static str,
+}
+
+#[async_trait]
+impl Bus for Alone {
+    async fn publish(&self, topic: &Topic, payload: Bytes) -> Result<(), Error> {
+        self.bus.publish(topic, payload).await
+    }
+
+    fn subscribe(&self) -> Box<dyn Subscription> {
+        self.bus.subscribe()
+    }
+
+    async fn announce(&self, role: Role, node: &str, ttl: Duration) -> Result<(), Error> {
+        self.bus.announce(role, node, ttl).await
+    }
+
+    async fn withdraw(&self, role: Role, node: &str) -> Result<(), Error> {
+        self.bus.withdraw(role, node).await
+    }
+
+    async fn members(&self, role: Role) -> Result<Vec<String>, Error> {
+        match role {
+            Role::ConfigService => Ok(vec![self.node.to_owned()]),
+            Role::Gateway => self.bus.members(role).await,
+        }
+    }
+
+    fn is_reachable(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_owners_of_every_shard_do_no_harm() {
+    let cluster = Cluster::empty().await;
+    cluster.apply_quietly("base", "group = web", "one").await;
+    for node in ["a", "b"] {
+        let alone = Arc::new(Alone { bus: cluster.bus.clone(), node });
+        cluster.replica_on(alone, node, quick()).await;
+    }
+    let mut gateway = cluster.gateway("g").await;
+    for n in 0..50 {
+        gateway.report(opening(uid(n), 10, 1, &full("web"))).await;
+    }
+    for n in 0..50 {
+        // Each replica answers.
+        let first = opening(uid(n), 10, 1, &full("web"));
+        let verdict = gateway.verdict_on(&first).await;
+        let other = gateway.verdict_on(&first).await;
+        assert_eq!((verdict.report_number, other.report_number), (1, 1));
+        assert_eq!(verdict.desired_generation, other.desired_generation, "one decision, made once");
+        gateway.tell(report(uid(n), 10, 2, &status(RemoteConfigStatuses::Applied, &verdict.config_hash))).await;
+    }
+    for n in 0..50 {
+        let row = cluster.row_when(uid(n), |row| row.presence.report_number == 2).await;
+        assert_eq!(offer::convergence(&row), Convergence::Converged);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_replica_takes_over_from_one_that_was_killed() {
+    let cluster = Cluster::empty().await;
+    let one = cluster.replica("one", quick()).await;
+    let other = cluster.replica("other", quick()).await;
+    let mut gateway = cluster.gateway("g").await;
+    one.task.abort();
+    for n in 0..64 {
+        // As a gateway does: again and again until it is taken.
+        let first = opening(uid(n), 10, 1, &full("web"));
+        let bus = gateway.name.clone();
+        loop {
+            gateway.report(first.clone()).await;
+            match tokio::time::timeout(Duration::from_millis(100), gateway.verdict_on(&first)).await {
+                Ok(verdict) => break assert_eq!(verdict.report_number, 1, "{bus}"),
+                Err(_) => continue,
+            }
+        }
+    }
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_that_report_while_policies_change_end_with_the_newest() {
+    let cluster = Cluster::empty().await;
+    let (_one, _other) = (cluster.replica("one", quick()).await, cluster.replica("other", quick()).await);
+    cluster.apply("base", "group = web", "0").await;
+    let mut gateway = cluster.gateway("g").await;
+    for n in 0..200 {
+        gateway.report(opening(uid(n), 10, 1, &full(if n % 2 == 0 { "web" } else { "db" }))).await;
+        if n % 20 == 0 {
+            cluster.apply("base", "group = web", &format!("{n}")).await;
+        }
+        if n % 7 == 0 {
+            // It changes sides meanwhile.
+            gateway.report(report(uid(n), 10, 2, &full("web"))).await;
+        }
+    }
+    cluster.settle("base", "group = web", "newest").await;
+    // A reference: one that arrives when all is done.
+    let newest = gateway.tell(opening(uid(1_000), 10, 1, &full("web"))).await.config_hash;
+    for n in 0..200 {
+        let is_web = n % 2 == 0 || n % 7 == 0;
+        let expected = is_web.then_some(&newest[..]);
+        let is_right = |row: &muster::model::AgentRecord| row.desired.config.as_ref().map(|h| &h.0[..]) == expected;
+        cluster.row_when(uid(n), is_right).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_gateways_agents_are_marked_and_come_back_elsewhere() {
+    let (cluster, _replica) = Cluster::start().await;
+    let (mut one, mut other) = (cluster.gateway("one").await, cluster.gateway("other").await);
+    one.tell(opening(uid(1), 10, 1, &full("web"))).await;
+    other.tell(opening(uid(2), 10, 1, &full("web"))).await;
+    one.die().await;
+    cluster.row_when(uid(1), |row| !row.presence.connected).await;
+    assert!(cluster.row(uid(2)).await.unwrap().presence.connected);
+    // Nobody is left to be probed; what the dead gateway had not said is missing, so all is asked for.
+    let verdict = other.tell(opening(uid(1), 20, 9, &AgentToServer::default())).await;
+    assert!(verdict.report_full_state);
+    assert_eq!(cluster.row(uid(1)).await.unwrap().presence.gateway, "other");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_asks_nobody_for_anything() {
+    let cluster = Cluster::empty().await;
+    let replica = cluster.replica("one", quick()).await;
+    cluster.settle("base", "group = web", "one").await;
+    let mut gateway = cluster.gateway("g").await;
+    let hash = gateway.tell(opening(uid(1), 10, 1, &full("web"))).await.config_hash;
+    gateway.tell(report(uid(1), 10, 2, &status(RemoteConfigStatuses::Applied, &hash))).await;
+    replica.stop().await;
+    let _replica = cluster.replica("two", quick()).await;
+    let verdict = gateway.tell(report(uid(1), 10, 3, &AgentToServer::default())).await;
+    assert_eq!((verdict.report_number, verdict.report_full_state), (3, false));
+    assert!(verdict.config_hash.is_empty());
+    assert!(gateway.rest().is_empty());
+}

@@ -1,0 +1,73 @@
+//! Leaving in good order.
+
+use muster::{
+    bus::{Bus, Role},
+    proto::{
+        bus::ending::Reason,
+        opamp::{ServerErrorResponseType, server_error_response::Details},
+    },
+};
+use tokio_tungstenite::tungstenite::Error as WsError;
+
+use super::harness::*;
+
+#[tokio::test]
+async fn everybody_is_sent_away_and_handed_over() {
+    let mut bench = Bench::start(config()).await;
+    bench.until(|_| true).await;
+    let mut agents = Vec::new();
+    for n in 1..=10 {
+        let mut agent = bench.connect().await;
+        agent.say(&full(n, 0)).await;
+        agent.say(&heartbeat(n, 1)).await;
+        bench.service.report().await;
+        agents.push(agent);
+    }
+    bench.poll(&full(11, 1)).await;
+    bench.service.report().await;
+    assert_eq!(bench.service.bus.members(Role::Gateway).await.unwrap(), [NODE]);
+
+    bench.shutdown.cancel();
+    bench.until(|bench| !bench.handle.is_ready()).await;
+    assert_eq!(bench.handle.reason(), "draining");
+    let Err(error) = bench.try_connect(None).await else { panic!("let in while draining") };
+    let WsError::Http(answer) = *error else { panic!("{error}") };
+    assert_eq!(answer.status().as_u16(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
+
+    for (n, agent) in (1..).zip(&mut agents) {
+        let reply = agent.receive().await;
+        assert_eq!(reply.instance_uid, uid(n).to_bytes());
+        let error = reply.error_response.expect("it is told to leave");
+        assert_eq!(error.r#type(), ServerErrorResponseType::Unavailable);
+        let Some(Details::RetryInfo(retry)) = error.details else { panic!("no retry_info") };
+        assert!(retry.retry_after_nanoseconds >= 1_000_000_000);
+        assert_eq!(agent.close_code().await, 1001);
+    }
+    let mut service = bench.stop().await;
+    let mut endings = Vec::new();
+    while endings.len() < 11 {
+        let report = service.report().await;
+        assert_eq!(report.ending.expect("an ending").reason(), Reason::Drain);
+        assert_eq!(report.sequence_num, 1);
+        endings.push(report.instance_uid);
+    }
+    assert_eq!(service.bus.members(Role::Gateway).await.unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn it_waits_for_the_handover_to_be_acknowledged() {
+    let mut bench = Bench::start(config()).await;
+    let mut agent = bench.connect().await;
+    agent.say(&full(1, 0)).await;
+    bench.service.report().await;
+    bench.service.keep_silent();
+    bench.shutdown.cancel();
+    let ending = bench.service.report().await;
+    let repeated = bench.service.report().await;
+    assert_eq!(repeated, ending);
+    assert!(!bench.task.is_finished());
+    bench.service.verdict(acknowledgement(&ending)).await;
+    drop(agent);
+    bench.stop().await;
+}

@@ -1,0 +1,161 @@
+//! Reconnects, takeovers and two agents with one uid.
+
+use muster::{
+    model::ContentHash,
+    proto::{bus::Verdict, opamp::AgentToServer},
+};
+use prost::Message as _;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::harness::*;
+
+#[tokio::test]
+async fn a_reconnect_goes_on_where_the_agent_left() {
+    let mut bench = Bench::start(config()).await;
+    let mut agent = bench.connect().await;
+    agent.say(&full(1, 0)).await;
+    let first = bench.service.report().await;
+    agent.say(&heartbeat(1, 1)).await;
+    bench.service.keep_silent();
+    drop(agent);
+    let ending = bench.service.report().await;
+    assert!(ending.ending.is_some() && ending.sequence_num == 1);
+
+    // Before the ending is acknowledged.
+    let mut agent = bench.connect().await;
+    agent.send(&heartbeat(1, 2)).await;
+    let opening = loop {
+        let report = bench.service.report().await;
+        if report.connection_generation > first.connection_generation {
+            break report;
+        }
+    };
+    assert_eq!(opening.opening.unwrap().previous_sequence_num, Some(1));
+    assert_eq!(opening.ending, None);
+    bench.service.verdict(acknowledgement(&ending)).await;
+    bench.service.verdict(acknowledgement(&opening)).await;
+    assert_eq!(agent.receive().await.flags, 0);
+    assert_eq!(bench.handle.agents(), 1, "the old ending has removed nothing");
+}
+
+#[tokio::test]
+async fn of_two_live_sockets_the_newcomer_gets_a_new_uid() {
+    let mut bench = Bench::start(config()).await;
+    let mut original = bench.connect().await;
+    original.say(&full(1, 0)).await;
+    bench.service.report().await;
+    let mut newcomer = bench.connect().await;
+    let reply = original.alive_while(newcomer.say(&health(1, 5, "clone"))).await;
+    assert_eq!(reply.instance_uid, uid(1).to_bytes());
+    let given = reply.agent_identification.expect("a new uid").new_instance_uid;
+    let report = bench.service.report().await;
+    assert_eq!(report.instance_uid, given, "its state goes to the new uid");
+    assert_eq!(message(&report).health.unwrap().last_error, "clone");
+
+    // One that ignores it is not given another, and is not mixed up with the original.
+    let again = newcomer.say(&health(1, 6, "still")).await;
+    assert_eq!(again.agent_identification, None);
+    assert_eq!(bench.service.report().await.instance_uid, given);
+    assert_eq!(newcomer.say(&AgentToServer { instance_uid: given, ..heartbeat(1, 7) }).await.flags, 0);
+    assert_eq!(original.say(&heartbeat(1, 1)).await.agent_identification, None);
+    assert_eq!(bench.handle.agents(), 2);
+}
+
+#[tokio::test]
+async fn a_half_open_socket_is_taken_over() {
+    let mut bench = Bench::start(config()).await;
+    let mut dead = TcpStream::connect(bench.address).await.unwrap();
+    let upgrade = "GET /v1/opamp HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    dead.write_all(upgrade.as_bytes()).await.unwrap();
+    let message = [&[0][..], &full(1, 0).encode_to_vec()].concat();
+    dead.write_all(&[&[0x82, 0x80 | message.len() as u8, 0, 0, 0, 0], &message[..]].concat()).await.unwrap();
+    bench.service.report().await;
+
+    // It answers no ping.
+    let mut agent = bench.connect().await;
+    let reply = agent.say(&heartbeat(1, 1)).await;
+    assert_eq!((reply.agent_identification, reply.flags), (None, 0));
+    let report = bench.service.report().await;
+    assert_eq!(report.instance_uid, uid(1).to_bytes());
+    assert_eq!(report.opening.unwrap().previous_sequence_num, Some(0));
+    let mut rest = Vec::new();
+    tokio::time::timeout(PATIENCE, dead.read_to_end(&mut rest)).await.expect("the dead one is dropped").unwrap();
+    assert_eq!(bench.handle.agents(), 1);
+}
+
+#[tokio::test]
+async fn the_config_services_probe_tells_the_living_from_the_dead() {
+    let mut bench = Bench::start(config()).await;
+    let mut agent = bench.connect().await;
+    agent.say(&full(1, 3)).await;
+    let report = bench.service.report().await;
+    bench.service.probe(&report).await;
+    let result = agent.alive_while(bench.service.probe_result()).await;
+    assert!(result.alive && result.connection_generation == report.connection_generation);
+
+    // Nobody answers any more.
+    bench.service.probe(&report).await;
+    let result = bench.service.probe_result().await;
+    assert_eq!((result.alive, result.last_sequence_num), (false, Some(3)));
+    bench.until(|bench| bench.handle.agents() == 0).await;
+
+    // Nobody knows this one; an HTTP agent is let go of at once.
+    bench.service.probe(&report).await;
+    assert_eq!(bench.service.probe_result().await.last_sequence_num, None);
+    bench.poll(&full(2, 9)).await;
+    let report = bench.service.report().await;
+    bench.until(|bench| bench.handle.agents() == 1).await;
+    bench.poll(&heartbeat(2, 10)).await;
+    bench.service.probe(&report).await;
+    let result = bench.service.probe_result().await;
+    assert_eq!((result.alive, result.last_sequence_num), (false, Some(10)));
+}
+
+#[tokio::test]
+async fn the_config_service_can_give_a_new_uid() {
+    let mut bench = Bench::start(config()).await;
+    bench.service.keep_silent();
+    let mut agent = bench.connect().await;
+    agent.send(&full(1, 0)).await;
+    let report = bench.service.report().await;
+    let given = uid(77);
+    let verdict = Verdict { new_instance_uid: given.to_bytes(), ..acknowledgement(&report) };
+    bench.service.verdict(verdict).await;
+    let reply = agent.receive().await;
+    assert_eq!(reply.instance_uid, uid(1).to_bytes());
+    assert_eq!(reply.agent_identification.unwrap().new_instance_uid, given.to_bytes());
+    let hash = ContentHash::of(b"one");
+    bench.service.body(hash).await;
+    bench.service.offer(hash, &[(given, 1)], false).await;
+    assert_eq!(agent.receive().await.instance_uid, given.to_bytes(), "it is known by the new one");
+    agent.say(&AgentToServer { instance_uid: given.to_bytes(), ..health(1, 1, "x") }).await;
+    let next = bench.service.report().await;
+    assert_eq!(next.instance_uid, given.to_bytes());
+    assert_eq!((next.connection_generation, next.report_number), (report.connection_generation, 2));
+}
+
+#[tokio::test]
+async fn a_newer_connection_in_the_store_is_answered_with_a_still_newer_one() {
+    let mut bench = Bench::start(config()).await;
+    bench.service.keep_silent();
+    let mut agent = bench.connect().await;
+    agent.send(&full(1, 0)).await;
+    let report = bench.service.report().await;
+    let newer = report.connection_generation + 1_000_000_000;
+    let verdict = Verdict { newer_connection_generation: newer, report_number: 0, ..acknowledgement(&report) };
+    bench.service.verdict(verdict).await;
+    let again = loop {
+        let again = bench.service.report().await;
+        if again.connection_generation > newer {
+            break again;
+        }
+    };
+    assert!(message(&again).agent_description.is_some(), "nothing of what was said is lost");
+    assert_eq!(again.opening.unwrap().first_sequence_num, 0);
+    bench.service.verdict(acknowledgement(&again)).await;
+    assert_eq!(agent.receive().await.flags, 0);
+}

@@ -1,0 +1,236 @@
+//! Messages and replies over WebSocket.
+
+use muster::{
+    model::{ContentHash, uid::InstanceUid},
+    proto::{
+        bus::{GatewayBatch, Transport, Verdict, ending::Reason},
+        opamp::{AgentDisconnect, AgentToServer, ServerErrorResponseType},
+    },
+};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::harness::*;
+
+const FULL_STATE: u64 = 1;
+
+#[tokio::test]
+async fn a_first_message_is_reported_and_its_reply_carries_the_verdict() {
+    let mut bench = Bench::start(config()).await;
+    bench.service.keep_silent();
+    let mut agent = bench.connect().await;
+    agent.send(&heartbeat(1, 7)).await;
+    let report = bench.service.report().await;
+    assert_eq!(report.instance_uid, uid(1).to_bytes());
+    assert_eq!((report.report_number, report.sequence_num), (1, 7));
+    assert_eq!(report.transport(), Transport::Websocket);
+    let opening = report.opening.expect("it is the first of its connection");
+    assert_eq!((opening.first_sequence_num, opening.previous_sequence_num), (7, None));
+
+    let hash = ContentHash::of(b"one");
+    bench.service.body(hash).await;
+    let verdict = Verdict {
+        report_full_state: true,
+        config_hash: hash.to_bytes(),
+        desired_generation: 1,
+        ..acknowledgement(&report)
+    };
+    bench.service.verdict(verdict).await;
+    let reply = agent.receive().await;
+    assert_eq!(reply.instance_uid, uid(1).to_bytes());
+    assert_eq!((reply.flags, reply.capabilities), (FULL_STATE, 7));
+    assert_eq!(reply.remote_config.expect("the offer").config_hash, hash.to_bytes());
+}
+
+#[tokio::test]
+async fn heartbeats_are_answered_from_memory_and_deltas_are_reported() {
+    let mut bench = Bench::start(config()).await;
+    let mut agent = bench.connect().await;
+    agent.say(&full(1, 0)).await;
+    assert_eq!(bench.service.report().await.report_number, 1);
+    for sequence_num in 1..=20 {
+        let reply = agent.say(&heartbeat(1, sequence_num)).await;
+        assert_eq!((reply.flags, &reply.instance_uid), (0, &uid(1).to_bytes()));
+    }
+    agent.say(&health(1, 21, "disk")).await;
+    // Had a heartbeat been reported, it would come first.
+    let report = bench.service.report().await;
+    assert_eq!((report.report_number, report.sequence_num), (2, 21));
+    assert_eq!(message(&report).health.expect("the delta").last_error, "disk");
+    assert_eq!(message(&report).agent_description, None, "what was acknowledged is not said again");
+}
+
+#[tokio::test]
+async fn a_gap_asks_for_full_state_once_and_a_full_report_does_not() {
+    let bench = Bench::start(config()).await;
+    let mut agent = bench.connect().await;
+    agent.say(&full(1, 3)).await;
+    assert_eq!(agent.say(&heartbeat(1, 9)).await.flags, FULL_STATE);
+    assert_eq!(agent.say(&heartbeat(1, 15)).await.flags, 0, "one ask is outstanding");
+    assert_eq!(agent.say(&full(1, 40)).await.flags, 0, "full already");
+    assert_eq!(agent.say(&heartbeat(1, 41)).await.flags, 0);
+    assert_eq!(agent.say(&heartbeat(1, 41)).await.flags, 0, "a repetition is no gap");
+    assert_eq!(agent.say(&heartbeat(1, 43)).await.flags, FULL_STATE, "another gap is asked about");
+}
+
+#[tokio::test]
+async fn capabilities_of_zero_change_nothing_and_other_ones_are_obeyed() {
+    let mut bench = Bench::start(config()).await;
+    let hash = ContentHash::of(b"one");
+    bench.service.body(hash).await;
+    let mut agent = bench.connect().await;
+    agent.say(&full(1, 0)).await;
+    bench.service.report().await;
+    agent.say(&AgentToServer { capabilities: 0, ..heartbeat(1, 1) }).await;
+    bench.service.offer(hash, &[(uid(1), 1)], false).await;
+    assert!(agent.receive().await.remote_config.is_some(), "it still accepts configurations");
+
+    agent.say(&AgentToServer { capabilities: 1, ..heartbeat(1, 2) }).await;
+    assert_eq!(message(&bench.service.report().await).capabilities, 1, "the change is reported");
+    bench.service.offer(hash, &[(uid(1), 2)], false).await;
+    bench.service.offer(hash, &[(uid(2), 2)], false).await;
+    let reply = agent.say(&heartbeat(1, 3)).await;
+    assert_eq!(reply.remote_config, None, "it no longer accepts configurations");
+}
+
+#[tokio::test]
+async fn several_agents_share_a_socket() {
+    let mut bench = Bench::start(config()).await;
+    let mut socket = bench.connect().await;
+    for n in 1..=5 {
+        assert_eq!(socket.say(&full(n, 0)).await.instance_uid, uid(n).to_bytes());
+        bench.service.report().await;
+    }
+    let hash = ContentHash::of(b"one");
+    bench.service.body(hash).await;
+    bench.service.offer(hash, &[(uid(4), 1), (uid(2), 1)], false).await;
+    assert_eq!(socket.receive().await.instance_uid, uid(4).to_bytes());
+    assert_eq!(socket.receive().await.instance_uid, uid(2).to_bytes());
+    let bad = AgentToServer { instance_uid: vec![1; 15].into(), ..heartbeat(3, 1) };
+    let error = socket.say(&bad).await.error_response.expect("a bad request");
+    assert_eq!(error.r#type(), ServerErrorResponseType::BadRequest);
+    assert_eq!(socket.say(&heartbeat(3, 1)).await.error_response, None, "nobody is punished for another");
+    drop(socket);
+    let mut ended: Vec<_> = Vec::new();
+    for _ in 1..=5 {
+        let report = bench.service.report().await;
+        assert_eq!(report.ending.expect("it ends").reason(), Reason::ConnectionClosed);
+        ended.push(report.instance_uid.clone());
+    }
+    ended.sort();
+    assert_eq!(ended, (1..=5).map(|n| uid(n).to_bytes()).collect::<Vec<_>>());
+    bench.until(|bench| bench.handle.agents() == 0).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_answered_alone_with_a_reason() {
+    let bench = Bench::start(config()).await;
+    let mut agent = bench.connect().await;
+    let cases: [(&str, Vec<u8>); 6] = [
+        ("header alone", vec![0]),
+        ("nothing", vec![]),
+        ("another header", [&[1][..], &[0; 3]].concat()),
+        ("truncated", vec![0, 0x0a, 16, 1, 2]),
+        ("zero uid", [&[0, 0x0a, 16][..], &[0; 16]].concat()),
+        ("broken status", [&[0, 0x0a, 16][..], &[1; 16], &[0x1a, 2, 0x0a, 9]].concat()),
+    ];
+    for (what, frame) in cases {
+        agent.send_frame(Message::Binary(frame.into())).await;
+        let reply = agent.receive().await;
+        let error = reply.error_response.as_ref().expect(what);
+        assert_eq!(error.r#type(), ServerErrorResponseType::BadRequest, "{what}");
+        assert!(!error.error_message.is_empty(), "{what}");
+        assert_eq!((reply.flags, reply.capabilities), (0, 0), "{what}: an error travels alone");
+    }
+    agent.send_frame(Message::Text("hello".into())).await;
+    assert!(agent.receive().await.error_response.is_some(), "a text frame is answered in binary");
+    assert_eq!(bench.handle.agents(), 0, "nothing was made of all that");
+    assert_eq!(agent.say(&full(1, 0)).await.error_response, None, "the connection survives");
+    agent.send_frame(Message::Binary(vec![0].into())).await;
+    assert_eq!(agent.receive().await.error_response, None, "an empty message of a known agent is valid");
+}
+
+#[tokio::test]
+async fn a_disconnect_is_answered_and_the_agent_may_speak_again() {
+    let mut bench = Bench::start(config()).await;
+    let mut agent = bench.connect().await;
+    agent.say(&full(1, 0)).await;
+    let first = bench.service.report().await;
+    let goodbye = AgentToServer { agent_disconnect: Some(AgentDisconnect {}), ..heartbeat(1, 1) };
+    assert_eq!(agent.say(&goodbye).await.instance_uid, uid(1).to_bytes());
+    let ending = bench.service.report().await;
+    assert_eq!(ending.ending.expect("it left").reason(), Reason::AgentDisconnect);
+    assert_eq!(ending.sequence_num, 1);
+    bench.until(|bench| bench.handle.agents() == 0).await;
+    agent.say(&heartbeat(1, 2)).await;
+    let back = bench.service.report().await;
+    assert!(back.connection_generation > first.connection_generation && back.opening.is_some());
+}
+
+#[tokio::test]
+async fn offers_are_sent_once_in_order_and_asked_for_by_hash() {
+    let mut bench = Bench::start(config()).await;
+    let mut agent = bench.connect().await;
+    agent.say(&full(1, 0)).await;
+    let (old, new) = (ContentHash::of(b"old"), ContentHash::of(b"new"));
+    bench.service.offer(old, &[(uid(1), 4)], false).await;
+    assert_eq!(bench.service.wanted().await, old);
+    bench.service.offer(new, &[(uid(1), 5)], false).await;
+    assert_eq!(bench.service.wanted().await, new);
+    bench.service.body(old).await;
+    bench.service.body(new).await;
+    let offered = agent.receive().await.remote_config.expect("an offer");
+    assert_eq!(offered.config_hash, new.to_bytes(), "the latest wins");
+    bench.service.offer(old, &[(uid(1), 4)], true).await;
+    bench.service.offer(new, &[(uid(1), 5)], false).await;
+    assert_eq!(agent.say(&heartbeat(1, 1)).await.remote_config, None, "neither is news");
+    bench.service.offer(new, &[(uid(1), 5)], true).await;
+    assert_eq!(agent.receive().await.remote_config.expect("again").config_hash, new.to_bytes());
+}
+
+#[tokio::test]
+async fn a_new_uid_is_given_to_who_asks_and_the_state_goes_there() {
+    let mut bench = Bench::start(config()).await;
+    let mut agent = bench.connect().await;
+    let asking = AgentToServer { flags: 1, ..full(1, 0) };
+    let reply = agent.say(&asking).await;
+    assert_eq!(reply.instance_uid, uid(1).to_bytes(), "addressed as it came");
+    let given = reply.agent_identification.expect("a new uid").new_instance_uid;
+    let uuid = InstanceUid::from_slice(&given).unwrap().as_uuid();
+    assert_eq!((uuid.get_version_num(), uuid.get_variant()), (7, uuid::Variant::RFC4122));
+    assert_eq!(bench.service.report().await.instance_uid, given);
+    let again = agent.say(&AgentToServer { flags: 1, ..heartbeat(1, 1) }).await;
+    assert_eq!(again.agent_identification.expect("the same").new_instance_uid, given);
+    let next = agent.say(&AgentToServer { instance_uid: given.clone(), ..heartbeat(1, 2) }).await;
+    assert_eq!((next.flags, next.agent_identification), (0, None));
+    assert_eq!(bench.handle.agents(), 1);
+}
+
+#[tokio::test]
+async fn pushes_of_many_tasks_do_not_interleave() {
+    let mut bench = Bench::start(config()).await;
+    let mut agent = bench.connect().await;
+    agent.say(&full(1, 0)).await;
+    bench.service.report().await;
+    let hash = ContentHash::of(b"large");
+    let large = muster::proto::opamp::AgentRemoteConfig { config: None, config_hash: vec![7; 100_000].into() };
+    let body = muster::proto::bus::OfferBody {
+        config_hash: hash.to_bytes(),
+        remote_config: prost::Message::encode_to_vec(&large).into(),
+    };
+    bench.service.say(GatewayBatch { bodies: vec![body], ..Default::default() }).await;
+    let mut offers = 0;
+    for generation in 1..=20 {
+        bench.service.offer(hash, &[(uid(1), generation)], false).await;
+        agent.send(&heartbeat(1, generation)).await;
+    }
+    for _ in 0..40 {
+        if let Some(config) = agent.receive().await.remote_config {
+            assert_eq!(config.config_hash.len(), 100_000);
+            offers += 1;
+        }
+        if offers == 20 {
+            break;
+        }
+    }
+    assert_eq!(offers, 20);
+}

@@ -1,0 +1,222 @@
+//! Plain HTTP.
+
+use std::{io::Write, time::Duration};
+
+use flate2::{Compression, write::GzEncoder};
+use muster::{
+    gateway::Config,
+    model::ContentHash,
+    proto::{
+        bus::{GatewayBatch, Transport, Verdict, ending::Reason},
+        opamp::{AgentToServer, ServerErrorResponseType, ServerToAgent},
+    },
+};
+use prost::Message as _;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::harness::*;
+
+const PROTOBUF: &str = "Content-Type: application/x-protobuf\r\n";
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test]
+async fn a_poll_gets_everything_in_one_reply() {
+    let mut bench = Bench::start(config()).await;
+    bench.service.keep_silent();
+    let hash = ContentHash::of(b"one");
+    let offer = async {
+        let report = bench.service.report().await;
+        assert_eq!(report.transport(), Transport::Http);
+        let verdict = Verdict {
+            report_full_state: true,
+            config_hash: hash.to_bytes(),
+            desired_generation: 1,
+            ..acknowledgement(&report)
+        };
+        // The body comes on demand.
+        let batch = GatewayBatch { verdicts: vec![verdict], ..Default::default() };
+        let bus = bench.service.bus.clone();
+        muster::bus::Bus::publish(&*bus, &muster::bus::Topic::Gateway(NODE.into()), batch.encode_to_vec().into())
+            .await
+            .unwrap();
+        assert_eq!(bench.service.wanted().await, hash);
+        bench.service.body(hash).await;
+    };
+    let address = bench.address;
+    let poll = tokio::spawn(async move {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let body = heartbeat(1, 0).encode_to_vec();
+        let head = format!("POST /v1/opamp HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{PROTOBUF}Content-Length: ");
+        socket.write_all(format!("{head}{}\r\n\r\n", body.len()).as_bytes()).await.unwrap();
+        socket.write_all(&body).await.unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).await.unwrap();
+        answer
+    });
+    offer.await;
+    let (head, body) = split(&poll.await.unwrap());
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    assert!(head.contains("\r\ncontent-type: application/x-protobuf\r\n"), "{head}");
+    let reply = ServerToAgent::decode(&body[..]).unwrap();
+    assert_eq!((reply.flags, reply.capabilities, &reply.instance_uid), (1, 7, &uid(1).to_bytes()));
+    assert_eq!(reply.remote_config.expect("the offer").config_hash, hash.to_bytes());
+}
+
+#[tokio::test]
+async fn what_comes_late_waits_for_the_next_poll() {
+    let mut bench = Bench::start(Config { verdict_wait: Duration::from_millis(50), ..config() }).await;
+    bench.service.keep_silent();
+    let reply = bench.poll(&full(1, 0)).await;
+    assert_eq!((reply.flags, reply.capabilities), (0, 7), "plain, for nobody has decided");
+    let report = bench.service.report().await;
+    let hash = ContentHash::of(b"one");
+    bench.service.body(hash).await;
+    let verdict = Verdict { config_hash: hash.to_bytes(), desired_generation: 1, ..acknowledgement(&report) };
+    bench.service.verdict(verdict).await;
+    // What is not acknowledged is repeated, so this may take another report.
+    let mut sequence_num = 0;
+    loop {
+        sequence_num += 1;
+        if let Some(config) = bench.poll(&heartbeat(1, sequence_num)).await.remote_config {
+            assert_eq!(config.config_hash, hash.to_bytes());
+            break;
+        }
+        assert!(sequence_num < 1_000);
+    }
+    assert_eq!(bench.poll(&heartbeat(1, sequence_num + 1)).await.remote_config, None, "offered once");
+}
+
+#[tokio::test]
+async fn polling_never_looks_like_a_duplicate_and_a_gap_is_asked_about() {
+    let bench = Bench::start(config()).await;
+    bench.poll(&full(1, 1)).await;
+    for sequence_num in 2..6 {
+        let reply = bench.poll(&heartbeat(1, sequence_num)).await;
+        assert_eq!((reply.agent_identification, reply.flags), (None, 0));
+    }
+    assert_eq!(bench.poll(&heartbeat(1, 9)).await.flags, 1);
+    assert_eq!(bench.poll(&full(1, 10)).await.flags, 0);
+}
+
+#[tokio::test]
+async fn an_agent_that_stops_polling_is_let_go_of() {
+    let mut bench = Bench::start(Config { http_interval: Duration::from_secs(1), ..config() }).await;
+    bench.poll(&full(1, 4)).await;
+    bench.service.report().await;
+    let ending = bench.service.report().await;
+    assert_eq!((ending.sequence_num, ending.ending.unwrap().reason()), (4, Reason::ConnectionClosed));
+    bench.until(|bench| bench.handle.agents() == 0).await;
+}
+
+#[tokio::test]
+async fn requests_that_are_not_opamp_get_the_status_that_says_so() {
+    let bench = Bench::start(config()).await;
+    let get = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more}\r\n");
+    let cases = [
+        (get("/v1/opamp", ""), "426"),
+        (get("/", ""), "404"),
+        (get("/v1/opamp/", ""), "404"),
+        (get("/v1/opamp", "").replacen("GET", "PUT", 1), "405"),
+    ];
+    for (request, status) in cases {
+        let (head, _) = split(&bench.raw(request.as_bytes()).await);
+        assert!(head.starts_with(&format!("http/1.1 {status}")), "{request}: {head}");
+    }
+    let body = full(1, 0).encode_to_vec();
+    for (headers, status) in [
+        ("Content-Type: application/json\r\n", "415"),
+        ("", "415"),
+        ("Content-Type: Application/X-Protobuf; v=1\r\n", "200"),
+        ("Content-Type: application/x-protobuf\r\nContent-Encoding: br\r\n", "415"),
+        ("Content-Type: application/x-protobuf\r\nContent-Encoding: gzip\r\n", "400"),
+        ("Content-Type: application/x-protobuf\r\nContent-Encoding: identity\r\n", "200"),
+    ] {
+        let (head, _) = bench.post(headers, &body).await;
+        assert!(head.starts_with(&format!("http/1.1 {status}")), "{headers}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn malformed_messages_are_answered_in_protobuf_with_the_best_known_uid() {
+    let bench = Bench::start(config()).await;
+    let (head, body) = bench.post(&format!("{PROTOBUF}OpAMP-Instance-UID: {}\r\n", uid(3)), &[0xff, 0xff]).await;
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    let reply = ServerToAgent::decode(&body[..]).unwrap();
+    assert_eq!(reply.instance_uid, uid(3).to_bytes());
+    assert_eq!(reply.error_response.expect("an error").r#type(), ServerErrorResponseType::BadRequest);
+    assert!(bench.poll(&AgentToServer::default()).await.error_response.is_some());
+    assert_eq!(bench.handle.agents(), 0);
+}
+
+#[tokio::test]
+async fn bodies_are_gunzipped_and_replies_gzipped_only_if_asked() {
+    let mut bench = Bench::start(config()).await;
+    let (head, _) =
+        bench.post(&format!("{PROTOBUF}Content-Encoding: gzip\r\n"), &gzip(&full(1, 0).encode_to_vec())).await;
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    bench.service.report().await;
+    let hash = ContentHash::of(b"one");
+    let large = muster::proto::opamp::AgentRemoteConfig { config: None, config_hash: vec![7; 5_000].into() };
+    let body =
+        muster::proto::bus::OfferBody { config_hash: hash.to_bytes(), remote_config: large.encode_to_vec().into() };
+    bench.service.say(GatewayBatch { bodies: vec![body], ..Default::default() }).await;
+    for (generation, header, is_gzip) in [(1, "", false), (2, "Accept-Encoding: deflate, gzip;q=0.5\r\n", true)] {
+        bench.service.offer(hash, &[(uid(1), generation)], false).await;
+        let mut sequence_num = generation * 1_000;
+        let (head, body) = loop {
+            let message = full(1, sequence_num).encode_to_vec();
+            let answer = bench.post(&format!("{PROTOBUF}{header}"), &message).await;
+            if answer.1.len() > 40 {
+                break answer;
+            }
+            sequence_num += 1;
+            assert!(sequence_num % 1_000 < 500, "the offer never came");
+        };
+        assert_eq!(head.contains("content-encoding: gzip"), is_gzip, "{head}");
+        assert_eq!(body.len() > 5_000, !is_gzip);
+    }
+}
+
+#[tokio::test]
+async fn oversized_bodies_and_bombs_are_refused() {
+    let bench = Bench::start(Config { max_received_bytes: 100_000, ..config() }).await;
+    let (head, _) = bench.post(&format!("{PROTOBUF}Content-Encoding: gzip\r\n"), &gzip(&vec![0; 50_000_000])).await;
+    assert!(head.starts_with("http/1.1 413"), "{head}");
+    let declared = format!("POST /v1/opamp HTTP/1.1\r\nHost: x\r\n{PROTOBUF}Content-Length: 999999999\r\n\r\n");
+    let (head, _) = split(&bench.raw(declared.as_bytes()).await);
+    assert!(head.starts_with("http/1.1 413"), "{head}");
+    let chunk = format!("186a1\r\n{}\r\n", "x".repeat(100_001));
+    let chunked = format!("POST /v1/opamp HTTP/1.1\r\nHost: x\r\n{PROTOBUF}Transfer-Encoding: chunked\r\n\r\n{chunk}");
+    let (head, _) = split(&bench.raw(chunked.as_bytes()).await);
+    assert!(head.starts_with("http/1.1 413"), "{head}");
+}
+
+#[tokio::test]
+async fn slow_headers_and_bodies_are_cut_off_and_sockets_outlive_that() {
+    let timeout = Duration::from_millis(300);
+    let bench = Bench::start(Config { header_timeout: timeout, body_timeout: timeout, ..config() }).await;
+    let mut agent = bench.connect().await;
+    bench.raw(b"GET /v1/opamp HTTP/1.1\r\nHost:").await;
+    let slow = format!("POST /v1/opamp HTTP/1.1\r\nHost: x\r\n{PROTOBUF}Content-Length: 100\r\n\r\nabc");
+    let (head, _) = split(&bench.raw(slow.as_bytes()).await);
+    assert!(head.starts_with("http/1.1 408"), "{head}");
+    assert_eq!(agent.say(&full(1, 0)).await.instance_uid, uid(1).to_bytes());
+}
+
+#[tokio::test]
+async fn a_new_uid_is_given_over_http_too() {
+    let mut bench = Bench::start(config()).await;
+    let reply = bench.poll(&AgentToServer { flags: 1, ..full(1, 0) }).await;
+    let given = reply.agent_identification.expect("a new uid").new_instance_uid;
+    assert_eq!(bench.service.report().await.instance_uid, given);
+    let next = bench.poll(&AgentToServer { instance_uid: given, ..heartbeat(1, 1) }).await;
+    assert_eq!((next.flags, next.agent_identification), (0, None));
+}

@@ -1,0 +1,10 @@
+//! A gateway on a real socket, with the bus in process and a scripted config service at its other end.
+
+mod harness;
+
+mod drain;
+mod duplicates;
+mod exchange;
+mod http;
+mod reports;
+mod websocket;
