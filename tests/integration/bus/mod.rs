@@ -16,10 +16,14 @@ fn text(text: &str) -> Bytes {
 
 /// The next event: a message as its text, or `GAP`.
 async fn read(subscription: &mut Box<dyn Subscription>) -> String {
-    match tokio::time::timeout(PATIENCE, subscription.next()).await.expect("an event") {
+    match next(subscription).await {
         Event::Gap => "GAP".to_owned(),
         Event::Message { payload, .. } => String::from_utf8(payload.to_vec()).unwrap(),
     }
+}
+
+async fn next(subscription: &mut Box<dyn Subscription>) -> Event {
+    tokio::time::timeout(PATIENCE, subscription.next()).await.expect("an event")
 }
 
 /// The next `count` events.

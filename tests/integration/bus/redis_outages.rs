@@ -79,6 +79,22 @@ async fn a_server_that_stops_answering_is_noticed_on_both_links() {
     assert_eq!(read(&mut subscription).await, "after");
 }
 
+/// Well above the four seconds in which a link that does not answer is given up.
+const FREEZE: Duration = Duration::from_secs(12);
+
+#[tokio::test]
+async fn a_subscriber_that_only_listens_learns_of_a_server_that_stops_answering() {
+    let mut server = Server::start().await;
+    let bus = connect(&server);
+    reachable(&bus).await;
+    let mut subscription = subscribed(&bus, &[Topic::Shard(1)]).await;
+    server.freeze();
+    // The length of the outage: nothing that could be waited for happens in it.
+    tokio::time::sleep(FREEZE).await;
+    server.thaw();
+    assert_eq!(read(&mut subscription).await, "GAP");
+}
+
 /// What was published before the gap may still arrive.
 async fn read_until_gap(subscription: &mut Box<dyn muster::bus::Subscription>) -> String {
     loop {
