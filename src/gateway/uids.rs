@@ -51,7 +51,8 @@ impl Uids {
 
     /// The only agent here.
     pub fn only(&self) -> Option<InstanceUid> {
-        self.first.filter(|_| self.len() == 1)
+        let mut uids = self.first.iter().chain(self.more.iter().flat_map(|more| &more.uids));
+        uids.next().filter(|_| uids.next().is_none()).copied()
     }
 
     /// The uid that an agent was given instead of `uid`.
