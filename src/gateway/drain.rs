@@ -39,6 +39,8 @@ pub async fn run(shared: &Arc<Shared>) {
     for connection in shared.connections.slice(0, usize::MAX).0 {
         send_away(shared, &connection);
     }
+    // And polls.
+    end_http(shared);
     hand_over(shared).await;
 }
 

@@ -1,18 +1,16 @@
-//! Who has a uid: agents that ask for one, two agents that claim the same, and connections that outlive their agent.
+//! Two connections that claim one uid: which of them has it, and connections that outlive their agent.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
+use parking_lot::MutexGuard;
 
 use super::{
     Shared,
-    agents::{Contender, Echo, Entry, Link, Now, Waiting},
+    agents::{Echo, Entry, Link, Waiting},
     connection::Connection,
+    contender::Contender,
     exchange::{Origin, Outcome},
+    identity::new_uid,
     registry::Agents,
     reply::{self, Reply},
     timers::Timer,
@@ -23,83 +21,15 @@ use crate::{
         bus::{ProbeResult, Verdict, ending::Reason},
         opamp::ServerErrorResponseType,
     },
-    protocol::{Incoming, merge},
+    protocol::Incoming,
 };
 
 /// How long an agent has to answer a ping before its connection is taken for dead.
 const LOCAL_PROBE: Duration = Duration::from_secs(3);
 /// Shorter, so that the answer is there before the config service stops waiting for it (3 s).
 const REMOTE_PROBE: Duration = Duration::from_secs(2);
-/// HTTP agents that were given a new uid and have not been seen to use it; beyond this the oldest is forgotten.
-const MAX_HTTP_ALIASES: usize = 4_096;
-/// An HTTP agent that speaks under its old uid after this long is asked afresh.
-const HTTP_ALIAS_LIFETIME: Duration = Duration::from_secs(900);
 /// What the third of three claimants is told to wait.
 const CONTENDED_RETRY_NS: u64 = 10_000_000_000;
-
-/// New uids given over HTTP, by the old one. (Over WebSocket the connection knows them.)
-#[derive(Debug, Default)]
-pub struct HttpAliases(Mutex<HashMap<InstanceUid, HttpAlias>>);
-
-#[derive(Clone, Copy, Debug)]
-struct HttpAlias {
-    uid: InstanceUid,
-    since: Instant,
-    /// The agent has not been told yet.
-    is_news: bool,
-}
-
-impl HttpAliases {
-    fn insert(&self, old: InstanceUid, uid: InstanceUid, is_news: bool) {
-        let mut aliases = self.0.lock();
-        aliases.retain(|_, alias| alias.since.elapsed() < HTTP_ALIAS_LIFETIME);
-        if aliases.len() >= MAX_HTTP_ALIASES
-            && let Some(oldest) = aliases.iter().min_by_key(|(_, alias)| alias.since).map(|(old, _)| *old)
-        {
-            aliases.remove(&oldest);
-        }
-        aliases.insert(old, HttpAlias { uid, since: Instant::now(), is_news });
-    }
-
-    fn get(&self, old: &InstanceUid) -> Option<HttpAlias> {
-        let mut aliases = self.0.lock();
-        let alias = aliases.get_mut(old).filter(|alias| alias.since.elapsed() < HTTP_ALIAS_LIFETIME)?;
-        let found = *alias;
-        alias.is_news = false;
-        Some(found)
-    }
-}
-
-/// A uid as the specification wants it for agents.
-fn new_uid() -> InstanceUid {
-    InstanceUid::from_uuid(uuid::Uuid::now_v7())
-}
-
-/// Under which uid the sender of a message is known, and to whom the reply goes. An error is a text for the agent.
-pub fn identify(shared: &Shared, origin: Origin<'_>, incoming: &Incoming) -> Result<(InstanceUid, Echo), String> {
-    let said = incoming.uid;
-    let asks = incoming.requests_instance_uid();
-    let alias = match origin {
-        Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.alias(&said)).map(|uid| (uid, asks)),
-        Origin::Http if asks => None,
-        Origin::Http => shared.http_aliases.get(&said).map(|alias| (alias.uid, alias.is_news)),
-    };
-    if let Some((uid, is_news)) = alias {
-        return Ok((uid, Echo { uid: said, new_uid: is_news.then_some(uid) }));
-    }
-    if !asks {
-        return Ok((said, Echo { uid: said, new_uid: None }));
-    }
-    let uid = new_uid();
-    let is_allowed = match origin {
-        Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.add_alias(said, uid)),
-        Origin::Http => shared.minting.try_take(),
-    };
-    if !is_allowed {
-        return Err("too many requests for an instance_uid".to_owned());
-    }
-    Ok((uid, Echo { uid: said, new_uid: Some(uid) }))
-}
 
 /// Takes a message under a uid that another, open WebSocket has: that one is pinged, and whether it answers decides.
 #[allow(clippy::too_many_arguments, reason = "one message's circumstances, passed on once")]
@@ -111,7 +41,6 @@ pub fn contend(
     echo: Echo,
     incoming: &Incoming,
     payload: &[u8],
-    _now: Now,
 ) -> Outcome {
     let Some(entry) = agents.entries.get_mut(&uid) else { return Outcome::Reply(Reply::plain(echo)) };
     let Link::WebSocket(old) = entry.link.clone() else { return Outcome::Reply(Reply::plain(echo)) };
@@ -146,75 +75,6 @@ pub fn contend(
     }
 }
 
-impl Contender {
-    fn new(link: Link, generation: u64, first_sequence_num: u64) -> Self {
-        Self {
-            link,
-            generation,
-            first_sequence_num,
-            sequence_num: first_sequence_num,
-            capabilities: 0,
-            message: Vec::new(),
-            is_full: false,
-            waiting: None,
-            has_left: false,
-        }
-    }
-
-    fn take(&mut self, incoming: &Incoming, payload: &[u8]) {
-        self.sequence_num = incoming.sequence_num;
-        self.message = merge::merge(&self.message, payload);
-        self.is_full |= incoming.is_full;
-        self.has_left = incoming.is_disconnect;
-        if incoming.capabilities != 0 {
-            self.capabilities = incoming.capabilities;
-        }
-    }
-
-    fn hold(&mut self, uid: InstanceUid, origin: Origin<'_>, echo: Echo) -> Outcome {
-        match origin {
-            Origin::WebSocket(_) => {
-                self.waiting = Some(Waiting::WebSocket(echo));
-                Outcome::Held
-            }
-            Origin::Http => {
-                let (sender, waiter) = tokio::sync::oneshot::channel();
-                self.waiting = Some(Waiting::Http(sender));
-                Outcome::HeldHttp { uid, echo, waiter }
-            }
-        }
-    }
-
-    fn is_here(&self) -> bool {
-        match &self.link {
-            Link::WebSocket(connection) => connection.outbox.is_open() && !self.has_left,
-            Link::Http => !self.has_left,
-            Link::Gone => false,
-        }
-    }
-
-    /// Makes `entry` the contender's, with what it has said so far.
-    fn settle(self, shared: &Shared, entry: &mut Entry, uid: InstanceUid, previous_sequence_num: Option<u64>) {
-        let now = shared.now();
-        let has_left = self.has_left;
-        entry.open(self.link, self.generation, self.first_sequence_num, previous_sequence_num);
-        entry.sequence_num = self.sequence_num;
-        entry.heard_s = now.seconds();
-        if self.capabilities != 0 {
-            entry.capabilities = self.capabilities;
-        }
-        entry.merge(&self.message, self.is_full, now, shared.config.max_received_bytes);
-        if let Some(waiting) = self.waiting {
-            entry.rare().waiting = Some(waiting);
-            let timer = Timer::Reply { uid, generation: self.generation };
-            shared.timers.add(shared.config.verdict_wait, timer);
-        }
-        if has_left {
-            entry.end(Reason::AgentDisconnect, now);
-        }
-    }
-}
-
 /// Plainly answers a contender that has been kept waiting for long enough. It is told the rest later.
 pub fn answer_contender(shared: &Shared, entry: &mut Entry, generation: u64) {
     let contender = entry.rare.as_mut().and_then(|rare| rare.contender.as_mut());
@@ -226,19 +86,31 @@ pub fn answer_contender(shared: &Shared, entry: &mut Entry, generation: u64) {
     }
 }
 
-/// A connection has answered a probe: its agents live on it.
+/// A connection has answered a probe: its agent lives on it. Of a connection that carries several agents this says
+/// nothing: their forwarder lives, and any of them may have gone elsewhere. Of those [`agent_spoke`] is the proof.
 pub fn connection_answered(shared: &Shared, connection: &Arc<Connection>) {
-    for uid in connection.outbox.with_uids(|uids| uids.to_vec()) {
-        let mut agents = shared.registry.lock(&uid);
-        let Some(entry) = agents.entries.get_mut(&uid).filter(|entry| entry.link.is(connection)) else { continue };
-        let Some(rare) = &mut entry.rare else { continue };
-        if let Some(generation) = rare.probed_generation.take() {
-            shared.outgoing.probe_result(probe_result(uid, generation, true, None));
-        }
-        if let Some(contender) = rare.contender.take() {
-            drop(agents);
-            is_duplicate(shared, uid, *contender);
-        }
+    let Some(uid) = connection.outbox.with_uids(|uids| uids.only()) else { return };
+    let agents = shared.registry.lock(&uid);
+    proved_alive(shared, agents, uid, connection);
+}
+
+/// An agent has sent a message. Where it is the only one of its connection that proves nothing yet: the message may have
+/// been under way when the connection was lost.
+pub fn agent_spoke(shared: &Shared, agents: MutexGuard<'_, Agents>, uid: InstanceUid, connection: &Arc<Connection>) {
+    if connection.outbox.with_uids(|uids| uids.len()) > 1 {
+        proved_alive(shared, agents, uid, connection);
+    }
+}
+
+fn proved_alive(shared: &Shared, mut agents: MutexGuard<'_, Agents>, uid: InstanceUid, connection: &Arc<Connection>) {
+    let entry = agents.entries.get_mut(&uid).filter(|entry| entry.link.is(connection));
+    let Some(rare) = entry.and_then(|entry| entry.rare.as_mut()) else { return };
+    if let Some(generation) = rare.probed_generation.take() {
+        shared.outgoing.probe_result(probe_result(uid, generation, true, None));
+    }
+    if let Some(contender) = rare.contender.take() {
+        drop(agents);
+        is_duplicate(shared, uid, *contender);
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     Shared,
     agents::{Echo, Entry, Link, Now, Waiting},
     connection::Connection,
-    duplicates,
+    duplicates, identity,
     reply::{self, Reply},
     timers::Timer,
 };
@@ -133,16 +133,17 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
             return Outcome::Reply(bad_request(shared, uid, error.to_string()));
         }
     };
-    let (uid, echo) = match duplicates::identify(shared, origin, &incoming) {
+    let (uid, echo) = match identity::identify(shared, origin, &incoming) {
         Ok(known) => known,
         Err(text) => return Outcome::Reply(bad_request(shared, Some(incoming.uid), text)),
     };
     let now = shared.now();
-    let agents = &mut *shared.registry.lock(&uid);
+    let mut guard = shared.registry.lock(&uid);
+    let agents = &mut *guard;
     let is_opening = match agents.entries.get_mut(&uid) {
         Some(entry) if origin.is(&entry.link) => false,
         Some(Entry { link: Link::WebSocket(old), .. }) if old.outbox.is_open() => {
-            return duplicates::contend(shared, agents, uid, origin, echo, &incoming, payload, now);
+            return duplicates::contend(shared, agents, uid, origin, echo, &incoming, payload);
         }
         Some(entry) => {
             reopen(shared, entry, uid, origin, &incoming);
@@ -167,6 +168,9 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
     let outcome = take(shared, entry, uid, origin, echo, &incoming, payload, now, is_opening);
     if entry.rare.is_some() {
         agents.active.insert(uid);
+        if let Origin::WebSocket(connection) = origin {
+            duplicates::agent_spoke(shared, guard, uid, connection);
+        }
     }
     outcome
 }

@@ -14,7 +14,7 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::net::tcp::OwnedWriteHalf;
 
-use super::agents::Uids;
+use super::uids::Uids;
 
 /// Beyond the largest message, this much may wait for a slow peer; what is sent to it then is dropped. Reports are repeated
 /// and offers are made again, so nothing is lost by it.

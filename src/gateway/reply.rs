@@ -51,7 +51,7 @@ fn addressed(uid: Option<InstanceUid>, fields: &opamp::ServerToAgent) -> Bytes {
     if let Some(uid) = uid {
         head.put_slice(&reply::uid_field(&uid));
     }
-    head.put_slice(&reply::fields(fields));
+    fields.encode_raw(&mut head);
     head.freeze()
 }
 

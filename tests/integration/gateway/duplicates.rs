@@ -159,3 +159,36 @@ async fn a_newer_connection_in_the_store_is_answered_with_a_still_newer_one() {
     bench.service.verdict(acknowledgement(&again)).await;
     assert_eq!(agent.receive().await.flags, 0);
 }
+
+/// A forwarder's socket says nothing about the agents behind it.
+#[tokio::test]
+async fn an_agent_that_moves_from_one_forwarder_to_another_keeps_its_uid() {
+    let mut bench = Bench::start(config()).await;
+    let (mut one, mut two) = (bench.connect().await, bench.connect().await);
+    for n in 1..=2 {
+        one.say(&full(n, 0)).await;
+        bench.service.report().await;
+    }
+    let reply = one.alive_while(two.say(&heartbeat(1, 1))).await;
+    assert_eq!((reply.agent_identification, reply.flags), (None, 0));
+    assert_eq!(bench.service.report().await.instance_uid, uid(1).to_bytes());
+    assert_eq!(one.say(&heartbeat(2, 1)).await.error_response, None, "the forwarder's socket is kept");
+
+    // But of two that speak at the same time the newcomer gets another.
+    two.send(&full(2, 0)).await;
+    one.say(&heartbeat(2, 2)).await;
+    let mut sequence_num = 3;
+    let given = loop {
+        let ask = async {
+            loop {
+                one.say(&heartbeat(2, sequence_num)).await;
+                sequence_num += 1;
+            }
+        };
+        tokio::select! {
+            reply = two.receive() => break reply.agent_identification,
+            () = ask => {}
+        }
+    };
+    assert!(given.is_some());
+}

@@ -1,0 +1,189 @@
+use proptest::prelude::*;
+use prost::Message;
+
+use super::*;
+use crate::{
+    model::InstanceUid,
+    proto::opamp::{AgentDescription, AgentToServer, ComponentHealth, RemoteConfigStatus},
+};
+
+const MAX_BYTES: usize = 10_000;
+const REPORTS_STATUS: u64 = 1;
+
+fn at(ms: u64) -> Now {
+    Now { ms, unix_ms: 1_000_000 + ms }
+}
+
+fn heartbeat(sequence_num: u64) -> AgentToServer {
+    let uid = InstanceUid::from_slice(&[1; 16]).unwrap();
+    let capabilities = REPORTS_STATUS;
+    AgentToServer { instance_uid: uid.to_bytes(), sequence_num, capabilities, ..Default::default() }
+}
+
+fn full(sequence_num: u64) -> AgentToServer {
+    AgentToServer { agent_description: Some(AgentDescription::default()), ..heartbeat(sequence_num) }
+}
+
+fn health(sequence_num: u64, text: &str) -> AgentToServer {
+    let health = ComponentHealth { last_error: text.to_owned(), ..Default::default() };
+    AgentToServer { health: Some(health), ..heartbeat(sequence_num) }
+}
+
+fn take(entry: &mut Entry, message: &AgentToServer, ms: u64) -> Taken {
+    let bytes = message.encode_to_vec();
+    entry.take(&Incoming::parse(&bytes).unwrap(), &bytes, at(ms), MAX_BYTES)
+}
+
+/// An agent whose first message, in full, has the sequence number 5.
+fn opened() -> Entry {
+    let mut entry = Entry::new(Link::Http, 0);
+    entry.open(Link::Http, 10, 5, None);
+    assert_eq!(take(&mut entry, &full(5), 1_000), Taken { is_reported: true, is_gap: false });
+    entry
+}
+
+#[test]
+fn an_empty_first_message_opens_a_connection_too() {
+    let mut entry = Entry::new(Link::Http, 0);
+    entry.open(Link::Http, 10, 5, Some(4));
+    assert!(take(&mut entry, &heartbeat(5), 1_000).is_reported);
+    let opening = entry.pending().unwrap().opening.unwrap();
+    assert_eq!((opening.first_sequence_num, opening.previous_sequence_num), (5, Some(4)));
+    assert!(!take(&mut entry, &heartbeat(6), 1_000).is_reported, "the next is a heartbeat");
+}
+
+#[test]
+fn an_acknowledged_agent_keeps_nothing() {
+    let mut entry = opened();
+    assert!(!entry.acknowledged(0) && !entry.acknowledged(2), "neither is about what was said");
+    assert!(entry.acknowledged(1));
+    entry.tidy(2_000);
+    assert!(entry.rare.is_none());
+    assert!(!take(&mut entry, &heartbeat(6), 3_000).is_reported);
+    assert!(entry.rare.is_none());
+}
+
+#[test]
+fn an_older_acknowledgement_drops_nothing_newer() {
+    let mut entry = opened();
+    take(&mut entry, &health(6, "disk"), 1_500);
+    assert!(!entry.acknowledged(1));
+    let pending = entry.pending().unwrap();
+    assert_eq!(pending.opening, None, "the connection is known");
+    let said = AgentToServer::decode(pending.message.clone()).unwrap();
+    assert_eq!((said.health.unwrap().last_error.as_str(), said.agent_description.is_some()), ("disk", true));
+}
+
+#[test]
+fn after_a_gap_the_number_before_it_is_handed_over_until_state_is_whole() {
+    let mut entry = opened();
+    assert!(take(&mut entry, &health(9, "x"), 1_000).is_gap);
+    take(&mut entry, &heartbeat(10), 1_000);
+    assert_eq!((entry.sequence_num, entry.durable_sequence_num()), (10, 5));
+    assert!(!take(&mut entry, &full(13), 1_000).is_gap, "full already");
+    assert_eq!(entry.durable_sequence_num(), 13);
+}
+
+#[test]
+fn what_is_pending_goes_along_to_the_next_connection() {
+    let mut entry = opened();
+    entry.end(Reason::ConnectionClosed, at(2_000));
+    assert_eq!((entry.report_number, entry.pending().unwrap().ending), (2, Some(Reason::ConnectionClosed)));
+    entry.open(Link::Http, 11, 6, Some(5));
+    take(&mut entry, &heartbeat(6), 3_000);
+    let pending = entry.pending().unwrap();
+    assert_eq!((entry.report_number, pending.ending), (1, None));
+    assert!(AgentToServer::decode(pending.message.clone()).unwrap().agent_description.is_some());
+}
+
+#[test]
+fn a_report_that_grows_too_large_keeps_the_newest_and_asks_for_the_rest() {
+    let mut entry = opened();
+    take(&mut entry, &health(6, &"x".repeat(MAX_BYTES - 100)), 1_000);
+    let error_message = "y".repeat(200);
+    let status = RemoteConfigStatus { error_message, ..Default::default() };
+    take(&mut entry, &AgentToServer { remote_config_status: Some(status), ..heartbeat(7) }, 1_000);
+    let pending = entry.pending().unwrap();
+    assert!(pending.message.len() < 300 && !pending.is_full);
+    assert!(entry.rare.as_ref().unwrap().full_state.is_due(1_000));
+}
+
+#[test]
+fn the_interval_of_polls_is_learnt_and_forgotten_slowly() {
+    let mut entry = opened();
+    take(&mut entry, &heartbeat(6), 101_000);
+    assert_eq!(entry.interval_s, 100);
+    take(&mut entry, &heartbeat(7), 102_000);
+    assert_eq!(entry.interval_s, 75);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Say(AgentToServer),
+    /// The report reaches the store.
+    Publish,
+    /// The verdict on the n-th publication from the end reaches the gateway.
+    Acknowledge(usize),
+    Reconnect,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let text = "[a-z]{0,6}";
+    prop_oneof![
+        4 => text.prop_map(|text| Step::Say(health(0, &text))),
+        2 => text.prop_map(|error_message| {
+            let status = RemoteConfigStatus { error_message, ..Default::default() };
+            Step::Say(AgentToServer { remote_config_status: Some(status), ..heartbeat(0) })
+        }),
+        1 => Just(Step::Say(full(0))),
+        1 => Just(Step::Say(heartbeat(0))),
+        4 => Just(Step::Publish),
+        3 => (0usize..4).prop_map(Step::Acknowledge),
+        1 => Just(Step::Reconnect),
+    ]
+}
+
+/// Statuses of a message: what is to be stored.
+fn statuses(message: &[u8]) -> AgentToServer {
+    AgentToServer { sequence_num: 0, capabilities: 0, ..AgentToServer::decode(message).unwrap() }
+}
+
+proptest! {
+    /// Whatever is lost, repeated or acknowledged late: once the last report is stored, so is all that was said.
+    #[test]
+    fn nothing_that_was_said_is_lost(steps in proptest::collection::vec(step(), 1..60)) {
+        let mut entry = opened();
+        let (mut said, mut stored) = (full(5).encode_to_vec(), Vec::new());
+        let mut published: Vec<(u64, u64)> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Say(message) => {
+                    let message = AgentToServer { sequence_num: entry.sequence_num + 1, ..message };
+                    take(&mut entry, &message, 1_000);
+                    said = merge::merge(&said, &message.encode_to_vec());
+                }
+                Step::Publish => if let Some(pending) = entry.pending() {
+                    stored = merge::merge(&stored, &pending.message);
+                    published.push((entry.generation, entry.report_number));
+                },
+                Step::Acknowledge(back) => {
+                    let verdict = published.len().checked_sub(back + 1).map(|index| published[index]);
+                    if let Some((generation, number)) = verdict && generation == entry.generation {
+                        entry.acknowledged(number);
+                    }
+                }
+                Step::Reconnect => {
+                    let previous = entry.durable_sequence_num();
+                    entry.end(Reason::ConnectionClosed, at(1_000));
+                    let (generation, next) = (entry.generation + 1, entry.sequence_num + 1);
+                    entry.open(Link::Http, generation, next, Some(previous));
+                    take(&mut entry, &heartbeat(next), 1_000);
+                }
+            }
+        }
+        if let Some(pending) = entry.pending() {
+            stored = merge::merge(&stored, &pending.message);
+        }
+        prop_assert_eq!(statuses(&stored), statuses(&said));
+    }
+}

@@ -1,0 +1,95 @@
+//! A connection that claims a uid which another one has: what it said is kept until it is known who is to have the uid.
+
+use super::{
+    Shared,
+    agents::{Echo, Entry, Link, Waiting},
+    exchange::{Origin, Outcome},
+    timers::Timer,
+};
+use crate::{
+    model::InstanceUid,
+    proto::bus::ending::Reason,
+    protocol::{Incoming, merge},
+};
+
+#[derive(Debug)]
+pub struct Contender {
+    pub link: Link,
+    pub generation: u64,
+    pub first_sequence_num: u64,
+    pub sequence_num: u64,
+    pub capabilities: u64,
+    pub message: Vec<u8>,
+    pub is_full: bool,
+    pub waiting: Option<Waiting>,
+    pub has_left: bool,
+}
+
+impl Contender {
+    pub fn new(link: Link, generation: u64, first_sequence_num: u64) -> Self {
+        Self {
+            link,
+            generation,
+            first_sequence_num,
+            sequence_num: first_sequence_num,
+            capabilities: 0,
+            message: Vec::new(),
+            is_full: false,
+            waiting: None,
+            has_left: false,
+        }
+    }
+
+    pub fn take(&mut self, incoming: &Incoming, payload: &[u8]) {
+        self.sequence_num = incoming.sequence_num;
+        self.message = merge::merge(&self.message, payload);
+        self.is_full |= incoming.is_full;
+        self.has_left = incoming.is_disconnect;
+        if incoming.capabilities != 0 {
+            self.capabilities = incoming.capabilities;
+        }
+    }
+
+    pub fn hold(&mut self, uid: InstanceUid, origin: Origin<'_>, echo: Echo) -> Outcome {
+        match origin {
+            Origin::WebSocket(_) => {
+                self.waiting = Some(Waiting::WebSocket(echo));
+                Outcome::Held
+            }
+            Origin::Http => {
+                let (sender, waiter) = tokio::sync::oneshot::channel();
+                self.waiting = Some(Waiting::Http(sender));
+                Outcome::HeldHttp { uid, echo, waiter }
+            }
+        }
+    }
+
+    pub fn is_here(&self) -> bool {
+        match &self.link {
+            Link::WebSocket(connection) => connection.outbox.is_open() && !self.has_left,
+            Link::Http => !self.has_left,
+            Link::Gone => false,
+        }
+    }
+
+    /// Makes `entry` the contender's, with what it has said so far.
+    pub fn settle(self, shared: &Shared, entry: &mut Entry, uid: InstanceUid, previous_sequence_num: Option<u64>) {
+        let now = shared.now();
+        let has_left = self.has_left;
+        entry.open(self.link, self.generation, self.first_sequence_num, previous_sequence_num);
+        entry.sequence_num = self.sequence_num;
+        entry.heard_s = now.seconds();
+        if self.capabilities != 0 {
+            entry.capabilities = self.capabilities;
+        }
+        entry.merge(&self.message, self.is_full, now, shared.config.max_received_bytes);
+        if let Some(waiting) = self.waiting {
+            entry.rare().waiting = Some(waiting);
+            let timer = Timer::Reply { uid, generation: self.generation };
+            shared.timers.add(shared.config.verdict_wait, timer);
+        }
+        if has_left {
+            entry.end(Reason::AgentDisconnect, now);
+        }
+    }
+}
