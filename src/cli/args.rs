@@ -202,7 +202,8 @@ pub enum Token {
     /// Make a token worthless
     Revoke {
         /// Its id or its name
-        token: String,
+        #[arg(value_name = "TOKEN")]
+        id_or_name: String,
     },
 }
 

@@ -72,7 +72,7 @@ async fn call(command: Command, client: Client) -> Result<()> {
         Command::Fleet { output } => fleet::summary(&client, output.format).await,
         Command::Token(Token::Create { kind, name, expires }) => tokens::create(&client, kind, name, expires).await,
         Command::Token(Token::List { output }) => tokens::list(&client, output.format).await,
-        Command::Token(Token::Revoke { token }) => tokens::revoke(&client, token).await,
+        Command::Token(Token::Revoke { id_or_name }) => tokens::revoke(&client, id_or_name).await,
         Command::Completion { .. } | Command::Config(_) => Ok(()),
     }
 }
