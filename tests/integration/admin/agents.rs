@@ -111,7 +111,10 @@ async fn an_agent_shows_what_it_reported() {
     world.put(&[record]).await;
     let get = || world.request(GetAgentRequest { instance_uid: uid(1).to_string() });
     let shown = world.agents().get_agent(get()).await.unwrap().into_inner();
-    assert_eq!((shown.healthy, shown.health_status.as_str(), shown.health_error.as_str()), (Some(false), "degraded", "exporter"));
+    assert_eq!(
+        (shown.healthy, shown.health_status.as_str(), shown.health_error.as_str()),
+        (Some(false), "degraded", "exporter")
+    );
     assert_eq!(shown.components["exporter"].last_error, "disk");
     assert_eq!((shown.config_status(), shown.config_error.as_str()), (admin::ConfigStatus::Failed, "no such key"));
     assert_eq!(shown.convergence(), admin::Convergence::Quarantined);
@@ -151,7 +154,8 @@ async fn labels_are_merged_guarded_by_etag_and_hinted() {
             etag: etag.map(Into::into),
         })
     };
-    let first = world.agents().set_labels(set(&[("env", "prod"), ("tier", "1")], &[], None)).await.unwrap().into_inner();
+    let first =
+        world.agents().set_labels(set(&[("env", "prod"), ("tier", "1")], &[], None)).await.unwrap().into_inner();
     assert_eq!(hints.next().await.agents_to_reconcile, uid(1).to_bytes());
     let second = world.agents().set_labels(set(&[("env", "dev")], &["tier"], Some(&first.etag))).await.unwrap();
     assert_eq!(second.into_inner().labels, [("env".to_owned(), "dev".to_owned())].into());
@@ -171,7 +175,8 @@ async fn desired_files_name_the_policy_that_they_came_from() {
     let mut record = agent(1, &[("os.type", "linux")]);
     let effective = opamp::EffectiveConfig {
         config_map: Some(opamp::AgentConfigMap {
-            config_map: [("".to_owned(), opamp::AgentConfigObject { body: "running".into(), ..Default::default() })].into(),
+            config_map: [("".to_owned(), opamp::AgentConfigObject { body: "running".into(), ..Default::default() })]
+                .into(),
         }),
     };
     let body = bytes::Bytes::from(effective.encode_to_vec());
@@ -186,7 +191,8 @@ async fn desired_files_name_the_policy_that_they_came_from() {
     world.policies().apply_policy(world.request(policy("other", "os.type = windows", "other"))).await.unwrap();
     let request = world.request(GetAgentConfigRequest { instance_uid: uid(1).to_string() });
     let config = world.agents().get_agent_config(request).await.unwrap().into_inner();
-    let files: Vec<_> = config.desired.iter().map(|f| (f.name.as_str(), f.policy.as_str(), f.revision, &f.body[..])).collect();
+    let files: Vec<_> =
+        config.desired.iter().map(|f| (f.name.as_str(), f.policy.as_str(), f.revision, &f.body[..])).collect();
     assert_eq!(files, [("collector.yaml", "high", 1, &b"high"[..]), ("extra", "low", 1, b"extra")]);
     assert_eq!((config.desired_config_hash.len(), config.assigned_config_hash.len()), (32, 0));
     assert!(config.has_effective);
@@ -212,14 +218,14 @@ async fn a_connected_agent_is_only_forgotten_by_force() {
     let mut gone = agent(2, &[]);
     gone.presence.connected = false;
     world.put(&[agent(1, &[]), gone]).await;
-    let forget = |n, force| {
-        world.request(ForgetAgentRequest { instance_uid: uid(n).to_string(), force, ..Default::default() })
-    };
+    let forget =
+        |n, force| world.request(ForgetAgentRequest { instance_uid: uid(n).to_string(), force, ..Default::default() });
     let status = world.agents().forget_agent(forget(1, false)).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "AGENT_CONNECTED"));
     world.agents().forget_agent(forget(2, false)).await.unwrap();
     world.agents().forget_agent(forget(1, true)).await.unwrap();
     assert_eq!(uids(&list(&world, ListAgentsRequest::default()).await), [""; 0]);
-    let audited: BTreeSet<_> = world.store.list_audit(None, 10).await.unwrap().into_iter().map(|e| (e.actor, e.target)).collect();
+    let audited: BTreeSet<_> =
+        world.store.list_audit(None, 10).await.unwrap().into_iter().map(|e| (e.actor, e.target)).collect();
     assert!(audited.contains(&("root".to_owned(), uid(1).to_string())), "{audited:?}");
 }

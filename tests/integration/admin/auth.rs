@@ -19,8 +19,14 @@ async fn every_service_needs_an_operator_token() {
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "TOKEN_MISSING"));
     let status = world.fleet().get_fleet_summary(GetFleetSummaryRequest {}).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated);
-    assert_eq!(world.tokens().list_tokens(muster::proto::admin::ListTokensRequest::default()).await.unwrap_err().code(), Code::Unauthenticated);
-    assert_eq!(world.policies().list_policies(muster::proto::admin::ListPoliciesRequest::default()).await.unwrap_err().code(), Code::Unauthenticated);
+    assert_eq!(
+        world.tokens().list_tokens(muster::proto::admin::ListTokensRequest::default()).await.unwrap_err().code(),
+        Code::Unauthenticated
+    );
+    assert_eq!(
+        world.policies().list_policies(muster::proto::admin::ListPoliciesRequest::default()).await.unwrap_err().code(),
+        Code::Unauthenticated
+    );
 
     for token in [agent_token.as_str(), "muster_operator_guess", "x"] {
         let status = world.agents().list_agents(with_token(ListAgentsRequest::default(), token)).await.unwrap_err();

@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path, process::Stdio};
 
-use muster::{model::Labels, store::{Store, TokenKind}};
+use muster::{
+    model::Labels,
+    store::{Store, TokenKind},
+};
 use serde_json::Value;
 use tokio::{io::AsyncWriteExt, process::Command};
 
@@ -86,7 +89,10 @@ async fn agents_are_shown_in_every_format() {
     let table = run(&world, &["get", "agents"]).await;
     assert!(table.starts_with("INSTANCE UID") && table.lines().count() == 3, "{table}");
     assert!(run(&world, &["get", "agents", "-o", "wide"]).await.contains("GATEWAY"));
-    assert_eq!(run(&world, &["get", "agents", "-o", "name"]).await.lines().next(), Some(format!("agent/{id}").as_str()));
+    assert_eq!(
+        run(&world, &["get", "agents", "-o", "name"]).await.lines().next(),
+        Some(format!("agent/{id}").as_str())
+    );
     assert!(run(&world, &["get", "agent", &id, "-o", "yaml"]).await.contains("service.name: collector"));
     assert!(run(&world, &["describe", "agent", &id]).await.contains("Last seen:"));
     let error = fails(&world, &["get", "agents", "-l", "a in"]).await;
@@ -120,7 +126,9 @@ async fn manifests_are_applied_as_a_whole() {
     let folder = world.folder.path();
     write(folder, "manifests/collector.yaml", "receivers: {}\n");
     let head = "kind: Config\nname: base\nselector: os.type = linux\n";
-    let two = format!("{head}files:\n  collector.yaml: {{content_type: text/yaml, path: ./collector.yaml}}\n---\nkind: Config\nname: more\nselector: \"\"\npriority: 3\nfiles: {{extra: {{body: hello}}}}\n");
+    let two = format!(
+        "{head}files:\n  collector.yaml: {{content_type: text/yaml, path: ./collector.yaml}}\n---\nkind: Config\nname: more\nselector: \"\"\npriority: 3\nfiles: {{extra: {{body: hello}}}}\n"
+    );
     let path = write(folder, "manifests/all.yaml", &two);
     let dry = run(&world, &["apply", "-f", &path, "--dry-run"]).await;
     assert_eq!(
@@ -131,16 +139,23 @@ async fn manifests_are_applied_as_a_whole() {
     assert_eq!(run(&world, &["apply", "-f", &path]).await, "policy/base created\npolicy/more created\n");
     write(folder, "manifests/collector.yaml", "receivers: {otlp: {}}\n");
     assert_eq!(run(&world, &["apply", "-f", &path]).await, "policy/base configured\npolicy/more unchanged\n");
-    let stdin = run_with(&world, &["apply", "-f", "-"], "kind: Config\nname: in\nselector: a\nfiles: {x: {body: y}}\n").await;
+    let stdin =
+        run_with(&world, &["apply", "-f", "-"], "kind: Config\nname: in\nselector: a\nfiles: {x: {body: y}}\n").await;
     assert_eq!((stdin.ok, stdin.stdout.as_str()), (true, "policy/in created\n"));
 
     let policy = json(&world, &["get", "policy", "base"]).await;
-    assert_eq!((&policy["revision"], &policy["files"]["collector.yaml"]["body"]), (&2.into(), &"receivers: {otlp: {}}\n".into()));
+    assert_eq!(
+        (&policy["revision"], &policy["files"]["collector.yaml"]["body"]),
+        (&2.into(), &"receivers: {otlp: {}}\n".into())
+    );
     let history = json(&world, &["history", "policy", "base"]).await;
     let numbers: Vec<_> = history.as_array().unwrap().iter().map(|revision| revision["revision"].as_u64()).collect();
     assert_eq!(numbers, [Some(2), Some(1)]);
     let config = json(&world, &["agent", "config", &uid(1).to_string()]).await;
-    assert_eq!((&config["files"]["extra"]["policy"], &config["files"]["collector.yaml"]["revision"]), (&"more".into(), &2.into()));
+    assert_eq!(
+        (&config["files"]["extra"]["policy"], &config["files"]["collector.yaml"]["revision"]),
+        (&"more".into(), &2.into())
+    );
     let text = run(&world, &["agent", "config", &uid(1).to_string()]).await;
     assert!(text.contains("--- extra ---\nhello\n"), "{text}");
     assert!(run(&world, &["agent", "config", &uid(1).to_string(), "--diff"]).await.contains("+receivers: {otlp: {}}"));
@@ -153,11 +168,17 @@ async fn nothing_is_applied_when_anything_is_wrong() {
     let world = World::start().await;
     let folder = world.folder.path();
     let good = "kind: Config\nname: good\nselector: a\nfiles: {x: {body: y}}\n";
-    let path = write(folder, "m.yaml", &format!("{good}---\nkind: Config\nname: bad\nselector: a in\nfiles: {{x: {{body: y}}}}\n"));
+    let path = write(
+        folder,
+        "m.yaml",
+        &format!("{good}---\nkind: Config\nname: bad\nselector: a in\nfiles: {{x: {{body: y}}}}\n"),
+    );
     let error = fails(&world, &["apply", "-f", &path]).await;
     assert_eq!(
         error,
-        format!("error: nothing was applied: {path}: document 2, line 8: selector: position 5: expected \"(\", found the end\n")
+        format!(
+            "error: nothing was applied: {path}: document 2, line 8: selector: position 5: expected \"(\", found the end\n"
+        )
     );
     let twice = write(folder, "n.yaml", &format!("{good}---\n{good}"));
     let error = fails(&world, &["apply", "-f", &twice]).await;
@@ -200,7 +221,11 @@ async fn contexts_and_the_standalone_token_are_found() {
     let fleet = plain(&["fleet", "-o", "json"]).await;
     assert_eq!(serde_json::from_str::<Value>(&fleet.stdout).unwrap()["agents"], 0, "{}", fleet.stderr);
     let contexts = plain(&["config", "get-contexts", "-o", "json"]).await;
-    assert!(contexts.stdout.contains("\"current\": true") && !contexts.stdout.contains(&world.token), "{}", contexts.stdout);
+    assert!(
+        contexts.stdout.contains("\"current\": true") && !contexts.stdout.contains(&world.token),
+        "{}",
+        contexts.stdout
+    );
     assert!(!plain(&["config", "use-context", "nowhere"]).await.ok);
 }
 

@@ -39,7 +39,10 @@ async fn revisions_are_made_when_something_changed() {
     let second = world.policies().list_revisions(list(1, first.next_page_token.clone())).await.unwrap().into_inner();
     assert_eq!((first.revisions[0].number, second.revisions[0].number), (2, 1));
     let elsewhere = ListRevisionsRequest { name: "other".into(), page_token: first.next_page_token, page_size: 1 };
-    assert_eq!(world.policies().list_revisions(world.request(elsewhere)).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        world.policies().list_revisions(world.request(elsewhere)).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
 
     let get = GetPolicyRequest { name: "base".into(), include_bodies: true };
     let got = world.policies().get_policy(world.request(get)).await.unwrap().into_inner().revision.unwrap();
@@ -67,7 +70,8 @@ async fn etags_guard_against_lost_updates() {
     let world = World::start().await;
     let only_new = ApplyPolicyRequest { etag: Some(String::new()), ..policy("base", "", "1") };
     let etag = apply(&world, only_new.clone()).await.unwrap().policy.unwrap().etag;
-    let status = apply(&world, ApplyPolicyRequest { files: policy("base", "", "2").files, ..only_new }).await.unwrap_err();
+    let status =
+        apply(&world, ApplyPolicyRequest { files: policy("base", "", "2").files, ..only_new }).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Aborted, "ETAG_MISMATCH"));
     apply(&world, ApplyPolicyRequest { etag: Some(etag.clone()), ..policy("base", "", "2") }).await.unwrap();
     let delete = |etag: Option<String>| world.request(DeletePolicyRequest { name: "base".into(), etag });
@@ -107,7 +111,9 @@ async fn lists_are_paged_by_name() {
     }
     assert_eq!(names, ["a", "b", "c"]);
     let audit = world.store.list_audit(None, 10).await.unwrap();
-    assert!(audit.iter().any(|entry| entry.action == "policy.apply" && entry.actor == "root" && entry.at > 1_700_000_000_000 as UnixMs));
+    assert!(audit.iter().any(|entry| entry.action == "policy.apply"
+        && entry.actor == "root"
+        && entry.at > 1_700_000_000_000 as UnixMs));
 }
 
 #[tokio::test(flavor = "multi_thread")]

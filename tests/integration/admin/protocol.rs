@@ -29,7 +29,8 @@ async fn health_is_open_and_follows_the_store() {
     };
     assert_eq!(check().await.as_str_name(), "SERVING");
     world.store.close().await;
-    crate::support::eventually("NOT_SERVING", async || (check().await.as_str_name() == "NOT_SERVING").then_some(())).await;
+    crate::support::eventually("NOT_SERVING", async || (check().await.as_str_name() == "NOT_SERVING").then_some(()))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,7 +64,10 @@ struct Answer {
 /// One HTTP/1.1 request as a browser makes it.
 async fn http1(world: &World, method: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
     let mut socket = TcpStream::connect(world.address).await.unwrap();
-    let mut request = format!("{method} /muster.admin.v1.Fleet/GetFleetSummary HTTP/1.1\r\nhost: muster\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+    let mut request = format!(
+        "{method} /muster.admin.v1.Fleet/GetFleetSummary HTTP/1.1\r\nhost: muster\r\nconnection: close\r\ncontent-length: {}\r\n",
+        body.len()
+    );
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -112,7 +116,10 @@ async fn other_origins_are_let_in_by_name_only() {
     let config = admin::Config { cors_origins: vec!["https://console.test".into()], ..Default::default() };
     let world = World::with(config, InProcess::new()).await;
     let answer = http1(&world, "OPTIONS", &preflight, b"").await;
-    assert_eq!((answer.status.as_str(), &answer.headers["access-control-allow-origin"]), ("204", &"https://console.test".parse().unwrap()));
+    assert_eq!(
+        (answer.status.as_str(), &answer.headers["access-control-allow-origin"]),
+        ("204", &"https://console.test".parse().unwrap())
+    );
     let web = ("content-type", "application/grpc-web+proto");
     let answer = http1(&world, "POST", &[web, ("origin", "https://console.test")], EMPTY).await;
     assert_eq!(answer.headers["access-control-allow-origin"], "https://console.test");

@@ -78,7 +78,10 @@ async fn lists_are_paged() {
     let first = world.tokens().list_tokens(list(String::new())).await.unwrap().into_inner();
     let second = world.tokens().list_tokens(list(first.next_page_token)).await.unwrap().into_inner();
     let names = |tokens: Vec<muster::proto::admin::Token>| tokens.into_iter().map(|t| t.name).collect::<Vec<_>>();
-    assert_eq!((names(first.tokens), names(second.tokens)), (vec!["root".into(), "a".into(), "b".into()], vec!["c".into()]));
+    assert_eq!(
+        (names(first.tokens), names(second.tokens)),
+        (vec!["root".into(), "a".into(), "b".into()], vec!["c".into()])
+    );
     assert_eq!(second.next_page_token, "");
 }
 

@@ -7,9 +7,7 @@ use bytes::Bytes;
 use muster::{
     bus::{Bus, Error, Event, Role, Subscription, Topic, in_process::InProcess},
     proto::{
-        admin::{
-            SetLabelsRequest, WatchAgentsRequest, WatchAgentsResponse, watch_agents_response::Event as Change,
-        },
+        admin::{SetLabelsRequest, WatchAgentsRequest, WatchAgentsResponse, watch_agents_response::Event as Change},
         bus::AgentsChanged,
     },
     store::{Store, TokenKind},
@@ -29,9 +27,8 @@ async fn watch(world: &World, selector: &str) -> Streaming<WatchAgentsResponse> 
 /// `+n` for an agent told of, `-n` for one gone, `=` for synced.
 async fn next(changes: &mut Streaming<WatchAgentsResponse>) -> String {
     let change = tokio::time::timeout(PATIENCE, changes.message()).await.expect("a change in time");
-    let number = |text: &str| {
-        (0..1000).find(|n| uid(*n).to_string() == text).map_or_else(|| text.to_owned(), |n| n.to_string())
-    };
+    let number =
+        |text: &str| (0..1000).find(|n| uid(*n).to_string() == text).map_or_else(|| text.to_owned(), |n| n.to_string());
     match change.unwrap().expect("a change").event.expect("an event") {
         Change::Agent(agent) => format!("+{}", number(&agent.instance_uid)),
         Change::Gone(uid) => format!("-{}", number(&uid)),
@@ -104,7 +101,9 @@ async fn a_slow_client_gets_the_newest_in_the_end() {
     // Nobody reads while far more changes than are buffered happen.
     for round in 0..20 {
         let value = round.to_string();
-        world.put(&(0..500).map(|n| agent(n, &[("round", &value), ("filler", &"x".repeat(500))])).collect::<Vec<_>>()).await;
+        world
+            .put(&(0..500).map(|n| agent(n, &[("round", &value), ("filler", &"x".repeat(500))])).collect::<Vec<_>>())
+            .await;
         tell(&world, &(0..500).collect::<Vec<_>>()).await;
     }
     let mut newest = std::collections::BTreeSet::new();
@@ -146,7 +145,10 @@ async fn there_is_room_for_so_many_watches_and_it_is_given_back() {
             agents = world.agents();
         }
     };
-    assert_eq!((open.len(), status.code(), reason(&status).as_str()), (64, Code::ResourceExhausted, "TOO_MANY_WATCHES"));
+    assert_eq!(
+        (open.len(), status.code(), reason(&status).as_str()),
+        (64, Code::ResourceExhausted, "TOO_MANY_WATCHES")
+    );
     open.clear();
     crate::support::eventually("a watch to be given back", async || {
         let request = world.request(WatchAgentsRequest::default());
@@ -212,4 +214,3 @@ impl Subscription for WithGaps {
         }
     }
 }
-

@@ -115,7 +115,8 @@ pub fn with_token<T>(message: T, token: &str) -> Request<T> {
 /// Stores a token and gives its text.
 pub async fn add_token(store: &dyn Store, kind: TokenKind, name: &str) -> String {
     let text = token::generate(kind);
-    let new = NewToken { id: format!("id-{name}"), kind, name: name.into(), sha256: token::digest(&text), expires_at: None };
+    let new =
+        NewToken { id: format!("id-{name}"), kind, name: name.into(), sha256: token::digest(&text), expires_at: None };
     store.create_token(&new, &actor()).await.expect("a token");
     text
 }
@@ -134,10 +135,8 @@ pub fn agent(n: u128, attributes: &[(&str, &str)]) -> AgentRecord {
         key: (*key).into(),
         value: Some(opamp::AnyValue { value: Some(opamp::any_value::Value::StringValue((*value).into())) }),
     };
-    let description = opamp::AgentDescription {
-        identifying_attributes: attributes.iter().map(pair).collect(),
-        ..Default::default()
-    };
+    let description =
+        opamp::AgentDescription { identifying_attributes: attributes.iter().map(pair).collect(), ..Default::default() };
     let mut record = AgentRecord::new(uid(n), 1_700_000_000_000);
     record.observed.description = description.encode_to_vec().into();
     record.observed.capabilities = 7;
