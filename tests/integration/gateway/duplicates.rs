@@ -192,3 +192,40 @@ async fn an_agent_that_moves_from_one_forwarder_to_another_keeps_its_uid() {
     };
     assert!(given.is_some());
 }
+
+#[tokio::test]
+async fn an_agent_may_change_its_transport() {
+    let mut bench = Bench::start(config()).await;
+    bench.poll(&full(1, 1)).await;
+    bench.service.report().await;
+    let mut agent = bench.connect().await;
+    assert_eq!(agent.say(&heartbeat(1, 2)).await.flags, 0);
+    assert_eq!(bench.service.report().await.opening.unwrap().previous_sequence_num, Some(1));
+    // While the socket lives, whoever polls under its uid is another.
+    let poll = agent.alive_while(bench.poll(&heartbeat(1, 3))).await;
+    let given = poll.agent_identification.expect("a new uid").new_instance_uid;
+    assert_eq!(bench.service.report().await.instance_uid, given);
+    let poll = bench.poll(&heartbeat(1, 4)).await;
+    assert_eq!((poll.agent_identification, poll.flags), (None, 0), "told once");
+    assert_eq!(bench.handle.agents(), 2);
+    drop(agent);
+    assert!(bench.service.report().await.ending.is_some());
+    bench.until(|bench| bench.handle.agents() == 1).await;
+}
+
+#[tokio::test]
+async fn a_contender_that_gives_up_leaves_no_trace() {
+    let mut bench = Bench::start(config()).await;
+    let mut original = bench.connect().await;
+    original.say(&full(1, 0)).await;
+    bench.service.report().await;
+    let mut contender = bench.connect().await;
+    contender.send(&heartbeat(1, 5)).await;
+    bench.until(|bench| bench.handle.connections() == 2).await;
+    drop(contender);
+    bench.until(|bench| bench.handle.connections() == 1).await;
+    assert_eq!(original.say(&heartbeat(1, 1)).await.agent_identification, None);
+    original.say(&health(1, 2, "still here")).await;
+    assert_eq!(bench.service.report().await.report_number, 2);
+    assert_eq!(bench.handle.agents(), 1);
+}
