@@ -167,10 +167,12 @@ impl Awaited {
         }
     }
 
-    /// A heartbeat interval has passed: what is still awaited will not be answered.
-    pub fn give_up(&mut self, stats: &Stats) {
-        add(&stats.counters.unanswered, self.number.into());
-        *self = Self::default();
+    /// Gives up what has been awaited for `patience`, and counts it as not answered.
+    pub fn give_up(&mut self, patience: Duration, stats: &Stats) {
+        if self.oldest.is_some_and(|(_, sent)| sent.elapsed() >= patience) {
+            add(&stats.counters.unanswered, self.number.into());
+            *self = Self::default();
+        }
     }
 }
 
@@ -230,7 +232,9 @@ mod tests {
         let latencies = stats.latencies.lock();
         assert_eq!((latencies.first_reply.len(), latencies.heartbeat_reply.len()), (1, 0));
         awaited.sent(Kind::Heartbeat, &stats);
-        awaited.give_up(&stats);
+        awaited.give_up(Duration::from_secs(3_600), &stats);
+        assert_eq!(stats.counters.unanswered.load(Relaxed), 0, "it may still come");
+        awaited.give_up(Duration::ZERO, &stats);
         assert_eq!(stats.counters.unanswered.load(Relaxed), 1);
     }
 }

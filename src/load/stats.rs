@@ -49,7 +49,7 @@ counters! {
     heartbeats,
     /// Messages received.
     received,
-    /// Heartbeats and first messages that were not answered within a heartbeat interval.
+    /// Messages that had no reply after half a heartbeat interval or more, when the next heartbeat was due.
     unanswered,
     /// Offers of a configuration that the agent did not have.
     offers,

@@ -141,7 +141,7 @@ impl<'a> Session<'a> {
                         return Ok(Ending::Dropped);
                     }
                     next_heartbeat = wake + shared.plan.heartbeat;
-                    self.awaited.give_up(&shared.stats);
+                    self.awaited.give_up(shared.plan.heartbeat / 2, &shared.stats);
                     let heartbeat = self.life.agent.heartbeat();
                     self.send(Kind::Heartbeat, &heartbeat);
                 }
