@@ -1,4 +1,4 @@
-//! The gate in front of every call: who calls, and how the call went.
+//! The gate in front of every call: who calls, how long it may take, and how it went.
 //!
 //! Only gRPC health is open. Reflection is not: what a deployment offers is its operators' business.
 
@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{self, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderMap, Request, Response, header};
@@ -29,11 +29,13 @@ pub struct Gate {
     operators: Arc<Operators>,
     /// Paths of the API's methods: the values that a metric's label may have.
     methods: Arc<BTreeSet<String>>,
+    /// For the first answer.
+    time_limit: Duration,
 }
 
 impl Gate {
-    pub fn new(operators: Arc<Operators>) -> Self {
-        Self { operators, methods: Arc::new(methods()) }
+    pub fn new(operators: Arc<Operators>, time_limit: Duration) -> Self {
+        Self { operators, methods: Arc::new(methods()), time_limit }
     }
 
     fn method(&self, path: &str) -> String {
@@ -111,17 +113,28 @@ where
             }
             let method = gate.method(request.uri().path());
             let started = Instant::now();
-            let response = match gate.admit(request.headers()).await {
-                Ok(operator) => {
-                    request.extensions_mut().insert(operator);
-                    inner.call(request).await?
+            let call = async {
+                match gate.admit(request.headers()).await {
+                    Ok(operator) => {
+                        request.extensions_mut().insert(operator);
+                        inner.call(request).await
+                    }
+                    Err(status) => Ok(status.into_http()),
                 }
-                Err(status) => status.into_http(),
+            };
+            let response = match tokio::time::timeout(gate.time_limit, call).await {
+                Ok(response) => response?,
+                Err(_) => timed_out(gate.time_limit).into_http(),
             };
             metrics::call(method, code(&response), started.elapsed());
             Ok(response)
         })
     }
+}
+
+fn timed_out(limit: Duration) -> Status {
+    let problem = format!("the call took longer than {limit:?}, which is as long as this server allows");
+    errors::status(Code::DeadlineExceeded, "TIMED_OUT", problem, &[])
 }
 
 /// The status of a call that failed before its first answer; what fails later counts as OK.

@@ -30,6 +30,8 @@ const MAX_CALLS_PER_CONNECTION: u32 = 64;
 /// A peer that is gone is noticed after this long and [`KEEPALIVE_TIMEOUT`].
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Whoever connects is to say something within this.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the store is asked, for gRPC health.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -61,16 +63,15 @@ impl Server {
         let routes = routes(&config, &context)?.add_service(health_service);
         let serve = transport::Server::builder()
             .accept_http1(true)
-            .timeout(config.request_timeout)
             .max_concurrent_streams(MAX_CALLS_PER_CONNECTION)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .layer(Cors::new(config.cors_origins))
             .layer(GrpcWebLayer::new())
-            .layer(Gate::new(context.operators.clone()))
+            .layer(Gate::new(context.operators.clone(), config.request_timeout))
             .add_routes(routes)
             .serve_with_incoming_shutdown(
-                listener::connections(listener, config.max_connections),
+                listener::connections(listener, config.max_connections, FIRST_BYTE_TIMEOUT),
                 shutdown.clone().cancelled_owned(),
             );
         let drained = async {

@@ -98,8 +98,9 @@ impl Watch {
         let _guard = metrics::watch_opened();
         if let Err(End::With(status)) = self.follow().await {
             let shutdown = self.context.shutdown.clone();
-            // A client that does not read must not hold up the shutdown.
+            // At a shutdown whoever reads is told, and who does not is not waited for.
             tokio::select! {
+                biased;
                 _ = self.changes.send(Err(status)) => {}
                 () = shutdown.cancelled() => {}
             }

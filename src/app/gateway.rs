@@ -20,6 +20,7 @@ pub async fn run(role: GatewayRole, metrics: Metrics) -> anyhow::Result<()> {
     let shutdown = shutdown::on_signal().context("signals")?;
     let node = node::id(role.node.node_id.clone());
     let config = role.gateway.config()?;
+    listeners::warn_if_open(&role.gateway, role.opamp_listen);
     let opamp = listeners::bind("OpAMP", role.opamp_listen)?;
     let scrapes = listeners::bind("metrics", role.node.metrics_listen)?;
     let addresses = [("opamp", opamp.local_addr()?), ("metrics", scrapes.local_addr()?)];

@@ -54,10 +54,7 @@ impl Health {
     }
 
     pub fn gateway(&mut self, gateway: gateway::Handle) {
-        self.check("gateway", move || match gateway.not_ready_because() {
-            None => Ok(()),
-            Some(reason) => Err(reason.to_owned()),
-        });
+        self.check("gateway", move || if gateway.is_ready() { Ok(()) } else { Err(gateway.reason()) });
     }
 
     pub fn config_service(&mut self, service: config_service::Handle) {

@@ -11,6 +11,8 @@ use anyhow::Context;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
+use crate::settings::Gateway;
+
 /// Connections that the kernel completes before we accept them: a second or two of a whole fleet coming back. The system's
 /// own limit (`net.core.somaxconn`) still holds.
 const BACKLOG: i32 = 4_096;
@@ -27,6 +29,13 @@ pub fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
         TcpListener::from_std(socket.into())
     };
     listen().with_context(|| format!("cannot listen on {address} for {what}"))
+}
+
+/// Says so when anybody who reaches the gateway from elsewhere may be an agent of it.
+pub fn warn_if_open(settings: &Gateway, opamp: SocketAddr) {
+    if settings.admits_anybody() && !opamp.ip().is_loopback() {
+        tracing::warn!(%opamp, "agents need no token, and the address can be reached from other machines");
+    }
 }
 
 /// A file with the addresses that listeners have got; removed when this is dropped.

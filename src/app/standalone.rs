@@ -48,6 +48,7 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     let shutdown = shutdown::on_signal().context("signals")?;
     let (gateway_config, service_config) = (role.gateway.config()?, role.config_service.config()?);
     let folder = DataDir::open(&role.data_dir)?;
+    listeners::warn_if_open(&role.gateway, role.opamp_listen);
     let opamp = listeners::bind("OpAMP", role.opamp_listen)?;
     let calls = listeners::bind("the admin API", role.admin_listen)?;
     let scrapes = listeners::bind("metrics", role.metrics_listen)?;

@@ -169,11 +169,17 @@ pub fn parse(file: &str, folder: &Path, text: &[u8]) -> Result<Vec<Document>, Ve
     if invalid.is_empty() { Ok(documents) } else { Err(invalid) }
 }
 
-/// The parser's words without its own way to say where.
+/// The parser's words without its own way to say where. The selector `!key` is a tag to YAML, which is worth a hint.
 fn problem_of(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
+    let error = error.without_snippet();
+    if matches!(error, serde_saphyr::Error::NullIntoString { .. }) {
+        return "there is no text here; one that is empty or starts with ! needs quotes".to_owned();
+    }
+    let text = error.to_string();
     let text = text.split(" at line ").next().unwrap_or_default();
-    text.strip_suffix(',').unwrap_or(text).to_owned()
+    let text = text.strip_suffix(',').unwrap_or(text);
+    let hint = if text.contains("scanning a tag") { "; a text that starts with ! needs quotes" } else { "" };
+    format!("{text}{hint}")
 }
 
 fn document(place: Place, folder: &Path, manifest: Spanned<Manifest>) -> Result<Document, Vec<Invalid>> {

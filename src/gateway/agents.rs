@@ -25,7 +25,9 @@ pub enum Link {
     /// With the reply to its next poll.
     Http,
     /// It left; what it said last is still being handed over.
-    Gone,
+    Gone {
+        was_http: bool,
+    },
 }
 
 impl Link {
@@ -151,7 +153,7 @@ impl Entry {
     }
 
     pub fn is_live(&self) -> bool {
-        !matches!(self.link, Link::Gone)
+        !matches!(self.link, Link::Gone { .. })
     }
 
     /// Whether it may be offered a configuration, for all that is known here.
@@ -239,7 +241,7 @@ impl Entry {
         if !self.is_live() {
             return;
         }
-        self.link = Link::Gone;
+        self.link = Link::Gone { was_http: matches!(self.link, Link::Http) };
         self.report_number += 1;
         let last_seen_unix_ms = now.unix_ms.saturating_sub(now.ms.saturating_sub(u64::from(self.heard_s) * 1000));
         let rare = self.rare();

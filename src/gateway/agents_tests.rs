@@ -119,7 +119,7 @@ fn the_interval_of_polls_is_learnt_and_forgotten_slowly() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Say(AgentToServer),
+    Say(Box<AgentToServer>),
     /// The report reaches the store.
     Publish,
     /// The verdict on the n-th publication from the end reaches the gateway.
@@ -130,13 +130,13 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let text = "[a-z]{0,6}";
     prop_oneof![
-        4 => text.prop_map(|text| Step::Say(health(0, &text))),
+        4 => text.prop_map(|text| Step::Say(health(0, &text).into())),
         2 => text.prop_map(|error_message| {
             let status = RemoteConfigStatus { error_message, ..Default::default() };
-            Step::Say(AgentToServer { remote_config_status: Some(status), ..heartbeat(0) })
+            Step::Say(AgentToServer { remote_config_status: Some(status), ..heartbeat(0) }.into())
         }),
-        1 => Just(Step::Say(full(0))),
-        1 => Just(Step::Say(heartbeat(0))),
+        1 => Just(Step::Say(full(0).into())),
+        1 => Just(Step::Say(heartbeat(0).into())),
         4 => Just(Step::Publish),
         3 => (0usize..4).prop_map(Step::Acknowledge),
         1 => Just(Step::Reconnect),
@@ -158,7 +158,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Say(message) => {
-                    let message = AgentToServer { sequence_num: entry.sequence_num + 1, ..message };
+                    let message = AgentToServer { sequence_num: entry.sequence_num + 1, ..*message };
                     take(&mut entry, &message, 1_000);
                     said = merge::merge(&said, &message.encode_to_vec());
                 }

@@ -68,7 +68,7 @@ impl Contender {
         match &self.link {
             Link::WebSocket(connection) => connection.outbox.is_open() && !self.has_left,
             Link::Http => !self.has_left,
-            Link::Gone => false,
+            Link::Gone { .. } => false,
         }
     }
 

@@ -161,7 +161,7 @@ fn tell_new_uid(shared: &Shared, old: InstanceUid, uid: InstanceUid, link: &Link
             };
             shared.http_aliases.insert(old, uid, !is_told);
         }
-        Link::Gone => {}
+        Link::Gone { .. } => {}
     }
 }
 

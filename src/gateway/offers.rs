@@ -5,11 +5,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{
-    Shared,
-    agents::{Entry, Link},
-    reply,
-};
+use super::{Shared, agents::Entry, reply};
 use crate::{
     model::{ContentHash, InstanceUid},
     protocol::reply::{UID_FIELD_BYTES, remote_config_field},
@@ -150,7 +146,7 @@ pub fn note(shared: &Shared, entry: &mut Entry, hash: ContentHash, generation: u
     let newest = entry.rare.as_ref().and_then(|rare| rare.offer).map_or(0, |(_, generation)| generation);
     let is_old = generation < entry.offered_generation.max(newest)
         || generation == entry.offered_generation && generation != 0 && !repeat;
-    if is_old || matches!(entry.link, Link::Gone) || !entry.accepts_remote_config() {
+    if is_old || !entry.is_live() || !entry.accepts_remote_config() {
         shared.metrics.offers_dropped.increment(1);
         return;
     }

@@ -10,7 +10,10 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::Notify;
 
-use super::{Shared, agents::Entry};
+use super::{
+    Shared,
+    agents::{Entry, Link},
+};
 use crate::{
     bus::Topic,
     model::{
@@ -151,9 +154,8 @@ fn batch(shared: &Shared, shard: Shard, uids: &[InstanceUid]) -> (Vec<Report>, u
 fn published(uid: InstanceUid, entry: &mut Entry, now_ms: u64) -> Option<Report> {
     let sequence_num = entry.durable_sequence_num();
     let transport = match entry.link {
-        super::agents::Link::WebSocket(_) => Transport::Websocket,
-        super::agents::Link::Http => Transport::Http,
-        super::agents::Link::Gone => Transport::Unspecified,
+        Link::WebSocket(_) | Link::Gone { was_http: false } => Transport::Websocket,
+        Link::Http | Link::Gone { was_http: true } => Transport::Http,
     };
     let pending = entry.rare.as_mut()?.pending.as_mut()?;
     if pending.due_ms != 0 {

@@ -4,12 +4,19 @@ use std::sync::{Arc, atomic::Ordering};
 
 use prost::Message;
 
-use super::{Shared, agents::Entry, duplicates, offers, reply};
+use super::{
+    Shared,
+    agents::{Entry, Link, Now},
+    duplicates, offers, reply, websocket,
+};
 use crate::{
     bus::{Event, Subscription, Topic},
     model::{ContentHash, InstanceUid},
     proto::bus::{GatewayBatch, OfferGroup, Verdict},
 };
+
+/// Who was heard within this time, in seconds, is taken to be here.
+const LIVELY_S: u32 = 10;
 
 /// Receives from the bus, for ever.
 pub async fn run(shared: Arc<Shared>, mut subscription: Box<dyn Subscription>) {
@@ -86,6 +93,9 @@ fn take_verdict_of(shared: &Shared, uid: InstanceUid, verdict: &Verdict) {
             shared.registry.remove(agents, &uid);
             return;
         }
+        if may_be_elsewhere(entry, now) {
+            return;
+        }
         let generation = shared.registry.mint_generation(verdict.newer_connection_generation);
         entry.reopen(generation, now);
         shared.outgoing.report(uid);
@@ -103,6 +113,22 @@ fn take_verdict_of(shared: &Shared, uid: InstanceUid, verdict: &Verdict) {
     shared.want_body(uid, entry);
     entry.tidy(now.ms);
     shared.registry.set_active(agents, &uid);
+}
+
+/// Whether an agent of which the store knows a newer connection may have left this one unnoticed. If it has not, it is
+/// heard before its report is repeated, and claimed then.
+fn may_be_elsewhere(entry: &Entry, now: Now) -> bool {
+    let heard_s = match &entry.link {
+        Link::WebSocket(connection) => connection.heard_s.load(Ordering::Relaxed),
+        Link::Http | Link::Gone { .. } => entry.heard_s,
+    };
+    let is_quiet = now.seconds().saturating_sub(heard_s) > LIVELY_S;
+    if let Link::WebSocket(connection) = &entry.link
+        && is_quiet
+    {
+        connection.outbox.send(websocket::ping(&[]).into(), None);
+    }
+    is_quiet
 }
 
 /// What the config service wants from the agent, or wants it to have.

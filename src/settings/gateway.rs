@@ -134,6 +134,11 @@ impl Gateway {
         &self.opamp_path
     }
 
+    /// Whether agents need no token.
+    pub fn admits_anybody(&self) -> bool {
+        self.agent_auth == AgentAuth::None
+    }
+
     fn check(&self) -> Result<(), Error> {
         let rules = [
             (self.retry_after_min <= self.retry_after_max, "retry-after-min must not be longer than retry-after-max"),

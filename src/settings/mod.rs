@@ -10,6 +10,8 @@
 mod admin;
 mod config_service;
 mod connections;
+#[cfg(test)]
+mod defaults_tests;
 mod error;
 mod file;
 mod gateway;

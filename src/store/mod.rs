@@ -1,8 +1,9 @@
 //! The only module with SQL: what Muster knows, in Postgres or (for `standalone`) SQLite.
 //!
 //! What is stored:
-//! - `agents`: one row an agent: what it reported, where it is connected, what it should have. Written in batches, guarded by
-//!   the row's version, never on a heartbeat, and without touching an indexed column so that Postgres can update in place (HOT).
+//! - `agents`: one row an agent: what it reported, where it is connected, what it should have. Written in batches,
+//!   guarded by the row's version, never on a heartbeat, and without touching an indexed column so that Postgres can
+//!   update in place (HOT).
 //! - `contents`: bodies (offered files, effective configurations) once by SHA-256.
 //! - `configs`: which files a config hash stands for, so that any replica can make its body.
 //! - `policies`, `revisions`: policies, their immutable revisions.
@@ -76,9 +77,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The agents of `uids` that are stored, in no particular order.
     async fn read_agents(&self, uids: &[InstanceUid]) -> Result<Vec<AgentRecord>>;
-    /// Writes each record whose stored version is the one it carries (0: no row yet), with the version one larger, and all
-    /// `contents`. Returns the uids of those that were not written because another writer came first: to be read and
-    /// decided again. Labels are not written: they belong to [`Self::set_labels`].
+    /// Writes each record whose stored version is the one it carries (0: no row yet), with the version one larger, and
+    /// all `contents`. Returns the uids of those that were not written because another writer came first: to be read
+    /// and decided again. Labels are not written: they belong to [`Self::set_labels`].
     async fn write_agents(&self, agents: &[AgentRecord], contents: &[(ContentHash, Bytes)])
     -> Result<Vec<InstanceUid>>;
     /// Agents in the order of their uids after `after`, at most `limit`.
@@ -88,8 +89,8 @@ pub trait Store: Send + Sync + 'static {
         after: Option<InstanceUid>,
         limit: u32,
     ) -> Result<Vec<AgentRecord>>;
-    /// Merges `changes` into the labels (`None` removes). With an etag ([`crate::model::agent::AgentRecord::etag`]), only if it is
-    /// still the present one. Returns the new record.
+    /// Merges `changes` into the labels (`None` removes). With an etag ([`crate::model::agent::AgentRecord::etag`]),
+    /// only if it is still the present one. Returns the new record.
     async fn set_labels(
         &self,
         uid: InstanceUid,
@@ -116,15 +117,16 @@ pub trait Store: Send + Sync + 'static {
     async fn put_config(&self, hash: ContentHash, files: &ConfigFiles) -> Result<()>;
     async fn get_config(&self, hash: ContentHash) -> Result<Option<ConfigFiles>>;
     /// Deletes contents and configs that were last put before `before` and that nothing refers to; returns how many.
-    /// `before` must be two days back or more: putting a hash that is there makes it young again, but at most once a day.
-    /// For the same reason nobody may rely for more than a day on having put a hash that nothing refers to.
+    /// `before` must be two days back or more: putting a hash that is there makes it young again, but at most once a
+    /// day. For the same reason nobody may rely for more than a day on having put a hash that nothing refers to.
     async fn collect_garbage(&self, before: UnixMs) -> Result<u64>;
 
     // Policies.
 
-    /// Makes a new revision of a policy, or a new policy, together with file bodies that are not stored yet. If the content
-    /// equals the newest revision's, nothing changes. With [`ApplyPolicy::validate_only`], nothing is written, and the result is
-    /// what would have been. `NotFound` of kind `content` if a file's body is neither given nor stored.
+    /// Makes a new revision of a policy, or a new policy, together with file bodies that are not stored yet. If the
+    /// content equals the newest revision's, nothing changes. With [`ApplyPolicy::validate_only`], nothing is written,
+    /// and the result is what would have been. `NotFound` of kind `content` if a file's body is neither given nor
+    /// stored.
     async fn apply_policy(&self, apply: ApplyPolicy, actor: &Actor) -> Result<Applied>;
     async fn delete_policy(&self, name: &str, etag: Option<&str>, actor: &Actor) -> Result<()>;
     async fn get_policy(&self, name: &str) -> Result<Policy>;
@@ -148,12 +150,13 @@ pub trait Store: Send + Sync + 'static {
     async fn create_token(&self, token: &NewToken, actor: &Actor) -> Result<Token>;
     /// In the order in which they were made.
     async fn list_tokens(&self) -> Result<Vec<Token>>;
-    /// By id or, if no token has that id, by the name of one that is not revoked; `NotFound` also if both an agent and an
-    /// operator token have the name. Revoking again changes nothing.
+    /// By id or, if no token has that id, by the name of one that is not revoked; `NotFound` also if both an agent and
+    /// an operator token have the name. Revoking again changes nothing.
     async fn revoke_token(&self, id_or_name: &str, now: UnixMs, actor: &Actor) -> Result<Token>;
     /// The token with this hash that is neither revoked nor expired at `now`.
     async fn find_token(&self, kind: TokenKind, sha256: &[u8; 32], now: UnixMs) -> Result<Option<Token>>;
-    /// The agent tokens that are neither revoked nor expired at `now`, and a number that grows with every change of them.
+    /// The agent tokens that are neither revoked nor expired at `now`, and a number that grows with every change of
+    /// them.
     async fn agent_tokens(&self, now: UnixMs) -> Result<(u64, Vec<TokenDigest>)>;
 
     // Audit.

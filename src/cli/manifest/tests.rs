@@ -88,6 +88,14 @@ fn mistakes_are_named_with_their_line() {
             "m.yaml: document 1, line 6: rollout: steps: stepped rollouts are not there yet",
         ),
         (&format!("{head}rollout:\n  pace: 5\n"), "m.yaml: document 1, line 5: unknown field `pace`"),
+        (
+            "kind: Config\nname: a\nselector: !legacy\n",
+            "m.yaml: document 1, line 3: there is no text here; one that is empty or starts with ! needs quotes",
+        ),
+        (
+            "kind: Config\nname: a\nselector: !legacy, b\n",
+            "m.yaml: document 1, line 3: while scanning a tag, did not find expected whitespace or line break; a text",
+        ),
         ("kind: [", "m.yaml: document 1, line 1"),
     ] {
         let problems = refused(text);

@@ -41,8 +41,8 @@ pub(super) async fn write(
     Ok(batch.not_written(|uid| written.binary_search(&uid.as_uuid()).is_ok()))
 }
 
-/// Whoever writes several agents at once holds their shards, taken in order, until the end of the transaction: without that
-/// two writers of the same rows can deadlock, for Postgres may meet the rows of a batch in any order. As a rule a
+/// Whoever writes several agents at once holds their shards, taken in order, until the end of the transaction: without
+/// that two writers of the same rows can deadlock, for Postgres may meet the rows of a batch in any order. As a rule a
 /// shard has one writer anyway. (Locking each row in order would do as well, at the price of a third more log.)
 async fn lock(tx: &mut Tx, shards: &[Shard]) -> sqlx::Result<()> {
     /// Tells these advisory locks from others; any number.
@@ -58,11 +58,11 @@ pub(super) async fn lock_all(tx: &mut Tx) -> sqlx::Result<()> {
     lock(tx, &(0..SHARD_COUNT).collect::<Vec<_>>()).await
 }
 
-/// New rows are inserted or left alone, known rows updated if their version is the given one: an update for conflicts in
-/// the insert, even one that changes nothing, would lock the row and write to the log.
+/// New rows are inserted or left alone, known rows updated if their version is the given one: an update for conflicts
+/// in the insert, even one that changes nothing, would lock the row and write to the log.
 ///
-/// Description and health are large and mostly unchanged. Setting a column to what it holds, rather than to an equal value,
-/// keeps Postgres from compressing and storing it again.
+/// Description and health are large and mostly unchanged. Setting a column to what it holds, rather than to an equal
+/// value, keeps Postgres from compressing and storing it again.
 const WRITE: &str = "
     WITH incoming AS (
         SELECT * FROM UNNEST(

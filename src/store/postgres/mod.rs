@@ -77,8 +77,8 @@ impl PostgresStore {
         self.pool.close().await;
     }
 
-    /// On a connection of its own, which the lock of sqlx (an advisory lock) leaves together with the connection if this is
-    /// given up half way.
+    /// On a connection of its own, which the lock of sqlx (an advisory lock) leaves together with the connection if
+    /// this is given up half way.
     async fn run_migrations(&self) -> Result<()> {
         let mut connection = Connection::connect_with(&self.pool.connect_options()).await?;
         sqlx::query("SET statement_timeout = 0").execute(&mut connection).await?;

@@ -1,5 +1,5 @@
-//! What is the same in both databases: one text, compiled as a submodule of each of them against its own types. (Code that is
-//! generic over the database would drag a page of sqlx's bounds through every function.)
+//! What is the same in both databases: one text, compiled as a submodule of each of them against its own types. (Code
+//! that is generic over the database would drag a page of sqlx's bounds through every function.)
 //!
 //! Of the module around it this uses: `Backend`, the store, with `reader()`, `begin()`, `snapshot()`, `limit()` and
 //! `run_migrations()`; `Tx`; `Connection`; `MIGRATOR`; and the batches, which each database does in its own way.

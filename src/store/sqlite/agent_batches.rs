@@ -43,8 +43,8 @@ pub(super) async fn write(
 }
 
 const INSERT: &str = "
-    INSERT INTO agents (uid, version, complete, description, service_name, service_version, capabilities, health, healthy,
-        effective_config, config_status, reported_config_hash, config_error, connected, transport, gateway,
+    INSERT INTO agents (uid, version, complete, description, service_name, service_version, capabilities, health,
+        healthy, effective_config, config_status, reported_config_hash, config_error, connected, transport, gateway,
         connection_generation, report_number, sequence_num, last_seen_unix_ms, desired_config, desired_generation,
         desired_epoch, quarantined, offered_at_unix_ms, offer_attempts, first_seen_unix_ms, shard, labels)
     VALUES ($1, $2 + 1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,

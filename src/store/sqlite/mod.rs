@@ -79,7 +79,8 @@ impl SqliteStore {
         &self.readers
     }
 
-    /// A transaction that writes. It takes the lock at once: one that turned from reading to writing could fail as busy.
+    /// A transaction that writes. It takes the lock at once: one that turned from reading to writing could fail as
+    /// busy.
     async fn begin(&self) -> sqlx::Result<Tx> {
         self.writer.begin_with("BEGIN IMMEDIATE").await
     }

@@ -1,7 +1,5 @@
 //! Who may call.
 
-use std::time::Duration;
-
 use muster::{
     auth::Operators,
     proto::admin::{GetFleetSummaryRequest, ListAgentsRequest},
@@ -84,9 +82,8 @@ async fn while_the_store_is_away_nobody_is_called_unauthenticated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn shutdown_waits_for_nobody_for_long() {
-    let config = muster::admin::Config { drain_timeout: Duration::from_millis(50), ..Default::default() };
-    let world = World::with(config, muster::bus::in_process::InProcess::new()).await;
+async fn shutdown_ends_watches_and_then_the_server() {
+    let world = World::start().await;
     let watch = world.request(muster::proto::admin::WatchAgentsRequest::default());
     let mut changes = world.agents().watch_agents(watch).await.unwrap().into_inner();
     changes.message().await.unwrap().expect("the first event");

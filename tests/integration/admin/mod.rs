@@ -5,6 +5,7 @@ mod auth;
 mod musterctl;
 mod policies;
 mod protocol;
+mod test_bus;
 mod tokens;
 mod watch;
 mod world;

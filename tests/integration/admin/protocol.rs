@@ -1,5 +1,7 @@
 //! What stands around the services: gRPC health, reflection, gRPC-web, CORS, unknown methods.
 
+use std::time::Duration;
+
 use http::HeaderMap;
 use muster::{
     admin,
@@ -18,7 +20,10 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use super::world::{World, reason};
+use super::{
+    test_bus::TestBus,
+    world::{World, reason},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_open_and_follows_the_store() {
@@ -125,4 +130,14 @@ async fn other_origins_are_let_in_by_name_only() {
     assert_eq!(answer.headers["access-control-allow-origin"], "https://console.test");
     let answer = http1(&world, "POST", &[web, ("origin", "https://evil.test")], EMPTY).await;
     assert!(!answer.headers.contains_key("access-control-allow-origin"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_hangs_is_ended() {
+    let bus = TestBus::new();
+    let config = admin::Config { request_timeout: Duration::from_millis(50), ..Default::default() };
+    let world = World::with(config, bus.clone()).await;
+    bus.get_stuck();
+    let status = world.fleet().get_fleet_summary(world.request(GetFleetSummaryRequest {})).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::DeadlineExceeded, "TIMED_OUT"));
 }

@@ -1,11 +1,7 @@
 //! Watches.
 
-use std::{sync::Arc, time::Duration};
-
-use async_trait::async_trait;
-use bytes::Bytes;
 use muster::{
-    bus::{Bus, Error, Event, Role, Subscription, Topic, in_process::InProcess},
+    bus::Topic,
     proto::{
         admin::{SetLabelsRequest, WatchAgentsRequest, WatchAgentsResponse, watch_agents_response::Event as Change},
         bus::AgentsChanged,
@@ -13,10 +9,12 @@ use muster::{
     store::{Store, TokenKind},
 };
 use prost::Message;
-use tokio::sync::broadcast;
 use tonic::{Code, Streaming};
 
-use super::world::{World, actor, add_token, agent, reason, uid, with_token};
+use super::{
+    test_bus::TestBus,
+    world::{World, actor, add_token, agent, reason, uid, with_token},
+};
 use crate::support::PATIENCE;
 
 async fn watch(world: &World, selector: &str) -> Streaming<WatchAgentsResponse> {
@@ -78,7 +76,7 @@ async fn the_state_then_synced_then_changes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_hints_missed_is_found_after_a_gap() {
-    let bus = GapBus::new();
+    let bus = TestBus::new();
     let world = World::with(muster::admin::Config::default(), bus.clone()).await;
     world.put(&[agent(1, &[]), agent(2, &[])]).await;
     let mut changes = watch(&world, "").await;
@@ -87,7 +85,7 @@ async fn what_hints_missed_is_found_after_a_gap() {
     }
     world.store.forget_agent(uid(1), None, &actor()).await.unwrap();
     world.put(&[agent(2, &[("os", "linux")]), agent(3, &[])]).await;
-    bus.gaps.send(()).unwrap();
+    bus.lose_messages();
     for expected in ["+2", "+3", "-1"] {
         assert_eq!(next(&mut changes).await, expected);
     }
@@ -155,62 +153,4 @@ async fn there_is_room_for_so_many_watches_and_it_is_given_back() {
         world.agents().watch_agents(request).await.ok().map(drop)
     })
     .await;
-}
-
-/// The in-process bus, whose subscribers can be told that they missed something.
-struct GapBus {
-    inner: Arc<InProcess>,
-    gaps: broadcast::Sender<()>,
-}
-
-impl GapBus {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { inner: InProcess::new(), gaps: broadcast::channel(8).0 })
-    }
-}
-
-#[async_trait]
-impl Bus for GapBus {
-    async fn publish(&self, topic: &Topic, payload: Bytes) -> Result<(), Error> {
-        self.inner.publish(topic, payload).await
-    }
-
-    fn subscribe(&self) -> Box<dyn Subscription> {
-        Box::new(WithGaps { inner: self.inner.subscribe(), gaps: self.gaps.subscribe() })
-    }
-
-    async fn announce(&self, role: Role, node: &str, ttl: Duration) -> Result<(), Error> {
-        self.inner.announce(role, node, ttl).await
-    }
-
-    async fn withdraw(&self, role: Role, node: &str) -> Result<(), Error> {
-        self.inner.withdraw(role, node).await
-    }
-
-    async fn members(&self, role: Role) -> Result<Vec<String>, Error> {
-        self.inner.members(role).await
-    }
-
-    fn is_reachable(&self) -> bool {
-        true
-    }
-}
-
-struct WithGaps {
-    inner: Box<dyn Subscription>,
-    gaps: broadcast::Receiver<()>,
-}
-
-#[async_trait]
-impl Subscription for WithGaps {
-    async fn set_topics(&mut self, topics: Vec<Topic>) {
-        self.inner.set_topics(topics).await;
-    }
-
-    async fn next(&mut self) -> Event {
-        tokio::select! {
-            event = self.inner.next() => event,
-            Ok(()) = self.gaps.recv() => Event::Gap,
-        }
-    }
 }

@@ -114,6 +114,7 @@ async fn several_agents_share_a_socket() {
     for _ in 1..=5 {
         let report = bench.service.report().await;
         assert_eq!(report.ending.expect("it ends").reason(), Reason::ConnectionClosed);
+        assert_eq!(report.transport(), Transport::Websocket);
         ended.push(report.instance_uid.clone());
     }
     ended.sort();

@@ -112,6 +112,7 @@ async fn an_agent_that_stops_polling_is_let_go_of() {
     bench.poll(&full(1, 4)).await;
     bench.service.report().await;
     let ending = bench.service.report().await;
+    assert_eq!(ending.transport(), Transport::Http);
     assert_eq!((ending.sequence_num, ending.ending.unwrap().reason()), (4, Reason::ConnectionClosed));
     bench.until(|bench| bench.handle.agents() == 0).await;
 }

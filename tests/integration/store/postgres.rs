@@ -102,8 +102,8 @@ async fn a_page_of_a_shard_walks_its_index() {
 
 #[tokio::test]
 async fn updates_stay_in_their_page() {
-    // Room is found again once no transaction needs the old rows, and Postgres asks for that of all databases at once: those of
-    // other tests must not stand in the way.
+    // Room is found again once no transaction needs the old rows, and Postgres asks for that of all databases at once:
+    // those of other tests must not stand in the way.
     let server = Server::start();
     let mut database = database_on(&server).await;
     // No index may have a column that an update sets.
