@@ -25,6 +25,11 @@ impl Stages {
         self.0.push(Stage { name, stop, task });
     }
 
+    /// Whether a part has ended, which none should.
+    pub fn has_ended(&self) -> bool {
+        self.0.iter().any(|stage| stage.task.is_finished())
+    }
+
     /// Runs until `shutdown`, or until a part ends, which none should. Then stops the rest, the latest first.
     pub async fn run(mut self, shutdown: &CancellationToken) -> anyhow::Result<()> {
         let mut result = tokio::select! {

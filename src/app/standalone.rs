@@ -80,12 +80,14 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
         &folder.listen_file(),
         &[("opamp", addresses.opamp), ("admin", addresses.admin), ("metrics", addresses.metrics)],
     )?;
-    ready(&handle, &shutdown).await;
+    ready(&handle, &stages, &shutdown).await;
     if role.demo > 0 {
         let plan = demo(&role, &addresses, &agent_token);
         stages.start("demonstration", |stop| run_demo(plan, stop));
     }
-    greet(&role, &folder, &addresses, &[agent_token, operator_token]);
+    if !stages.has_ended() {
+        greet(&role, &folder, &addresses, &[agent_token, operator_token]);
+    }
     let result = stages.run(&shutdown).await;
     sqlite.close().await;
     result
@@ -93,9 +95,9 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
 
 /// Waits until agents are taken, so that the greeting is true and the simulated agents are not sent away; for a while only,
 /// as the health page says what is wrong.
-async fn ready(gateway: &gateway::Handle, shutdown: &CancellationToken) {
+async fn ready(gateway: &gateway::Handle, stages: &Stages, shutdown: &CancellationToken) {
     let deadline = Instant::now() + READY_WITHIN;
-    while !gateway.is_ready() && !shutdown.is_cancelled() && Instant::now() < deadline {
+    while !gateway.is_ready() && !stages.has_ended() && !shutdown.is_cancelled() && Instant::now() < deadline {
         tokio::time::sleep(READY_CHECK).await;
     }
 }

@@ -78,7 +78,7 @@ const LEAST_GC_AGE: Duration = Duration::from_secs(26 * 3_600);
 
 impl Config {
     /// Refuses settings that cannot work, by name.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    pub fn check(&self) -> Result<(), Error> {
         let max = crate::store::MAX_BATCH;
         let rules = [
             (self.batch_size >= 1 && self.batch_size <= max, "batch_size", "must be 1 to 5000"),

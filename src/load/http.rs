@@ -121,11 +121,11 @@ async fn exchange(stream: &mut TcpStream, endpoint: &Endpoint, shared: &Shared, 
     let mut received = Vec::new();
     loop {
         let more = transport::read(stream, |bytes| received.extend_from_slice(bytes)).await?;
-        if let Some((head, length)) = Head::parse(&received).map_err(io::Error::other)? {
-            if let Some(body) = body(&head, &received[length..], more.is_none())? {
-                add(&shared.stats.counters.received_bytes, received.len());
-                return Ok(Reply { head, body });
-            }
+        if let Some((head, length)) = Head::parse(&received).map_err(io::Error::other)?
+            && let Some(body) = body(&head, &received[length..], more.is_none())?
+        {
+            add(&shared.stats.counters.received_bytes, received.len());
+            return Ok(Reply { head, body });
         }
         if more.is_none() {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -52,20 +52,11 @@ pub struct ConfigService {
     /// How often contents that nothing refers to are deleted.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = values::duration)]
     gc_interval: Duration,
-    /// Contents younger than this are never deleted.
-    #[arg(long, value_name = "DURATION", default_value = "1day", value_parser = values::duration)]
-    gc_min_age: Duration,
 }
 
 impl ConfigService {
     pub fn config(&self) -> Result<config_service::Config, Error> {
-        if self.queue_reports < self.batch_size {
-            return Err(Error::Conflict("queue-reports must not be smaller than batch-size".to_owned()));
-        }
-        if self.full_sweep_interval < self.sweep_interval {
-            return Err(Error::Conflict("full-sweep-interval must not be shorter than sweep-interval".to_owned()));
-        }
-        Ok(config_service::Config {
+        let config = config_service::Config {
             batch_wait: self.batch_wait,
             batch_size: self.batch_size as usize,
             ingest_workers: self.ingest_workers as usize,
@@ -80,8 +71,9 @@ impl ConfigService {
             offers_per_second: self.offers_per_second,
             body_cache_bytes: self.config_cache_bytes as usize,
             gc_interval: self.gc_interval,
-            gc_min_age: self.gc_min_age,
             ..Default::default()
-        })
+        };
+        config.check().map_err(|error| Error::Conflict(error.to_string()))?;
+        Ok(config)
     }
 }

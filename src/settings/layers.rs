@@ -52,9 +52,9 @@ pub fn resolve(arguments: Vec<OsString>, environment: &BTreeMap<String, String>)
             continue;
         }
         if let Some(value) = environment.get(&env_name(id)) {
-            added.from_environment(setting, value);
+            added.take_variable(setting, value);
         } else if let Some(values) = file.values.get(id) {
-            added.from_file(setting, values);
+            added.take_values(setting, values);
         }
     }
     let mut all = arguments;
@@ -106,7 +106,7 @@ struct Added {
 }
 
 impl Added {
-    fn from_environment(&mut self, setting: &Arg, value: &str) {
+    fn take_variable(&mut self, setting: &Arg, value: &str) {
         let is_list = matches!(setting.get_action(), ArgAction::Append);
         let values = if is_list {
             value.split(',').map(|item| item.trim().to_owned()).collect()
@@ -116,7 +116,7 @@ impl Added {
         self.add(setting, &values, format!("environment variable {}", env_name(setting.get_id().as_str())));
     }
 
-    fn from_file(&mut self, setting: &Arg, values: &[String]) {
+    fn take_values(&mut self, setting: &Arg, values: &[String]) {
         let file = self.file_path.clone().unwrap_or_default();
         self.add(setting, values, format!("file {}", file.display()));
     }
