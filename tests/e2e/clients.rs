@@ -52,9 +52,9 @@ async fn node_over_http() {
 #[tokio::test]
 async fn a_client_with_a_wrong_token_is_refused() {
     let server = Standalone::start().await;
-    let url = format!("http://{}/v1/opamp", server.node.opamp());
+    let url = format!("ws://{}/v1/opamp", server.node.opamp());
     let Some(mut client) = Client::start(Kind::Go, &url, "muster_agent_wrong", "intruder") else { return };
-    client.event("error", |error| error["message"].to_string().contains("401")).await;
+    client.event("error", |error| error["message"] == "websocket: bad handshake").await;
     assert!(server.ctl().agents().await.is_empty());
 }
 

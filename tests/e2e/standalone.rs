@@ -30,7 +30,7 @@ async fn a_restart_keeps_everything() {
 
 #[tokio::test]
 async fn a_second_process_on_the_same_data_is_refused() {
-    let server = Standalone::start().await;
+    let mut server = Standalone::start().await;
     let data = server.data_dir();
     let mut command = crate::support::node::clean(env!("CARGO_BIN_EXE_muster"));
     let listen = ["--opamp-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"];

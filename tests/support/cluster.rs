@@ -40,7 +40,7 @@ impl Cluster {
         for node in &mut cluster.services {
             node.start().await;
         }
-        for node in &cluster.services {
+        for node in &mut cluster.services {
             node.ready().await;
         }
         cluster.agent_token = cluster.ctl(0).run(&["token", "create", "agent"]).await.trim().to_owned();
@@ -48,7 +48,7 @@ impl Cluster {
         for node in &mut cluster.gateways {
             node.start().await;
         }
-        for node in &cluster.gateways {
+        for node in &mut cluster.gateways {
             node.ready().await;
         }
         cluster

@@ -89,9 +89,11 @@ impl Node {
     }
 
     /// Waits until the node says that it is ready.
-    pub async fn ready(&self) {
+    pub async fn ready(&mut self) {
         let address = self.metrics();
-        eventually(&format!("{} is ready", self.name), async || {
+        let what = format!("{} is ready", self.name);
+        eventually(&what, async || {
+            assert!(self.is_running(), "{} ended: {}", self.name, self.output());
             http_get(address, "/readyz").await?.starts_with("HTTP/1.1 200").then_some(())
         })
         .await;
