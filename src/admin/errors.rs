@@ -71,6 +71,14 @@ pub fn uid(text: &str) -> Result<InstanceUid, Status> {
     text.parse().map_err(|error: crate::model::uid::InvalidUid| invalid("instance_uid", error.to_string()))
 }
 
+/// A name by which something is looked up. U+0000 is refused, because the database's texts cannot hold it.
+pub fn name<'a>(field: &str, text: &'a str) -> Result<&'a str, Status> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(invalid(field, "must be given, and without U+0000"));
+    }
+    Ok(text)
+}
+
 /// The selector that a request gives; a wrong one is refused with the position of the error.
 pub fn selector(text: &str) -> Result<Selector, Status> {
     text.parse().map_err(|error| invalid("selector", selector_problem(&error)))
@@ -91,6 +99,9 @@ pub fn from_store(error: store::Error) -> Status {
         }
         Error::NotFound { kind, name } => {
             status(Code::NotFound, &reason(kind, "NOT_FOUND"), message, &[("name", &name)])
+        }
+        Error::Ambiguous { kind, name } => {
+            status(Code::InvalidArgument, &reason(kind, "AMBIGUOUS"), message, &[("name", &name)])
         }
         Error::AlreadyExists { kind, name } => {
             status(Code::AlreadyExists, &reason(kind, "ALREADY_EXISTS"), message, &[("name", &name)])

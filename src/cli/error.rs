@@ -50,6 +50,9 @@ fn write_status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let violations = violations(status);
     if violations.len() < 2 {
         f.write_str(status.message())?;
+        if let Some(cause) = root_cause(status) {
+            write!(f, ": {cause}")?;
+        }
     } else {
         f.write_str("the request is not valid")?;
         for (field, description) in &violations {
@@ -61,6 +64,15 @@ fn write_status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (_, "") => Ok(()),
         (_, name) => write!(f, " ({name})"),
     }
+}
+
+/// What the network said, of errors that the server did not make.
+fn root_cause(status: &Status) -> Option<String> {
+    let mut cause = std::error::Error::source(status)?;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    Some(cause.to_string()).filter(|text| !status.message().contains(text))
 }
 
 /// Fields that the server refuses, and why.

@@ -282,6 +282,7 @@ impl<'a> Parser<'a> {
         Ok((position, token))
     }
 
+    /// U+0000 is refused: a selector is stored as text, which cannot hold it in Postgres.
     fn quoted(&mut self, opened_at: usize) -> Result<String, InvalidSelector> {
         let mut word = String::new();
         loop {
@@ -294,6 +295,10 @@ impl<'a> Parser<'a> {
                 let problem = "this quote is not closed".to_owned();
                 return Err(InvalidSelector { position: opened_at, problem });
             };
+            if c == '\0' {
+                let problem = "a text must not contain U+0000".to_owned();
+                return Err(InvalidSelector { position: self.consumed, problem });
+            }
             word.push(c);
         }
     }

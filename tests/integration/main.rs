@@ -6,6 +6,8 @@
 mod support;
 
 mod admin;
+#[path = "admin/mod.rs"]
+mod admin_on_servers;
 mod architecture;
 mod bus;
 mod config_service;

@@ -33,7 +33,7 @@ async fn health_is_open_and_follows_the_store() {
         client.check(HealthCheckRequest::default()).await.unwrap().into_inner().status()
     };
     assert_eq!(check().await.as_str_name(), "SERVING");
-    world.store.close().await;
+    world.close_store().await;
     crate::support::eventually("NOT_SERVING", async || (check().await.as_str_name() == "NOT_SERVING").then_some(()))
         .await;
 }
