@@ -5,7 +5,7 @@ use std::time::Instant;
 use futures_util::{StreamExt, stream};
 use muster::{
     model::{AgentRecord, ContentHash, InstanceUid},
-    store::{AgentFilter, SharedStore},
+    store::{AgentFilter, DesiredWrite, SharedStore},
 };
 
 use super::{fleet, rate};
@@ -32,6 +32,15 @@ pub async fn measure(store: &SharedStore, agents: u64) {
             record.desired.generation += 1;
         }
         write(&store, &records).await;
+    })
+    .await;
+    batches(store, agents, "store: read and write what is desired", |store, uids| async move {
+        let mut records = read(&store, uids).await;
+        for record in &mut records {
+            record.desired.generation += 1;
+        }
+        let desired: Vec<DesiredWrite> = records.iter().map(DesiredWrite::of).collect();
+        assert!(store.write_desired(&desired).await.unwrap().is_empty());
     })
     .await;
     page(store, agents).await;

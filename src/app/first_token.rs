@@ -36,7 +36,11 @@ pub async fn ensure(store: &SharedStore, kind: TokenKind, name: &str, text: &str
             }
             let name = format!("{name}-{}", &hex::encode(sha256)[..8]);
             tracing::warn!(name, kind = kind.name(), "made another first token; the one before stays valid");
-            store.create_token(&new(name), &actor).await.map(drop).context("cannot make the first token")
+            match store.create_token(&new(name), &actor).await {
+                // So did another replica at the same moment.
+                Err(Error::AlreadyExists { .. }) if known(store, &id).await?.is_some() => Ok(()),
+                made => made.map(drop).context("cannot make the first token"),
+            }
         }
         Err(error) => Err(error).context("cannot make the first token"),
     }
@@ -60,6 +64,18 @@ mod tests {
 
     async fn names(store: &SharedStore) -> Vec<String> {
         store.list_tokens().await.unwrap().into_iter().map(|token| token.name).collect()
+    }
+
+    #[tokio::test]
+    async fn replicas_may_make_the_same_token_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: SharedStore = Arc::new(SqliteStore::open(&folder.path().join("db")).await.unwrap());
+        // The second text is that of a rotated token, which takes another name.
+        for text in ["one", "two"] {
+            let attempts = (0..8).map(|_| ensure(&store, TokenKind::Operator, "bootstrap", text));
+            futures_util::future::try_join_all(attempts).await.unwrap();
+        }
+        assert_eq!(names(&store).await.len(), 2);
     }
 
     #[tokio::test]

@@ -66,7 +66,8 @@ pub async fn settle(
                 false
             })
         });
-        let may_offer = check(shared, snapshot);
+        let offers = changes.iter().any(|change| change.offer.is_some());
+        let may_offer = if offers { check(shared, snapshot) } else { Ok(()) };
         if may_offer.is_err() {
             changes.retain(|change| change.offer.is_none());
         }

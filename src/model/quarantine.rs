@@ -9,6 +9,8 @@ use super::agent::{ConfigStatus, Desired, Observed};
 ///   connection), it only says it again, and a quarantine that an operator lifted stays lifted.
 /// - APPLIED with another hash right after APPLYING with the desired one: the agent rolled back by itself. On a new
 ///   connection this proves nothing: the agent may have been restarted with an older configuration.
+///   A rollback of which only the end arrives, because an outage merged the statuses, is not seen: APPLIED with the other
+///   hash says nothing new. The offer is then repeated, after its usual pause, and that attempt is seen.
 /// - APPLIED with the hash under quarantine: it has come round.
 pub fn take_status(before: &Observed, after: &Observed, desired: &mut Desired, new_connection: bool) {
     let reports = |hash: Option<super::ContentHash>| hash.is_some_and(|hash| after.reported_config_hash[..] == hash.0);
@@ -65,6 +67,14 @@ mod tests {
         assert_eq!(quarantined_after(&[(Applied, A), (Applying, B), (Failed, B), (Applied, A)]), Some(B));
         // As a merge of reports may show it.
         assert_eq!(quarantined_after(&[(Applying, B), (Applied, A)]), Some(B));
+    }
+
+    #[test]
+    fn a_rollback_that_was_merged_away_is_seen_at_the_next_attempt() {
+        use ConfigStatus::{Applied, Applying, Failed};
+        let unseen = [(Applied, A), (Applied, A)];
+        assert_eq!(quarantined_after(&unseen), None);
+        assert_eq!(quarantined_after(&[&unseen[..], &[(Applying, B), (Failed, B), (Applied, A)]].concat()), Some(B));
     }
 
     #[test]

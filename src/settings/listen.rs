@@ -13,7 +13,7 @@ pub struct Node {
     /// File that is written when the listeners are bound and removed at exit: a JSON object from listener to address.
     #[arg(long, value_name = "FILE")]
     pub listen_file: Option<PathBuf>,
-    /// Name of this node, unique in the deployment. By default the host's name and a random part.
+    /// Name of this node; a random part is added, so that a restarted process is another node. By default the host's name.
     #[arg(long, value_name = "NAME")]
     pub node_id: Option<String>,
 }

@@ -4,6 +4,7 @@ use std::{process::Command, time::Duration};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 
 use super::{
     eventually,
@@ -17,6 +18,12 @@ pub struct Server {
 }
 
 impl Server {
+    /// The server that tests of one binary share, each with a prefix of its own.
+    pub async fn shared() -> &'static Self {
+        static SHARED: OnceCell<Server> = OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
+    }
+
     /// A server that answers.
     pub async fn start() -> Self {
         let mut server = Self::stopped();

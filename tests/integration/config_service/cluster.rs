@@ -1,27 +1,36 @@
-//! Replicas of the config service on one SQLite store and one in-process bus.
+//! Replicas of the config service on one store and one bus.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use muster::{
-    bus::{Bus, SharedBus, Topic, in_process::InProcess},
+    bus::{Bus, SharedBus, Topic, in_process::InProcess, redis::Redis},
     config_service::{Config, ConfigService},
     model::{
         AgentRecord, ContentHash, InstanceUid,
         policy::{FileRef, PolicyKind, RevisionContent},
     },
     proto::bus,
-    store::{Actor, ApplyPolicy, SharedStore, Store, sqlite::SqliteStore},
+    store::{self, Actor, ApplyPolicy, SharedStore, Store, postgres::PostgresStore, sqlite::SqliteStore},
 };
 use prost::Message;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::gateway::Gateway;
-use crate::support::eventually;
+use crate::support::{eventually, postgres, redis};
+
+/// What a cluster runs on.
+#[derive(Clone, Copy)]
+pub enum Backend {
+    /// SQLite and the in-process bus, as `standalone` does.
+    InProcess,
+    /// Postgres and Redis: servers that the tests share, each with a database and a prefix of its own.
+    Servers,
+}
 
 pub struct Cluster {
     pub store: SharedStore,
-    pub bus: Arc<InProcess>,
+    pub bus: SharedBus,
     _dir: tempfile::TempDir,
 }
 
@@ -49,18 +58,46 @@ pub fn actor() -> Actor {
     Actor { name: "test".into(), token_id: String::new(), now: 1 }
 }
 
+async fn connect(url: &str) -> SharedStore {
+    let store = PostgresStore::connect(url, postgres_config()).unwrap();
+    store.migrate().await.unwrap();
+    Arc::new(store)
+}
+
+/// Does not try for long to reach a server that is down.
+fn postgres_config() -> store::postgres::Config {
+    store::postgres::Config { acquire_timeout: Duration::from_secs(1), ..Default::default() }
+}
+
 impl Cluster {
     /// A store and a bus, and nobody on them.
-    pub async fn empty() -> Self {
+    pub async fn empty(backend: Backend) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&dir.path().join("muster.db")).await.unwrap();
-        store.migrate().await.unwrap();
-        Self { store: Arc::new(store), bus: InProcess::new(), _dir: dir }
+        match backend {
+            Backend::InProcess => {
+                let store = SqliteStore::open(&dir.path().join("muster.db")).await.unwrap();
+                Self { store: Arc::new(store), bus: InProcess::new(), _dir: dir }
+            }
+            Backend::Servers => {
+                let store = connect(&postgres::Server::shared().new_database().await).await;
+                let prefix = dir.path().file_name().unwrap().to_string_lossy().into_owned();
+                let bus = Redis::connect(&redis::Server::shared().await.url(), &prefix).unwrap();
+                eventually("Redis is reached", async || bus.is_reachable().then_some(())).await;
+                Self { store, bus, _dir: dir }
+            }
+        }
+    }
+
+    /// On servers of the caller's own.
+    pub async fn on(postgres_url: &str, redis_url: &str, prefix: &str) -> Self {
+        let bus = Redis::connect(redis_url, prefix).unwrap();
+        eventually("Redis is reached", async || bus.is_reachable().then_some(())).await;
+        Self { store: connect(postgres_url).await, bus, _dir: tempfile::tempdir().unwrap() }
     }
 
     /// With one ready replica.
-    pub async fn start() -> (Self, Replica) {
-        let cluster = Self::empty().await;
+    pub async fn start(backend: Backend) -> (Self, Replica) {
+        let cluster = Self::empty(backend).await;
         let replica = cluster.replica("replica", quick()).await;
         (cluster, replica)
     }
@@ -84,6 +121,11 @@ impl Cluster {
 
     /// Applies a policy without telling anyone.
     pub async fn apply_quietly(&self, name: &str, selector: &str, body: &str) {
+        self.apply_paced(name, selector, body, 0).await;
+    }
+
+    /// As [`Self::apply_quietly`], with a limit of the offers a second.
+    pub async fn apply_paced(&self, name: &str, selector: &str, body: &str, max_per_second: u32) {
         let content = ContentHash::of(body.as_bytes());
         let file = FileRef { content, content_type: "text/yaml".into(), role: String::new(), size: body.len() as u64 };
         let content_of = RevisionContent {
@@ -91,7 +133,7 @@ impl Cluster {
             priority: 0,
             files: BTreeMap::from([("collector.yaml".to_owned(), file)]),
             allow_empty: false,
-            max_per_second: 0,
+            max_per_second,
         };
         let apply = ApplyPolicy {
             name: name.into(),

@@ -1,9 +1,9 @@
 //! A gateway that does what the test says, and remembers what it is told.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use muster::{
-    bus::{Bus, Event, Role, Subscription, Topic, in_process::InProcess},
+    bus::{Event, Role, SharedBus, Subscription, Topic},
     model::{InstanceUid, uid::stable_hash},
     proto::{
         bus,
@@ -19,7 +19,7 @@ use crate::support::PATIENCE;
 
 pub struct Gateway {
     pub name: String,
-    bus: Arc<InProcess>,
+    bus: SharedBus,
     subscription: Box<dyn Subscription>,
     /// What has arrived and was not asked for yet.
     heard: Vec<Heard>,
@@ -97,11 +97,16 @@ pub fn ending(uid: InstanceUid, generation: u64, number: u64, sequence_num: u64)
 }
 
 impl Gateway {
-    pub async fn start(bus: Arc<InProcess>, name: &str) -> Self {
+    pub async fn start(bus: SharedBus, name: &str) -> Self {
         let mut subscription = bus.subscribe();
         subscription.set_topics(vec![Topic::Gateway(name.into())]).await;
-        bus.announce(Role::Gateway, name, Duration::from_secs(3_600)).await.unwrap();
-        Self { name: name.into(), bus, subscription, heard: Vec::new() }
+        let gateway = Self { name: name.into(), bus, subscription, heard: Vec::new() };
+        gateway.announce().await;
+        gateway
+    }
+
+    pub async fn announce(&self) {
+        self.bus.announce(Role::Gateway, &self.name, Duration::from_secs(3_600)).await.unwrap();
     }
 
     pub async fn die(&self) {
@@ -122,6 +127,27 @@ impl Gateway {
     pub async fn tell(&mut self, report: bus::Report) -> bus::Verdict {
         self.report(report.clone()).await;
         self.verdict_on(&report).await
+    }
+
+    /// Reports again and again until it is answered, as a gateway does.
+    pub async fn insist(&mut self, report: bus::Report) -> bus::Verdict {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while tokio::time::Instant::now() < deadline {
+            // While the bus is away this fails.
+            let _ = self.try_report(&report).await;
+            let verdict = tokio::time::timeout(Duration::from_millis(200), self.verdict_on(&report)).await;
+            // One on an earlier report may have been under way.
+            if let Some(verdict) = verdict.ok().filter(|verdict| verdict.report_number >= report.report_number) {
+                return verdict;
+            }
+        }
+        panic!("no verdict; instead: {:?}", self.heard)
+    }
+
+    async fn try_report(&self, report: &bus::Report) -> Result<(), muster::bus::Error> {
+        let shard = InstanceUid::from_slice(&report.instance_uid).unwrap().shard();
+        let batch = bus::ShardBatch { gateway: self.name.clone(), reports: vec![report.clone()], ..Default::default() };
+        self.bus.publish(&Topic::Shard(shard), batch.encode_to_vec().into()).await
     }
 
     pub async fn answer_probe(&self, probe: bus::Probe, alive: bool, last_sequence_num: Option<u64>) {

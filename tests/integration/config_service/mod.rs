@@ -1,4 +1,4 @@
-//! The config service over a real store and bus, with gateways played by a script.
+//! The config service over real stores and buses, with gateways played by a script.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,4 +6,53 @@ mod cluster;
 mod gateway;
 mod offers;
 mod openings;
+mod outages;
 mod replicas;
+
+/// Every test, over SQLite and the in-process bus and over Postgres and Redis.
+macro_rules! on_both {
+    ($($module:ident: $($test:ident)*;)*) => {
+        on_both!(in_process, InProcess, $($module $($test)*;)*);
+        on_both!(servers, Servers, $($module $($test)*;)*);
+    };
+    ($name:ident, $backend:ident, $($module:ident $($test:ident)*;)*) => {
+        mod $name {
+            $($(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $test() {
+                    super::$module::$test(super::cluster::Backend::$backend).await;
+                }
+            )*)*
+        }
+    };
+}
+
+on_both! {
+    offers:
+        a_verdict_offers_and_the_body_comes_on_request
+        a_change_of_policies_reaches_every_gateway_with_its_body_first
+        a_policy_that_nobody_was_told_of_is_found_by_the_timer
+        a_refused_config_stays_away_until_it_is_lifted_or_changed
+        labels_change_what_an_agent_gets
+        an_offer_that_was_not_answered_is_repeated_by_the_sweep
+        agent_tokens_come_on_request_and_on_change
+        a_quarantine_that_was_lifted_unheard_is_found_by_the_sweep
+        a_slow_policy_holds_up_nobody_else
+        whoever_watches_agents_hears_of_visible_changes;
+    openings:
+        a_first_full_report_is_stored_and_a_lost_verdict_repeated
+        an_unknown_agents_delta_and_a_gap_ask_for_everything
+        after_a_clean_close_an_empty_delta_elsewhere_is_enough
+        a_connection_that_is_gone_is_taken_over_with_its_number
+        a_probe_without_an_answer_ends_in_a_takeover
+        the_end_of_the_old_connection_answers_its_probe
+        a_live_duplicate_gets_a_uid_of_its_own
+        several_reports_of_one_agent_in_a_batch_are_all_taken;
+    replicas:
+        no_offer_is_wasted_on_a_bus_that_is_away
+        two_owners_of_every_shard_do_no_harm
+        another_replica_takes_over_from_one_that_was_killed
+        agents_that_report_while_policies_change_end_with_the_newest
+        a_dead_gateways_agents_are_marked_and_come_back_elsewhere
+        a_restart_asks_nobody_for_anything;
+}

@@ -2,7 +2,6 @@
 
 use muster::{
     auth::token,
-    bus::Bus,
     model::{InstanceUid, agent::ConfigStatus, offer},
     proto::{
         bus,
@@ -13,13 +12,12 @@ use muster::{
 use prost::Message;
 
 use super::{
-    cluster::{Cluster, actor},
+    cluster::{Backend, Cluster, actor},
     gateway::{Heard, full, opening, report, status, uid},
 };
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_verdict_offers_and_the_body_comes_on_request() {
-    let (cluster, _replica) = Cluster::start().await;
+pub async fn a_verdict_offers_and_the_body_comes_on_request(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
     cluster.settle("base", "group = web", "receivers: {}").await;
     let mut gateway = cluster.gateway("g").await;
     let verdict = gateway.tell(opening(uid(1), 10, 1, &full("web"))).await;
@@ -44,9 +42,8 @@ fn matches_body(heard: &Heard) -> Option<bus::OfferBody> {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_policies_reaches_every_gateway_with_its_body_first() {
-    let (cluster, _replica) = Cluster::start().await;
+pub async fn a_change_of_policies_reaches_every_gateway_with_its_body_first(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
     let mut gateways = [cluster.gateway("one").await, cluster.gateway("other").await];
     for n in 0..200 {
         gateways[n as usize % 2].tell(opening(uid(n), 10, 1, &full("web"))).await;
@@ -67,18 +64,16 @@ async fn a_change_of_policies_reaches_every_gateway_with_its_body_first() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_policy_that_nobody_was_told_of_is_found_by_the_timer() {
-    let (cluster, _replica) = Cluster::start().await;
+pub async fn a_policy_that_nobody_was_told_of_is_found_by_the_timer(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
     let mut gateway = cluster.gateway("g").await;
     gateway.tell(opening(uid(1), 10, 1, &full("web"))).await;
     cluster.apply_quietly("base", "", "one").await;
     gateway.offer_to(uid(1)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refused_config_stays_away_until_it_is_lifted_or_changed() {
-    let (cluster, _replica) = Cluster::start().await;
+pub async fn a_refused_config_stays_away_until_it_is_lifted_or_changed(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
     cluster.settle("base", "group = web", "bad").await;
     let mut gateway = cluster.gateway("g").await;
     let offered = gateway.tell(opening(uid(1), 10, 1, &full("web"))).await.config_hash;
@@ -107,9 +102,8 @@ async fn a_refused_config_stays_away_until_it_is_lifted_or_changed() {
     assert_eq!(offer::convergence(&row), offer::Convergence::Converged);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn labels_change_what_an_agent_gets() {
-    let (cluster, _replica) = Cluster::start().await;
+pub async fn labels_change_what_an_agent_gets(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
     cluster.settle("canary", "tier = canary", "one").await;
     let mut gateway = cluster.gateway("g").await;
     assert!(gateway.tell(opening(uid(1), 10, 1, &full("web"))).await.config_hash.is_empty());
@@ -119,9 +113,8 @@ async fn labels_change_what_an_agent_gets() {
     gateway.offer_to(uid(1)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_offer_that_was_not_answered_is_repeated_by_the_sweep() {
-    let (cluster, _replica) = Cluster::start().await;
+pub async fn an_offer_that_was_not_answered_is_repeated_by_the_sweep(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
     cluster.settle("base", "group = web", "one").await;
     let mut gateway = cluster.gateway("g").await;
     gateway.tell(opening(uid(1), 10, 1, &full("web"))).await;
@@ -134,9 +127,8 @@ async fn an_offer_that_was_not_answered_is_repeated_by_the_sweep() {
     assert_eq!(row.desired.offer_attempts, 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn agent_tokens_come_on_request_and_on_change() {
-    let (cluster, _replica) = Cluster::start().await;
+pub async fn agent_tokens_come_on_request_and_on_change(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
     let mut gateway = cluster.gateway("g").await;
     let tokens = |heard: &Heard| match heard {
         Heard::Tokens(tokens) => Some(tokens.clone()),
@@ -154,9 +146,8 @@ async fn agent_tokens_come_on_request_and_on_change() {
     assert_eq!((after.tokens[0].id.as_str(), &after.tokens[0].sha256[..]), ("t1", &sha256[..]));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_watches_agents_hears_of_visible_changes() {
-    let (cluster, _replica) = Cluster::start().await;
+pub async fn whoever_watches_agents_hears_of_visible_changes(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
     let mut watcher = cluster.bus.subscribe();
     watcher.set_topics(vec![muster::bus::Topic::AgentsChanged]).await;
     let mut gateway = cluster.gateway("g").await;
@@ -165,4 +156,48 @@ async fn whoever_watches_agents_hears_of_visible_changes() {
     let muster::bus::Event::Message { payload, .. } = event else { panic!("{event:?}") };
     let changed = bus::AgentsChanged::decode(payload).unwrap();
     assert_eq!(InstanceUid::from_slice(&changed.instance_uids).unwrap(), uid(1));
+}
+
+pub async fn a_quarantine_that_was_lifted_unheard_is_found_by_the_sweep(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
+    cluster.settle("base", "group = web", "bad").await;
+    let mut gateway = cluster.gateway("g").await;
+    let offered = gateway.tell(opening(uid(1), 10, 1, &full("web"))).await.config_hash;
+    gateway.tell(report(uid(1), 10, 2, &status(RemoteConfigStatuses::Failed, &offered))).await;
+    cluster.store.lift_quarantine(uid(1), &actor()).await.unwrap();
+    assert!(gateway.offer_to(uid(1)).await.repeat);
+}
+
+pub async fn a_slow_policy_holds_up_nobody_else(backend: Backend) {
+    const SLOW: std::ops::Range<u64> = 0..200;
+    let (cluster, _replica) = Cluster::start(backend).await;
+    let mut gateway = cluster.gateway("g").await;
+    for n in SLOW {
+        gateway.tell(opening(uid(n), 10, 1, &full("slow"))).await;
+    }
+    cluster.settle("fast", "group = fast", "one").await;
+    gateway.tell(opening(uid(500), 10, 1, &full("fast"))).await;
+    // Takes more than three minutes.
+    cluster.apply_paced("slow", "group = slow", "one", 1).await;
+    let is_slow = |heard: &Heard| matches!(heard, Heard::Offer(offer) if offer.uid != uid(500)).then_some(());
+    gateway.hear(is_slow).await;
+
+    // A sweep: as if the offer had been made long ago.
+    let mut row = cluster.row(uid(500)).await.unwrap();
+    row.desired.offered_at = Some(1);
+    assert!(cluster.store.write_agents(&[row], &[]).await.unwrap().is_empty());
+    assert!(gateway.offer_to(uid(500)).await.repeat);
+    // Another policy.
+    cluster.apply("fast", "group = fast", "two").await;
+    assert!(!gateway.offer_to(uid(500)).await.repeat);
+    // A single agent.
+    let changes = LabelChanges::from([("tier".to_owned(), Some("canary".to_owned()))]);
+    cluster.apply_quietly("canary", "tier = canary", "two").await;
+    cluster.store.set_labels(uid(500), &changes, None, &actor()).await.unwrap();
+    cluster.hint(bus::Hint { agents_to_reconcile: uid(500).to_bytes(), ..Default::default() }).await;
+    gateway.offer_to(uid(500)).await;
+    // And the slow one went on at its pace meanwhile.
+    gateway.hear(is_slow).await;
+    let rows = cluster.store.read_agents(&SLOW.map(uid).collect::<Vec<_>>()).await.unwrap();
+    assert!(rows.iter().any(|row| row.desired.offered_at.is_none()));
 }

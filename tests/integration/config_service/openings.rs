@@ -7,7 +7,7 @@ use muster::proto::{
 use prost::Message;
 
 use super::{
-    cluster::Cluster,
+    cluster::{Backend, Cluster},
     gateway::{Heard, ending, full, opening, report, uid},
 };
 
@@ -15,9 +15,8 @@ fn empty() -> AgentToServer {
     AgentToServer::default()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_first_full_report_is_stored_and_a_lost_verdict_repeated() {
-    let (cluster, _replica) = Cluster::start().await;
+pub async fn a_first_full_report_is_stored_and_a_lost_verdict_repeated(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
     let mut gateway = cluster.gateway("g").await;
     let first = opening(uid(1), 10, 1, &full("web"));
     let verdict = gateway.tell(first.clone()).await;
@@ -29,9 +28,8 @@ async fn a_first_full_report_is_stored_and_a_lost_verdict_repeated() {
     assert_eq!(cluster.row(uid(1)).await.unwrap(), row, "a repeat is not written");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_agents_delta_and_a_gap_ask_for_everything() {
-    let (cluster, _replica) = Cluster::start().await;
+pub async fn an_unknown_agents_delta_and_a_gap_ask_for_everything(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
     let mut gateway = cluster.gateway("g").await;
     assert!(gateway.tell(opening(uid(1), 10, 5, &empty())).await.report_full_state);
     let full_state = bus_report(10, 2, 6);
@@ -45,9 +43,8 @@ fn bus_report(generation: u64, number: u64, sequence_num: u64) -> bus::Report {
     bus::Report { sequence_num, ..report(uid(1), generation, number, &full("web")) }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn after_a_clean_close_an_empty_delta_elsewhere_is_enough() {
-    let (cluster, _replica) = Cluster::start().await;
+pub async fn after_a_clean_close_an_empty_delta_elsewhere_is_enough(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
     let (mut one, mut other) = (cluster.gateway("one").await, cluster.gateway("other").await);
     one.tell(opening(uid(1), 10, 1, &full("web"))).await;
     one.tell(ending(uid(1), 10, 2, 41)).await;
@@ -60,9 +57,8 @@ async fn after_a_clean_close_an_empty_delta_elsewhere_is_enough() {
     assert!(!one.rest().iter().any(|heard| matches!(heard, Heard::Probe(_))));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_gone_is_taken_over_with_its_number() {
-    let (cluster, _replica) = Cluster::start().await;
+pub async fn a_connection_that_is_gone_is_taken_over_with_its_number(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
     let (mut one, mut other) = (cluster.gateway("one").await, cluster.gateway("other").await);
     one.tell(opening(uid(1), 10, 1, &full("web"))).await;
     let newcomer = opening(uid(1), 20, 78, &empty());
@@ -81,20 +77,18 @@ async fn a_connection_that_is_gone_is_taken_over_with_its_number() {
     assert!(cluster.row(uid(1)).await.unwrap().presence.connected);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_probe_without_an_answer_ends_in_a_takeover() {
-    let (cluster, _replica) = Cluster::start().await;
+pub async fn a_probe_without_an_answer_ends_in_a_takeover(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
     let (mut one, mut other) = (cluster.gateway("one").await, cluster.gateway("other").await);
     one.tell(opening(uid(1), 10, 1, &full("web"))).await;
     let verdict = other.tell(opening(uid(1), 20, 78, &empty())).await;
     assert_eq!((verdict.report_number, verdict.report_full_state), (1, true));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_the_old_connection_answers_its_probe() {
+pub async fn the_end_of_the_old_connection_answers_its_probe(backend: Backend) {
     let mut config = super::cluster::quick();
     config.probe_timeout = std::time::Duration::from_secs(3_600);
-    let cluster = Cluster::empty().await;
+    let cluster = Cluster::empty(backend).await;
     let _replica = cluster.replica("replica", config).await;
     let (mut one, mut other) = (cluster.gateway("one").await, cluster.gateway("other").await);
     one.tell(opening(uid(1), 10, 1, &full("web"))).await;
@@ -110,9 +104,8 @@ async fn the_end_of_the_old_connection_answers_its_probe() {
     assert_eq!(cluster.row(uid(1)).await.unwrap().observed.healthy, Some(true));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_live_duplicate_gets_a_uid_of_its_own() {
-    let (cluster, _replica) = Cluster::start().await;
+pub async fn a_live_duplicate_gets_a_uid_of_its_own(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
     cluster.settle("base", "group = web", "one").await;
     let (mut one, mut other) = (cluster.gateway("one").await, cluster.gateway("other").await);
     one.tell(opening(uid(1), 10, 1, &full("web"))).await;
@@ -137,9 +130,8 @@ async fn a_live_duplicate_gets_a_uid_of_its_own() {
     assert_eq!(other.verdict_on(&newcomer).await.new_instance_uid, verdict.new_instance_uid);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn several_reports_of_one_agent_in_a_batch_are_all_taken() {
-    let (cluster, _replica) = Cluster::start().await;
+pub async fn several_reports_of_one_agent_in_a_batch_are_all_taken(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
     let mut gateway = cluster.gateway("g").await;
     let reports =
         vec![opening(uid(1), 10, 1, &full("web")), ending(uid(1), 10, 2, 9), opening(uid(1), 20, 10, &empty())];

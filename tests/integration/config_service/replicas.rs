@@ -11,20 +11,20 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use muster::{
-    bus::{Bus, Error, Role, Subscription, Topic, in_process::InProcess},
+    bus::{Bus, Error, Role, SharedBus, Subscription, Topic},
     model::offer::{self, Convergence},
     proto::opamp::{AgentToServer, RemoteConfigStatuses},
 };
 
 use super::{
-    cluster::{Cluster, quick},
+    cluster::{Backend, Cluster, quick},
     gateway::{full, opening, report, status, uid},
 };
 use crate::support::eventually;
 
 /// The cluster's bus, as one replica sees it when things go wrong.
 struct Faulty {
-    bus: Arc<InProcess>,
+    bus: SharedBus,
     /// The only replica on its list of members, as for a moment after each change of them.
     alone: Option<&'static str>,
     /// Nothing goes out, and the list cannot be read.
@@ -77,9 +77,8 @@ impl Bus for Faulty {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_offer_is_wasted_on_a_bus_that_is_away() {
-    let cluster = Cluster::empty().await;
+pub async fn no_offer_is_wasted_on_a_bus_that_is_away(backend: Backend) {
+    let cluster = Cluster::empty(backend).await;
     let bus = Faulty::new(&cluster, None);
     let _replica = cluster.replica_on(bus.clone(), "replica", quick()).await;
     let mut gateway = cluster.gateway("g").await;
@@ -99,9 +98,8 @@ async fn no_offer_is_wasted_on_a_bus_that_is_away() {
     assert!(!gateway.offer_to(uid(1)).await.repeat);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_owners_of_every_shard_do_no_harm() {
-    let cluster = Cluster::empty().await;
+pub async fn two_owners_of_every_shard_do_no_harm(backend: Backend) {
+    let cluster = Cluster::empty(backend).await;
     cluster.apply_quietly("base", "group = web", "one").await;
     for node in ["a", "b"] {
         cluster.replica_on(Faulty::new(&cluster, Some(node)), node, quick()).await;
@@ -125,30 +123,21 @@ async fn two_owners_of_every_shard_do_no_harm() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn another_replica_takes_over_from_one_that_was_killed() {
-    let cluster = Cluster::empty().await;
+pub async fn another_replica_takes_over_from_one_that_was_killed(backend: Backend) {
+    let cluster = Cluster::empty(backend).await;
     let one = cluster.replica("one", quick()).await;
     let other = cluster.replica("other", quick()).await;
     let mut gateway = cluster.gateway("g").await;
     one.task.abort();
     for n in 0..64 {
         // As a gateway does: again and again until it is taken.
-        let first = opening(uid(n), 10, 1, &full("web"));
-        loop {
-            gateway.report(first.clone()).await;
-            match tokio::time::timeout(Duration::from_millis(100), gateway.verdict_on(&first)).await {
-                Ok(verdict) => break assert_eq!(verdict.report_number, 1),
-                Err(_) => continue,
-            }
-        }
+        assert_eq!(gateway.insist(opening(uid(n), 10, 1, &full("web"))).await.report_number, 1);
     }
     other.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn agents_that_report_while_policies_change_end_with_the_newest() {
-    let cluster = Cluster::empty().await;
+pub async fn agents_that_report_while_policies_change_end_with_the_newest(backend: Backend) {
+    let cluster = Cluster::empty(backend).await;
     let (_one, _other) = (cluster.replica("one", quick()).await, cluster.replica("other", quick()).await);
     cluster.apply("base", "group = web", "0").await;
     let mut gateway = cluster.gateway("g").await;
@@ -173,9 +162,8 @@ async fn agents_that_report_while_policies_change_end_with_the_newest() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dead_gateways_agents_are_marked_and_come_back_elsewhere() {
-    let (cluster, _replica) = Cluster::start().await;
+pub async fn a_dead_gateways_agents_are_marked_and_come_back_elsewhere(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
     let (mut one, mut other) = (cluster.gateway("one").await, cluster.gateway("other").await);
     one.tell(opening(uid(1), 10, 1, &full("web"))).await;
     other.tell(opening(uid(2), 10, 1, &full("web"))).await;
@@ -188,9 +176,8 @@ async fn a_dead_gateways_agents_are_marked_and_come_back_elsewhere() {
     assert_eq!(cluster.row(uid(1)).await.unwrap().presence.gateway, "other");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_restart_asks_nobody_for_anything() {
-    let cluster = Cluster::empty().await;
+pub async fn a_restart_asks_nobody_for_anything(backend: Backend) {
+    let cluster = Cluster::empty(backend).await;
     let replica = cluster.replica("one", quick()).await;
     cluster.settle("base", "group = web", "one").await;
     let mut gateway = cluster.gateway("g").await;
