@@ -13,5 +13,6 @@ mod bus;
 mod config_service;
 mod gateway;
 mod load;
+mod metrics;
 mod settings;
 mod store;
