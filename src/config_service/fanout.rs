@@ -4,28 +4,26 @@
 use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep_until};
 
 use super::{
     decide::{Change, reconcile},
     metrics,
     outbox::{Letters, concatenated},
     pace::Pacer,
-    policies::{Pace, Snapshot},
+    policies::Snapshot,
     shared::{Shared, isolated_agent, unix_ms},
+    waiting::{Lane, Waiting},
 };
 use crate::{
     model::{AgentRecord, ContentHash, InstanceUid},
     proto::bus,
-    store,
+    store::{self, DesiredWrite},
 };
 
 /// How often records that others wrote first are read and decided again.
 const MAX_ROUNDS: usize = 5;
 /// Remembered pairs of gateway and config; beyond, bodies may be sent again.
 const MAX_SENT_BODIES: usize = 10_000;
-/// Offers that have no limit of their own.
-const DEFAULT_PACE: &str = "";
 
 /// Why a fan-out ended before its end. It begins again.
 #[derive(Debug, thiserror::Error)]
@@ -36,103 +34,108 @@ pub enum Stopped {
     BusAway,
     #[error("there are newer policies")]
     NewerPolicies,
+    #[error("there is more to do that need not wait")]
+    Interrupted,
     #[error("other replicas keep writing the same agents")]
     Conflicts,
 }
 
 #[derive(Default)]
 pub struct Fanout {
-    pacer: Pacer,
+    pub(super) pacer: Pacer,
     /// Which gateways were sent which bodies on the way of an offer. One that lost its body asks for it.
     sent_bodies: Mutex<HashSet<(String, ContentHash)>>,
 }
 
-/// Brings `records` to the policies of `snapshot`, and offers what is due. `cause` is for the metrics.
+/// Brings `records` to the policies of `snapshot`, and offers what is due. Offers that are limited by a pace are left to
+/// `waiting`, so that nothing here waits for them. `cause` is for the metrics.
 pub async fn settle(
     shared: &Shared,
     snapshot: &Snapshot,
     mut records: Vec<AgentRecord>,
     cause: &'static str,
+    waiting: &mut Waiting,
 ) -> Result<(), Stopped> {
     ::metrics::counter!(metrics::RECONCILED, "cause" => cause).increment(records.len() as u64);
     for _ in 0..MAX_ROUNDS {
-        let now = unix_ms();
-        let (mut offered, mut quiet) = (HashMap::<Option<Pace>, Vec<Change>>::new(), Vec::new());
-        for record in records {
-            let uid = record.uid;
-            let Some(change) = isolated_agent("agent", uid, || reconcile(record, snapshot, now)).flatten() else {
-                continue;
-            };
-            match change.offer.as_ref().map(|offer| offer.pace.clone()) {
-                Some(pace) => offered.entry(pace).or_default().push(change),
-                None => quiet.push(change),
-            }
+        let mut changes = decide(records, snapshot);
+        changes.retain(|change| {
+            let lane = change.offer.as_ref().and_then(|offer| Lane::of(offer, &shared.config));
+            lane.is_none_or(|lane| {
+                waiting.add(lane, change.record.uid);
+                false
+            })
+        });
+        let may_offer = check(shared, snapshot);
+        if may_offer.is_err() {
+            changes.retain(|change| change.offer.is_none());
         }
-        let mut conflicts = write(shared, quiet, cause).await?;
-        for (pace, changes) in offered {
-            conflicts.extend(offer(shared, snapshot, pace, changes, cause).await?);
-        }
+        let conflicts = write(shared, snapshot, changes, cause).await?;
+        may_offer?;
         if conflicts.is_empty() {
             return Ok(());
         }
-        ::metrics::counter!(metrics::CONFLICTS).increment(conflicts.len() as u64);
         records = shared.store.read_agents(&conflicts).await?;
     }
     Err(Stopped::Conflicts)
 }
 
-/// Writes and offers, no faster than `pace` or else the setting allows. Returns the agents that others wrote first.
-async fn offer(
-    shared: &Shared,
-    snapshot: &Snapshot,
-    pace: Option<Pace>,
-    mut changes: Vec<Change>,
-    cause: &'static str,
-) -> Result<Vec<InstanceUid>, Stopped> {
-    let per_second = pace.as_ref().map_or(shared.config.offers_per_second, |pace| pace.per_second);
-    let revised_at = pace.as_ref().map(|pace| pace.revised_at).or_else(|| snapshot.revised_at());
-    let mut conflicts = Vec::new();
-    while !changes.is_empty() {
-        let mut size = changes.len();
-        if per_second > 0 {
-            // All replicas together keep the rate, each by its share of the shards.
-            let rate = f64::from(per_second) * shared.share().max(f64::MIN_POSITIVE);
-            size = size.min(Pacer::chunk(rate));
-            let name = pace.as_ref().map_or(DEFAULT_PACE, |pace| &pace.policy);
-            sleep_until(shared.fanout.pacer.reserve(name, rate, size, Instant::now())).await;
-        }
-        if shared.policies.loaded().is_some_and(|newest| newest.epoch() > snapshot.epoch()) {
-            return Err(Stopped::NewerPolicies);
-        }
-        if !shared.bus.is_reachable() {
-            return Err(Stopped::BusAway);
-        }
-        let rest = changes.split_off(size);
-        if let Some(revised_at) = revised_at.filter(|_| cause == "policies") {
-            let lag = (unix_ms() - revised_at).max(0) as f64 / 1_000.0;
-            ::metrics::histogram!(metrics::OFFER_LAG_SECONDS).record(lag);
-        }
-        conflicts.extend(write(shared, changes, cause).await?);
-        changes = rest;
+/// Whether offers may be made now.
+pub(super) fn check(shared: &Shared, snapshot: &Snapshot) -> Result<(), Stopped> {
+    if shared.policies.loaded().is_some_and(|newest| newest.epoch() > snapshot.epoch()) {
+        return Err(Stopped::NewerPolicies);
     }
-    Ok(conflicts)
+    match shared.bus.is_reachable() {
+        true => Ok(()),
+        false => Err(Stopped::BusAway),
+    }
+}
+
+/// What changes for `records`.
+pub(super) fn decide(records: Vec<AgentRecord>, snapshot: &Snapshot) -> Vec<Change> {
+    let now = unix_ms();
+    let decide =
+        |record: AgentRecord| isolated_agent("agent", record.uid, || reconcile(record, snapshot, now)).flatten();
+    records.into_iter().filter_map(decide).collect()
 }
 
 /// Writes, and then offers what is to be offered. Returns the agents that others wrote first.
-async fn write(shared: &Shared, changes: Vec<Change>, cause: &'static str) -> store::Result<Vec<InstanceUid>> {
+pub(super) async fn write(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    changes: Vec<Change>,
+    cause: &'static str,
+) -> store::Result<Vec<InstanceUid>> {
     if changes.is_empty() {
         return Ok(Vec::new());
     }
     shared.bodies.store(&shared.store, changes.iter().filter_map(|change| change.config.as_ref())).await?;
-    let records: Vec<AgentRecord> = changes.iter().map(|change| change.record.clone()).collect();
-    let conflicts = shared.store.write_agents(&records, &[]).await?;
+    let desired: Vec<DesiredWrite> = changes.iter().map(|change| DesiredWrite::of(&change.record)).collect();
+    let conflicts = shared.store.write_desired(&desired).await?;
+    ::metrics::counter!(metrics::CONFLICTS).increment(conflicts.len() as u64);
     let lost: HashSet<InstanceUid> = conflicts.iter().copied().collect();
     let written = changes.iter().filter(|change| !lost.contains(&change.record.uid));
     send_offers(shared, written.clone(), cause).await;
+    if cause == "policies" {
+        note_lag(snapshot, written.clone());
+    }
     let visible: Vec<InstanceUid> =
         written.filter(|change| change.is_visible).map(|change| change.record.uid).collect();
     shared.outbox.agents_changed(&visible).await;
     Ok(conflicts)
+}
+
+/// Records how old the change is that the offers among `changes` bring.
+fn note_lag<'a>(snapshot: &Snapshot, changes: impl Iterator<Item = &'a Change>) {
+    let mut offers = changes.filter_map(|change| change.offer.as_ref());
+    let revised_at = offers.next().and_then(|offer| match &offer.pace {
+        Some(pace) => Some(pace.revised_at),
+        None => snapshot.revised_at(),
+    });
+    if let Some(revised_at) = revised_at {
+        let lag = (unix_ms() - revised_at).max(0) as f64 / 1_000.0;
+        ::metrics::histogram!(metrics::OFFER_LAG_SECONDS).record(lag);
+    }
 }
 
 async fn send_offers<'a>(shared: &Shared, changes: impl Iterator<Item = &'a Change>, cause: &'static str) {

@@ -7,7 +7,7 @@
 //! - [`router`] hands what comes over the bus to the others, and [`shards`] says what comes here at all.
 //! - [`ingest`] takes reports in batches: reads, decides ([`decide`], pure), writes, answers.
 //! - [`reconcile`] brings a change of policies to every agent, [`sweep`] repeats what was not answered; both through
-//!   [`fanout`], at the pace of [`pace`].
+//!   [`fanout`]; what must not go out faster than some pace ([`pace`]) is [`waiting`].
 //! - [`bodies`] and [`tokens`] answer gateways; [`presence`] finds dead ones; [`garbage`] cleans up.
 
 mod bodies;
@@ -30,6 +30,7 @@ mod shards;
 mod shared;
 mod sweep;
 mod tokens;
+mod waiting;
 
 use std::sync::{
     Arc,

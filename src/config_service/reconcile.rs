@@ -14,6 +14,7 @@ use super::{
     metrics,
     policies::Snapshot,
     shared::{Outage, Shared, isolated},
+    waiting::Waiting,
 };
 use crate::{
     model::{InstanceUid, uid::Shard},
@@ -24,6 +25,9 @@ use crate::{
 const MAX_WAITING_AGENTS: usize = 100_000;
 /// After a failure, the next attempt waits so long.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest that single agents wait for the pace of others' offers.
+const SINGLE_AGENTS_LIMIT: Duration = Duration::from_secs(1);
 
 /// What is waiting for the tasks of this module.
 #[derive(Default)]
@@ -90,7 +94,7 @@ pub async fn follow_policies(shared: Arc<Shared>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let pass = isolated("bringing policies to agents", stop.run_until_cancelled(lagging_shards(&shared))).await;
         let wait = match pass.flatten() {
-            Some(Err(Stopped::NewerPolicies)) => Duration::ZERO,
+            Some(Err(Stopped::NewerPolicies | Stopped::Interrupted)) => Duration::ZERO,
             Some(result) => outage.note(result).map_or(FAILURE_PAUSE, |()| shared.config.policy_poll_interval),
             None => FAILURE_PAUSE,
         };
@@ -112,42 +116,73 @@ async fn lagging_shards(shared: &Shared) -> Result<(), Stopped> {
     let mut shards = stream::iter(lagging)
         .map(|shard| Box::pin(lagging_shard(shared, &snapshot, shard)))
         .buffer_unordered(shared.config.reconcile_shards);
-    let mut outcome = Ok(());
+    let (mut outcome, mut slow, mut waiting) = (Ok(()), Vec::new(), Waiting::default());
     while let Some(result) = shards.next().await {
         match result {
             Err(Stopped::NewerPolicies) => return Err(Stopped::NewerPolicies),
+            Ok(None) => {}
+            Ok(Some((shard, offers))) => {
+                slow.push(shard);
+                waiting.append(offers);
+            }
             // The other shards may fare better.
-            result => outcome = outcome.and(result),
+            Err(error) => outcome = outcome.and(Err(error)),
         }
     }
-    outcome
-}
-
-async fn lagging_shard(shared: &Shared, snapshot: &Snapshot, shard: Shard) -> Result<(), Stopped> {
-    let started = Instant::now();
-    let filter = AgentFilter { shard: Some(shard), ..AgentFilter::default() };
-    if pages(shared, snapshot, filter, "policies").await? {
+    drop(shards);
+    outcome?;
+    tokio::select! {
+        released = waiting.release(shared, &snapshot, "policies") => released?,
+        // There is more to be done now, which need not wait.
+        () = shared.reconcile.shards.notified() => return Err(Stopped::Interrupted),
+    }
+    if waiting.is_incomplete() {
+        return Err(Stopped::Interrupted);
+    }
+    let owned = shared.owned();
+    for shard in slow.into_iter().filter(|shard| owned.contains(shard)) {
         shared.store.set_shard_progress(shard, snapshot.epoch()).await?;
-        ::metrics::histogram!(metrics::RECONCILE_SECONDS).record(started.elapsed().as_secs_f64());
-        tracing::debug!(shard, epoch = snapshot.epoch(), "shard is up to date");
     }
     Ok(())
 }
 
-/// Settles all agents of `filter`'s shard, page by page; returns whether all were, which is not so if the shard went to another
+/// Does what can be done at once; returns the offers that have to wait, if there are any.
+async fn lagging_shard(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    shard: Shard,
+) -> Result<Option<(Shard, Waiting)>, Stopped> {
+    let started = Instant::now();
+    let filter = AgentFilter { shard: Some(shard), ..AgentFilter::default() };
+    let mut waiting = Waiting::default();
+    let is_complete = pages(shared, snapshot, filter, "policies", &mut waiting).await?;
+    ::metrics::histogram!(metrics::RECONCILE_SECONDS).record(started.elapsed().as_secs_f64());
+    if !is_complete {
+        return Ok(None);
+    }
+    if !waiting.is_empty() {
+        return Ok(Some((shard, waiting)));
+    }
+    shared.store.set_shard_progress(shard, snapshot.epoch()).await?;
+    tracing::debug!(shard, epoch = snapshot.epoch(), "shard is up to date");
+    Ok(None)
+}
+
+/// Settles all agents of `filter`'s shard, page by page, but for the offers that are left to `waiting`; returns whether all were, which is not so if the shard went to another
 /// replica.
 pub async fn pages(
     shared: &Shared,
     snapshot: &Snapshot,
     filter: AgentFilter,
     cause: &'static str,
+    waiting: &mut Waiting,
 ) -> Result<bool, Stopped> {
     let mut after = None;
     while filter.shard.is_none_or(|shard| shared.owned().contains(&shard)) {
         let page = shared.store.page_agents(filter, after, shared.config.page_size).await?;
         let is_last = page.len() < shared.config.page_size as usize;
         let last = page.last().map(|record| record.uid);
-        fanout::settle(shared, snapshot, page, cause).await?;
+        fanout::settle(shared, snapshot, page, cause, waiting).await?;
         if is_last {
             return Ok(true);
         }
@@ -178,12 +213,18 @@ async fn look(shared: &Shared, uids: &[InstanceUid]) -> Result<(), Stopped> {
     let records = shared.store.read_agents(uids).await?;
     let epoch = records.iter().map(|record| record.desired.epoch).max().unwrap_or(0);
     let snapshot = shared.policies.get(epoch).await?;
-    match fanout::settle(shared, &snapshot, records, "agents").await {
+    let mut waiting = Waiting::default();
+    let settled = async {
+        fanout::settle(shared, &snapshot, records, "agents", &mut waiting).await?;
+        // What then waits still goes back to the others, that they have their turn too.
+        let released = waiting.release(shared, &snapshot, "agents");
+        tokio::time::timeout(SINGLE_AGENTS_LIMIT, released).await.unwrap_or(Ok(()))
+    };
+    match Box::pin(settled).await {
         // The newest are in memory, and are taken at once.
-        Err(Stopped::NewerPolicies) => {
-            uids.iter().for_each(|uid| shared.reconcile.look_at(*uid));
-            Ok(())
-        }
-        result => result,
+        Err(Stopped::NewerPolicies) => uids.iter().for_each(|uid| shared.reconcile.look_at(*uid)),
+        result => result?,
     }
+    waiting.uids().for_each(|uid| shared.reconcile.look_at(uid));
+    Ok(())
 }

@@ -6,12 +6,14 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     fanout::Stopped,
     reconcile::pages,
     shared::{Outage, Shared, isolated},
+    waiting::Waiting,
 };
 use crate::{model::uid::Shard, store::AgentFilter};
 
@@ -20,15 +22,16 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let (interval, full_interval) = (shared.config.sweep_interval, shared.config.full_sweep_interval);
     let slices = u32::try_from(full_interval.as_millis() / interval.as_millis().max(1)).unwrap_or(u32::MAX).max(1);
     let mut known = BTreeSet::new();
+    let mut next = Instant::now() + interval;
     for tick in (0..u32::MAX).cycle() {
-        let pause = tokio::time::sleep(interval);
-        if stop.run_until_cancelled(pause).await.is_none() {
+        if stop.run_until_cancelled(sleep_until(next)).await.is_none() {
             return;
         }
+        next = Instant::now() + interval;
         let owned = shared.owned();
         let in_turn = |shard: &&Shard| u32::from(**shard) % slices == tick % slices || !known.contains(*shard);
         let full: BTreeSet<Shard> = owned.iter().filter(in_turn).copied().collect();
-        let swept = stop.run_until_cancelled(Box::pin(sweep(&shared, &owned, &full)));
+        let swept = stop.run_until_cancelled(Box::pin(sweep(&shared, &owned, &full, next)));
         if let Some(Some(result)) = isolated("sweeping", swept).await
             && outage.note(result).is_some()
         {
@@ -37,22 +40,27 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-/// Shards of `full` are swept whole, the other `owned` ones for offers without an answer.
-async fn sweep(shared: &Shared, owned: &BTreeSet<Shard>, full: &BTreeSet<Shard>) -> Result<(), Stopped> {
+/// Shards of `full` are swept whole, the other `owned` ones for offers without an answer. Then offers that have to wait for
+/// their pace are made, until the next sweep, which finds those that are left.
+async fn sweep(shared: &Shared, owned: &BTreeSet<Shard>, full: &BTreeSet<Shard>, next: Instant) -> Result<(), Stopped> {
+    let Some(snapshot) = shared.policies.loaded() else {
+        return Ok(());
+    };
+    let mut waiting = Waiting::default();
     for &shard in owned {
-        let Some(snapshot) = shared.policies.loaded() else {
-            return Ok(());
-        };
         let everything = AgentFilter { shard: Some(shard), ..AgentFilter::default() };
         let filter = match full.contains(&shard) {
             true => everything,
             false => AgentFilter { connected: Some(true), only_behind: true, ..everything },
         };
-        match pages(shared, &snapshot, filter, "sweep").await {
+        match pages(shared, &snapshot, filter, "sweep", &mut waiting).await {
             // Reconciliation has just been woken to do the same and more.
-            Err(Stopped::NewerPolicies) => {}
+            Err(Stopped::NewerPolicies) => return Ok(()),
             result => drop(result?),
         }
     }
-    Ok(())
+    match timeout_at(next, waiting.release(shared, &snapshot, "sweep")).await {
+        Ok(Err(Stopped::NewerPolicies)) | Err(_) => Ok(()),
+        Ok(result) => result,
+    }
 }

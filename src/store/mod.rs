@@ -84,6 +84,9 @@ pub trait Store: Send + Sync + 'static {
     /// and decided again. Labels are not written: they belong to [`Self::set_labels`].
     async fn write_agents(&self, agents: &[AgentRecord], contents: &[(ContentHash, Bytes)])
     -> Result<Vec<InstanceUid>>;
+    /// Writes what each agent should have, and nothing else, under the same guard as [`Self::write_agents`]; also
+    /// returns who was not written, such as agents that are not stored.
+    async fn write_desired(&self, agents: &[DesiredWrite]) -> Result<Vec<InstanceUid>>;
     /// Agents in the order of their uids after `after`, at most `limit`.
     async fn page_agents(
         &self,

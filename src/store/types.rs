@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use crate::model::{
-    ContentHash, UnixMs,
+    AgentRecord, ContentHash, InstanceUid, UnixMs,
+    agent::Desired,
     policy::{Policy, PolicyKind, RevisionContent},
     uid::Shard,
 };
@@ -19,12 +20,27 @@ pub struct Actor {
     pub now: UnixMs,
 }
 
+/// What an agent should have, decided from a certain version of its record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DesiredWrite {
+    pub uid: InstanceUid,
+    pub version: i64,
+    pub desired: Desired,
+}
+
+impl DesiredWrite {
+    pub fn of(agent: &AgentRecord) -> Self {
+        Self { uid: agent.uid, version: agent.version, desired: agent.desired.clone() }
+    }
+}
+
 /// Which agents to page through; `None` does not restrict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AgentFilter {
     pub shard: Option<Shard>,
     pub connected: Option<bool>,
-    /// Only those whose desired and reported config hashes differ.
+    /// Only those that [`crate::model::offer::Convergence::Behind`] may be true of; all of which it is true, and as few
+    /// others as the database can tell.
     pub only_behind: bool,
 }
 

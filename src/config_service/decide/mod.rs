@@ -12,7 +12,7 @@ pub(super) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use reconcile::{Change, reconcile};
+pub use reconcile::{Change, Offer, reconcile};
 pub use report::{Connection, Context, Decided, Found, Outcome, Resolution, decide};
 
 use super::policies::{Snapshot, Target};

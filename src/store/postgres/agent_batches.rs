@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{Backend, Tx, content_batches};
+use super::{Backend, Tx, content_batches, desired};
 use crate::{
     model::{
         AgentRecord, ContentHash, InstanceUid, UnixMs,
         uid::{SHARD_COUNT, Shard},
     },
     store::{
-        Result,
+        DesiredWrite, Result,
         batch::Batch,
         row::{self, AgentRow, agent_columns},
     },
@@ -29,13 +29,20 @@ pub(super) async fn write(
     bodies: &[(ContentHash, Bytes)],
 ) -> Result<Vec<InstanceUid>> {
     let batch = Batch::new(agents);
-    let mut shards: Vec<Shard> = agents.iter().map(|agent| agent.uid.shard()).collect();
-    shards.sort_unstable();
-    shards.dedup();
     let mut tx = store.begin().await?;
-    lock(&mut tx, &shards).await?;
+    lock(&mut tx, &batch.shards()).await?;
     content_batches::put(&mut tx, bodies).await?;
     let mut written = Columns::of(&batch.agents).write(&mut tx).await?;
+    tx.commit().await?;
+    written.sort_unstable();
+    Ok(batch.not_written(|uid| written.binary_search(&uid.as_uuid()).is_ok()))
+}
+
+pub(super) async fn write_desired(store: &Backend, agents: &[DesiredWrite]) -> Result<Vec<InstanceUid>> {
+    let batch = Batch::new(agents);
+    let mut tx = store.begin().await?;
+    lock(&mut tx, &batch.shards()).await?;
+    let mut written = desired::write(&mut tx, &batch.agents).await?;
     tx.commit().await?;
     written.sort_unstable();
     Ok(batch.not_written(|uid| written.binary_search(&uid.as_uuid()).is_ok()))

@@ -2,6 +2,7 @@
 
 mod agent_batches;
 mod content_batches;
+mod desired;
 
 #[path = "../shared/mod.rs"]
 mod shared;

@@ -12,10 +12,14 @@ use crate::{
     },
 };
 
-/// What [`AgentFilter`] asks besides the shard. `desired_config <> …` is not true where nothing is desired.
+/// What [`AgentFilter`] asks besides the shard. Behind, as in `model::offer`: something is desired, the agent accepts it
+/// (capability 2) and has not refused it for good, and it has another configuration or has failed (status 3) with this one,
+/// the quarantine for which was lifted.
 macro_rules! filtered {
     () => {
-        "uid > $1 AND ($2 IS NULL OR connected = $2) AND (NOT $3 OR desired_config <> reported_config_hash)"
+        "uid > $1 AND ($2 IS NULL OR connected = $2) AND (NOT $3 OR (
+            desired_config IS NOT NULL AND capabilities & 2 <> 0 AND quarantined IS DISTINCT FROM desired_config
+            AND (desired_config <> reported_config_hash OR config_status = 3)))"
     };
 }
 

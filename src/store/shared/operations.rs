@@ -12,8 +12,8 @@ use crate::{
         uid::Shard,
     },
     store::{
-        Actor, AgentFilter, Applied, ApplyPolicy, AuditEntry, ConfigFiles, FleetSummary, LabelChanges, NewToken,
-        Result, Store, Token, TokenDigest, TokenKind, metrics::observed,
+        Actor, AgentFilter, Applied, ApplyPolicy, AuditEntry, ConfigFiles, DesiredWrite, FleetSummary, LabelChanges,
+        NewToken, Result, Store, Token, TokenDigest, TokenKind, metrics::observed,
     },
 };
 
@@ -37,6 +37,10 @@ impl Store for Backend {
         contents: &[(ContentHash, Bytes)],
     ) -> Result<Vec<InstanceUid>> {
         observed("write_agents", self.limit(), agent_batches::write(self, agents, contents)).await
+    }
+
+    async fn write_desired(&self, agents: &[DesiredWrite]) -> Result<Vec<InstanceUid>> {
+        observed("write_desired", self.limit(), agent_batches::write_desired(self, agents)).await
     }
 
     async fn page_agents(

@@ -9,7 +9,7 @@ use super::{Backend, Tx, content_batches};
 use crate::{
     model::{AgentRecord, ContentHash, InstanceUid, Labels},
     store::{
-        Result,
+        DesiredWrite, Result,
         batch::Batch,
         row::{self, AgentRow, agent_columns},
     },
@@ -36,6 +36,33 @@ pub(super) async fn write(
         let statement = if agent.version == 0 { INSERT } else { UPDATE };
         if write_one(&mut tx, statement, agent).await? {
             written.insert(agent.uid);
+        }
+    }
+    tx.commit().await?;
+    Ok(batch.not_written(|uid| written.contains(&uid)))
+}
+
+pub(super) async fn write_desired(store: &Backend, agents: &[DesiredWrite]) -> Result<Vec<InstanceUid>> {
+    const UPDATE: &str = "
+        UPDATE agents SET version = version + 1, desired_config = $3, desired_generation = $4, desired_epoch = $5,
+            quarantined = $6, offered_at_unix_ms = $7, offer_attempts = $8
+        WHERE uid = $1 AND version = $2";
+    let batch = Batch::new(agents);
+    let mut tx = store.begin().await?;
+    let mut written = HashSet::new();
+    for DesiredWrite { uid, version, desired } in &batch.agents {
+        let hash = |hash: Option<ContentHash>| hash.map(|hash| hash.0.to_vec());
+        let query = sqlx::query(UPDATE)
+            .bind(uid.as_uuid())
+            .bind(version)
+            .bind(hash(desired.config))
+            .bind(desired.generation.cast_signed())
+            .bind(desired.epoch.cast_signed())
+            .bind(hash(desired.quarantined))
+            .bind(desired.offered_at)
+            .bind(i32::from(desired.offer_attempts));
+        if query.execute(&mut *tx).await?.rows_affected() > 0 {
+            written.insert(*uid);
         }
     }
     tx.commit().await?;

@@ -4,9 +4,10 @@ use muster::{
     model::{
         AgentRecord, ContentHash,
         agent::{ConfigStatus, Desired, Observed, Presence, Transport},
+        offer::{self, Convergence},
         uid::SHARD_COUNT,
     },
-    store::{AgentFilter, Error, FleetSummary, LabelChanges, SharedStore, VersionCount},
+    store::{AgentFilter, DesiredWrite, Error, FleetSummary, LabelChanges, SharedStore, VersionCount},
 };
 
 use super::{NOW, actor, agent, body, description, read, stored, uid};
@@ -83,6 +84,30 @@ pub async fn only_the_stored_version_can_be_written(store: &SharedStore) {
     assert_eq!(store.write_agents(&[], &[]).await.unwrap(), []);
 }
 
+pub async fn what_is_desired_is_written_alone(store: &SharedStore) {
+    let before = stored(&**store, vec![extreme(1), agent(2), agent(3)]).await;
+    let set = |agent: &AgentRecord, version, desired| DesiredWrite { uid: agent.uid, version, desired };
+    let all = extreme(9).desired;
+    // An agent with another version, one that is not stored, one that comes twice, and one that is as it should be.
+    let batch = [
+        set(&before[0], 1, Desired::default()),
+        set(&before[1], 2, all.clone()),
+        set(&agent(4), 0, all.clone()),
+        set(&before[2], 1, all.clone()),
+        set(&before[2], 1, Desired::default()),
+    ];
+    let mut not_written = store.write_desired(&batch).await.unwrap();
+    not_written.sort();
+    assert_eq!(not_written, [uid(2), uid(3), uid(4)]);
+    let cleared = AgentRecord { version: 2, desired: Desired::default(), ..before[0].clone() };
+    assert_eq!(read(&**store, uid(1)).await.as_ref(), Some(&cleared));
+    assert_eq!(read(&**store, uid(2)).await.as_ref(), Some(&before[1]));
+    assert_eq!(read(&**store, uid(3)).await, Some(AgentRecord { version: 2, desired: all, ..before[2].clone() }));
+    // Whoever decided from the row as it was decides again.
+    assert_eq!(store.write_agents(&before[..1], &[]).await.unwrap(), [uid(1)]);
+    assert_eq!(store.write_desired(&[]).await.unwrap(), []);
+}
+
 fn changes(changes: &[(&str, Option<&str>)]) -> LabelChanges {
     changes.iter().map(|(key, value)| ((*key).to_owned(), value.map(str::to_owned))).collect()
 }
@@ -136,6 +161,9 @@ pub async fn pages_are_in_order_and_filtered(store: &SharedStore) {
         let mut agent = agent(n << 100);
         agent.presence.connected = n % 2 == 0;
         agent.desired.config = (n % 3 > 0).then_some(hash);
+        agent.desired.quarantined = [None, Some(hash), Some(ContentHash([4; 32]))][(n / 3 % 3) as usize];
+        agent.observed.config_status = ConfigStatus::from_number((n / 9 % 4) as i32);
+        agent.observed.capabilities = if n % 5 == 0 { !2 } else { 2 };
         agent.observed.reported_config_hash = if n % 3 == 1 { hash.to_bytes() } else { Default::default() };
         agent
     });
@@ -150,10 +178,7 @@ pub async fn pages_are_in_order_and_filtered(store: &SharedStore) {
                     .iter()
                     .filter(|agent| shard.is_none_or(|shard| agent.uid.shard() == shard))
                     .filter(|agent| connected.is_none_or(|connected| agent.presence.connected == connected))
-                    .filter(|agent| {
-                        !only_behind
-                            || agent.desired.config.is_some_and(|c| agent.observed.reported_config_hash[..] != c.0)
-                    })
+                    .filter(|agent| !only_behind || offer::convergence(agent) == Convergence::Behind)
                     .cloned()
                     .collect();
                 assert!(!expected.is_empty() || shard.is_some());

@@ -30,6 +30,7 @@ contract! {
     agents:
         every_value_comes_back_as_it_went
         only_the_stored_version_can_be_written
+        what_is_desired_is_written_alone
         labels_belong_to_operators
         a_write_stores_bodies
         pages_are_in_order_and_filtered

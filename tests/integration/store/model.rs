@@ -3,7 +3,12 @@
 use std::collections::BTreeMap;
 
 use muster::{
-    model::{AgentRecord, ContentHash, InstanceUid, policy::Policy, policy::Revision},
+    model::{
+        AgentRecord, ContentHash, InstanceUid,
+        agent::ConfigStatus,
+        offer::{self, Convergence},
+        policy::{Policy, Revision},
+    },
     store::{AgentFilter, ApplyOutcome, ApplyPolicy, Error, LabelChanges, SharedStore, apply_label_changes},
 };
 use proptest::prelude::*;
@@ -103,6 +108,8 @@ fn with_value(agent: &mut AgentRecord, value: u8) {
     agent.desired.offered_at = value.is_multiple_of(2).then_some(5);
     agent.desired.offer_attempts = value.into();
     agent.observed.reported_config_hash = hash(value / 3).map(|hash| hash.to_bytes()).unwrap_or_default();
+    agent.observed.capabilities = value.into();
+    agent.observed.config_status = ConfigStatus::from_number(i32::from(value) % 4);
     agent.observed.config_error = "e".repeat(value.into());
 }
 
@@ -301,7 +308,7 @@ async fn compare(store: &SharedStore, model: &Model, epoch: u64) {
     let expected: Vec<_> = agents
         .iter()
         .filter(|agent| agent.presence.connected)
-        .filter(|agent| agent.desired.config.is_some_and(|config| agent.observed.reported_config_hash[..] != config.0))
+        .filter(|agent| offer::convergence(agent) == Convergence::Behind)
         .cloned()
         .collect();
     assert_eq!(store.page_agents(behind, None, 100).await.unwrap(), expected);
