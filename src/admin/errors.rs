@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use tonic::{Code, Status};
+use http::Response;
+use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::{
@@ -24,6 +25,21 @@ fn info(reason: &str, metadata: &[(&str, &str)]) -> ErrorDetails {
     let metadata: HashMap<_, _> =
         metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     ErrorDetails::with_error_info(reason, DOMAIN, metadata)
+}
+
+/// Errors that the framework makes before a service is asked get a reason, too.
+pub fn with_reason(response: Response<Body>) -> Response<Body> {
+    let status = match Status::from_header_map(response.headers()) {
+        Some(status) if status.code() != Code::Ok && status.details().is_empty() => status,
+        _ => return response,
+    };
+    let reason = match status.code() {
+        Code::Unimplemented => "NOT_IMPLEMENTED",
+        Code::OutOfRange | Code::ResourceExhausted => "REQUEST_TOO_LARGE",
+        Code::Internal => "REQUEST_UNREADABLE",
+        _ => "REQUEST_REFUSED",
+    };
+    self::status(status.code(), reason, status.message(), &[]).into_http()
 }
 
 /// Try again soon.

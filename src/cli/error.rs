@@ -94,3 +94,19 @@ fn code_name(code: Code) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("transport error")]
+    struct Transport(#[source] io::Error);
+
+    #[test]
+    fn the_network_s_own_words_are_shown() {
+        let status = Status::from_error(Box::new(Transport(io::Error::other("not HTTP/2"))));
+        assert_eq!(Error::from(status).to_string(), "transport error: not HTTP/2");
+        assert_eq!(Error::from(Status::unavailable("away")).to_string(), "away (UNAVAILABLE)");
+    }
+}

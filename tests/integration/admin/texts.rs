@@ -22,7 +22,7 @@ async fn no_text_of_a_request_may_contain_it() {
     let labels = |set: &[(&str, &str)], remove: &[&str]| {
         let set = set.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
         let remove = remove.iter().map(|key| (*key).into()).collect();
-        world.request(SetLabelsRequest { instance_uid: instance_uid.clone(), set: set, remove, etag: None })
+        world.request(SetLabelsRequest { instance_uid: instance_uid.clone(), set, remove, etag: None })
     };
     refused(world.agents().set_labels(labels(&[("a\0", "x")], &[])).await, "set[\"a\\0\"]");
     refused(world.agents().set_labels(labels(&[("a", "x\0")], &[])).await, "set[\"a\"]");
