@@ -5,10 +5,14 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::{connection::Connection, contender::Contender, full_state::FullState};
+use super::{
+    connection::Connection,
+    contender::Contender,
+    full_state::FullState,
+    memory::{Kept, Memory, NotKept},
+};
 use crate::{
     model::{ContentHash, InstanceUid},
     proto::{
@@ -55,8 +59,6 @@ pub struct Entry {
     pub heard_s: u32,
     /// HTTP: the longest recent time between two polls, in seconds.
     pub interval_s: u16,
-    /// A report of this connection has been acknowledged.
-    pub is_acknowledged: bool,
     pub rare: Option<Box<Rare>>,
 }
 
@@ -78,7 +80,7 @@ pub struct Rare {
 #[derive(Debug, Default)]
 pub struct Pending {
     /// An encoded AgentToServer: see [`merge::merge`].
-    pub message: Bytes,
+    pub message: Kept,
     /// It has the agent's description: it is all that a full report would say.
     pub is_full: bool,
     pub last_seen_unix_ms: u64,
@@ -137,7 +139,6 @@ impl Entry {
             offered_generation: 0,
             heard_s: 0,
             interval_s: 0,
-            is_acknowledged: false,
             rare: None,
         }
     }
@@ -191,7 +192,6 @@ impl Entry {
         self.generation = generation;
         self.report_number = 0;
         self.offered_generation = 0;
-        self.is_acknowledged = false;
         // Nothing is missing before the first message but what the config service finds out.
         self.sequence_num = first_sequence_num;
         if let Some(rare) = &mut self.rare {
@@ -204,8 +204,8 @@ impl Entry {
     }
 
     /// Takes a message of the established connection, and makes it the pending report if it says anything new.
-    /// Merged reports stay within `max_bytes`; what does not fit is asked for again.
-    pub fn take(&mut self, incoming: &Incoming, message: &[u8], now: Now, max_bytes: usize) -> Taken {
+    /// What there is no `memory` for is asked for again.
+    pub fn take(&mut self, incoming: &Incoming, message: &[u8], now: Now, memory: &Memory) -> Taken {
         let is_gap = incoming.sequence_num != self.sequence_num
             && Some(incoming.sequence_num) != self.sequence_num.checked_add(1);
         if incoming.is_full {
@@ -228,24 +228,27 @@ impl Entry {
         if !says_something {
             return Taken { is_reported: false, is_gap };
         }
-        self.merge(message, incoming.is_full, now, max_bytes);
+        self.merge(message, incoming.is_full, now, memory);
         Taken { is_reported: true, is_gap: is_gap && !incoming.is_full }
     }
 
-    /// Makes `message` part of the pending report.
-    pub fn merge(&mut self, message: &[u8], is_full: bool, now: Now, max_bytes: usize) {
+    /// Makes `message` part of the pending report. If the whole grows too big, the newest is kept and the rest forgotten.
+    pub fn merge(&mut self, message: &[u8], is_full: bool, now: Now, memory: &Memory) {
         self.report_number += 1;
-        let before = self.durable_sequence_num();
+        let before = self.sequence_num.saturating_sub(1);
         let rare = self.rare();
         let pending = rare.pending.get_or_insert_default();
-        let merged = merge::merge(&pending.message, message);
-        if merged.len() > max_bytes {
-            rare.full_state.missed(before);
-            pending.message = merge::merge(&[], message).into();
-            pending.is_full = is_full;
-        } else {
-            pending.message = merged.into();
-            pending.is_full |= is_full;
+        let merged = merge::merge(pending.message.message(), message);
+        match memory.replace(&mut pending.message, merged) {
+            Ok(()) => pending.is_full |= is_full,
+            Err(problem) => {
+                rare.full_state.missed(before);
+                if problem == NotKept::TooBig {
+                    pending.message = Kept::default();
+                    let is_kept = memory.replace(&mut pending.message, merge::merge(&[], message)).is_ok();
+                    pending.is_full = is_full && is_kept;
+                }
+            }
         }
         pending.last_seen_unix_ms = now.unix_ms;
         pending.due_ms = 0;
@@ -285,7 +288,6 @@ impl Entry {
         if report_number == 0 || report_number > self.report_number {
             return false;
         }
-        self.is_acknowledged = true;
         let is_newest = report_number == self.report_number;
         let Some(pending) = self.rare.as_mut().and_then(|rare| rare.pending.as_mut()) else { return false };
         pending.opening = None;
@@ -300,7 +302,6 @@ impl Entry {
         if generation != self.generation {
             self.generation = generation;
             self.report_number = 0;
-            self.is_acknowledged = false;
         }
         self.report_number += 1;
         let sequence_num = self.durable_sequence_num();

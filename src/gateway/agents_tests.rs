@@ -1,3 +1,5 @@
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 use prost::Message;
 
@@ -12,6 +14,11 @@ const REPORTS_STATUS: u64 = 1;
 
 fn at(ms: u64) -> Now {
     Now { ms, unix_ms: 1_000_000 + ms }
+}
+
+fn memory() -> &'static Memory {
+    static MEMORY: LazyLock<Memory> = LazyLock::new(|| Memory::new(MAX_BYTES, usize::MAX));
+    &MEMORY
 }
 
 fn heartbeat(sequence_num: u64) -> AgentToServer {
@@ -31,7 +38,7 @@ fn health(sequence_num: u64, text: &str) -> AgentToServer {
 
 fn take(entry: &mut Entry, message: &AgentToServer, ms: u64) -> Taken {
     let bytes = message.encode_to_vec();
-    entry.take(&Incoming::parse(&bytes).unwrap(), &bytes, at(ms), MAX_BYTES)
+    entry.take(&Incoming::parse(&bytes).unwrap(), &bytes, at(ms), memory())
 }
 
 /// An agent whose first message, in full, has the sequence number 5.
@@ -70,7 +77,7 @@ fn an_older_acknowledgement_drops_nothing_newer() {
     assert!(!entry.acknowledged(1));
     let pending = entry.pending().unwrap();
     assert_eq!(pending.opening, None, "the connection is known");
-    let said = AgentToServer::decode(pending.message.clone()).unwrap();
+    let said = AgentToServer::decode(pending.message.message().clone()).unwrap();
     assert_eq!((said.health.unwrap().last_error.as_str(), said.agent_description.is_some()), ("disk", true));
 }
 
@@ -93,7 +100,7 @@ fn what_is_pending_goes_along_to_the_next_connection() {
     take(&mut entry, &heartbeat(6), 3_000);
     let pending = entry.pending().unwrap();
     assert_eq!((entry.report_number, pending.ending), (1, None));
-    assert!(AgentToServer::decode(pending.message.clone()).unwrap().agent_description.is_some());
+    assert!(AgentToServer::decode(pending.message.message().clone()).unwrap().agent_description.is_some());
 }
 
 #[test]
@@ -104,8 +111,29 @@ fn a_report_that_grows_too_large_keeps_the_newest_and_asks_for_the_rest() {
     let status = RemoteConfigStatus { error_message, ..Default::default() };
     take(&mut entry, &AgentToServer { remote_config_status: Some(status), ..heartbeat(7) }, 1_000);
     let pending = entry.pending().unwrap();
-    assert!(pending.message.len() < 300 && !pending.is_full);
+    assert!(pending.message.message().len() < 300 && !pending.is_full);
     assert!(entry.rare.as_ref().unwrap().full_state.is_due(1_000));
+}
+
+#[test]
+fn what_there_is_no_memory_for_is_asked_for_and_what_was_kept_stays() {
+    let mut entry = opened();
+    let kept = entry.pending().unwrap().message.message().clone();
+    let memory = Memory::new(MAX_BYTES, 5);
+    let message = health(6, "disk").encode_to_vec();
+    let taken = entry.take(&Incoming::parse(&message).unwrap(), &message, at(1_000), &memory);
+    assert!(taken.is_reported, "its number is");
+    assert_eq!((entry.report_number, entry.pending().unwrap().message.message()), (2, &kept));
+    assert_eq!(entry.durable_sequence_num(), 5, "who comes next is to notice that something is missing");
+    assert!(entry.rare().full_state.is_due(1_000));
+}
+
+#[test]
+fn a_message_that_is_over_the_limit_by_itself_is_not_kept() {
+    let mut entry = opened();
+    entry.merge(&health(6, &"x".repeat(MAX_BYTES)).encode_to_vec(), true, at(1_000), memory());
+    let pending = entry.pending().unwrap();
+    assert!(pending.message.message().is_empty() && !pending.is_full);
 }
 
 #[test]
@@ -188,7 +216,7 @@ proptest! {
                     said = merge::merge(&said, &message.encode_to_vec());
                 }
                 Step::Publish => if let Some(pending) = entry.pending() {
-                    stored = merge::merge(&stored, &pending.message);
+                    stored = merge::merge(&stored, pending.message.message());
                     published.push((entry.generation, entry.report_number));
                 },
                 Step::Acknowledge(back) => {
@@ -207,7 +235,7 @@ proptest! {
             }
         }
         if let Some(pending) = entry.pending() {
-            stored = merge::merge(&stored, &pending.message);
+            stored = merge::merge(&stored, pending.message.message());
         }
         prop_assert_eq!(statuses(&stored), statuses(&said));
     }

@@ -30,12 +30,15 @@ pub struct Config {
     pub header_timeout: Duration,
     /// How long an HTTP connection may idle between requests: agents that poll each 30 s keep theirs.
     pub http_idle_timeout: Duration,
-    /// For a request's body.
+    /// For a request's body, and for the rest of a WebSocket message of which some has come.
     pub body_timeout: Duration,
     /// Messages, after decompression. The largest real reports (effective configurations of big collectors) stay under
     /// 1 MiB; the specification's 64 MiB would let a few clients fill the memory that holds a fleet.
     pub max_received_bytes: usize,
     pub max_sent_bytes: usize,
+    /// What agents have said and the config service has not acknowledged, of all agents together. When so much is pending
+    /// nothing more is kept, and asked for later; when it comes near that, new agents are told to come back.
+    pub max_pending_bytes: usize,
     /// A WebSocket that was silent for this long is pinged. Above the usual heartbeat of 30 s, so that agents which send
     /// heartbeats cost no pings.
     pub ping_after: Duration,
@@ -80,6 +83,7 @@ impl Default for Config {
             body_timeout: Duration::from_secs(15),
             max_received_bytes: 4 << 20,
             max_sent_bytes: 4 << 20,
+            max_pending_bytes: 1 << 30,
             ping_after: Duration::from_secs(45),
             idle_timeout: Duration::from_secs(120),
             write_timeout: Duration::from_secs(30),

@@ -82,6 +82,10 @@ impl Reader {
                 is_closed = take_frame(shared, connection, frame);
             }
         });
+        // A peer that sends nothing more at all is left to the sweeper.
+        let unfinished_s = self.decoder.unfinished_for_s(shared.clock.now_s());
+        let is_too_slow = u64::from(unfinished_s) > shared.config.body_timeout.as_secs();
+        let result = if is_too_slow { result.and(Err(Violation::TooSlow)) } else { result };
         if let Err(violation) = result {
             refuse(connection, violation);
             is_closed = true;
@@ -163,7 +167,11 @@ fn take_frame(shared: &Arc<Shared>, connection: &Arc<Connection>, frame: Frame<'
 }
 
 fn refuse(connection: &Connection, violation: Violation) {
-    let reason = if violation == Violation::TooBig { "too_big" } else { "protocol_error" };
+    let reason = match violation {
+        Violation::TooBig => "too_big",
+        Violation::TooSlow => "message_timeout",
+        Violation::Protocol(_) => "protocol_error",
+    };
     tracing::debug!(%violation, "WebSocket closed");
     connection.close(violation.close_code(), &violation.to_string(), reason);
 }

@@ -4,6 +4,7 @@ use super::{
     Shared,
     agents::{Echo, Entry, Link, Waiting},
     exchange::{Origin, Outcome},
+    memory::{Kept, Memory},
     reply,
 };
 use crate::{
@@ -19,7 +20,9 @@ pub struct Contender {
     pub first_sequence_num: u64,
     pub sequence_num: u64,
     pub capabilities: u64,
-    pub message: Vec<u8>,
+    pub message: Kept,
+    /// Some of what it said could not be kept.
+    pub has_missed: bool,
     pub is_full: bool,
     pub waiting: Option<Waiting>,
     pub has_left: bool,
@@ -33,17 +36,22 @@ impl Contender {
             first_sequence_num,
             sequence_num: first_sequence_num,
             capabilities: 0,
-            message: Vec::new(),
+            message: Kept::default(),
+            has_missed: false,
             is_full: false,
             waiting: None,
             has_left: false,
         }
     }
 
-    pub fn take(&mut self, incoming: &Incoming, payload: &[u8]) {
+    /// Takes a message; what there is no `memory` for is asked for once it is known who the sender is.
+    pub fn take(&mut self, incoming: &Incoming, payload: &[u8], memory: &Memory) {
         self.sequence_num = incoming.sequence_num;
-        self.message = merge::merge(&self.message, payload);
-        self.is_full |= incoming.is_full;
+        let merged = merge::merge(self.message.message(), payload);
+        match memory.replace(&mut self.message, merged) {
+            Ok(()) => self.is_full |= incoming.is_full,
+            Err(_) => self.has_missed = true,
+        }
         self.has_left = incoming.is_disconnect;
         if incoming.capabilities != 0 {
             self.capabilities = incoming.capabilities;
@@ -82,7 +90,14 @@ impl Contender {
         if self.capabilities != 0 {
             entry.capabilities = self.capabilities;
         }
-        entry.merge(&self.message, self.is_full, now, shared.config.max_received_bytes);
+        if self.is_full {
+            // Whatever was to be asked of the connection before is in it.
+            entry.rare().full_state.satisfied();
+        }
+        entry.merge(self.message.message(), self.is_full, now, &shared.memory);
+        if self.has_missed {
+            entry.rare().full_state.missed(self.first_sequence_num);
+        }
         if let Some(waiting) = self.waiting {
             entry.rare().waiting = Some(waiting);
             reply::limit_waiting(shared, uid, entry);

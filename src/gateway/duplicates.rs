@@ -53,11 +53,11 @@ pub fn contend(
             let kind = ServerErrorResponseType::Unavailable;
             return Outcome::Reply(Reply::error(Some(echo.uid), kind, text, Some(CONTENDED_RETRY_NS)));
         }
-        Some(contender) => contender.take(incoming, payload),
+        Some(contender) => contender.take(incoming, payload, &shared.memory),
         None => {
             let generation = shared.registry.mint_generation(generation);
             let mut contender = Contender::new(origin.link(), generation, incoming.sequence_num);
-            contender.take(incoming, payload);
+            contender.take(incoming, payload, &shared.memory);
             rare.contender = Some(Box::new(contender));
             old.probe();
             shared.timers.add(LOCAL_PROBE, Timer::Contender { uid, generation });

@@ -193,7 +193,7 @@ fn take(
     now: Now,
     is_opening: bool,
 ) -> Outcome {
-    let taken = entry.take(incoming, payload, now, shared.config.max_received_bytes);
+    let taken = entry.take(incoming, payload, now, &shared.memory);
     if taken.is_gap {
         shared.metrics.gaps.increment(1);
         tracing::debug!(agent = %uid, "sequence gap");
@@ -256,7 +256,8 @@ fn has_room(shared: &Shared, origin: Origin<'_>) -> bool {
         Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.len()),
         Origin::Http => 0,
     };
-    shared.registry.len() < shared.config.max_agents && on_connection < MAX_AGENTS_PER_CONNECTION
+    let has_memory = !shared.memory.is_scarce();
+    has_memory && shared.registry.len() < shared.config.max_agents && on_connection < MAX_AGENTS_PER_CONNECTION
 }
 
 fn bad_request(shared: &Shared, uid: Option<InstanceUid>, text: String) -> Reply {

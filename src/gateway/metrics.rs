@@ -57,6 +57,7 @@ gateway_metrics! {
         connections = "muster_gateway_tcp_connections", "TCP connections open.";
         agents = "muster_gateway_agents", "Agents known, connected or being handed over.";
         reports_pending = "muster_gateway_reports_pending", "Reports not yet acknowledged as durable.";
+        pending_bytes = "muster_gateway_reports_pending_bytes", "Memory of reports not yet acknowledged as durable.";
     }
 }
 

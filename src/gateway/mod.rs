@@ -6,7 +6,7 @@
 //! | `listener`, `http`, `watched`, `body`, `upgrade` | from an accepted socket to a message or a WebSocket |
 //! | `websocket`, `connection`, `outbox` | one WebSocket: frames, its reading task, its sending half |
 //! | `exchange`, `reply` | what a message does; what is sent back |
-//! | `agents`, `full_state`, `uids`, `registry` | what is known of each agent, in memory |
+//! | `agents`, `memory`, `full_state`, `uids`, `registry` | what is known of each agent, in memory |
 //! | `reports`, `verdicts`, `offers` | the conversation with the config service |
 //! | `identity`, `duplicates`, `contender` | who an agent is, when that is not plain |
 //! | `timers`, `sweeper`, `seldom`, `drain` | what time brings about |
@@ -27,6 +27,7 @@ mod full_state;
 mod http;
 mod identity;
 mod listener;
+mod memory;
 pub mod metrics;
 mod offers;
 mod outbox;
@@ -91,6 +92,7 @@ struct Shared {
     tokens: auth::Tokens,
     bodies: offers::Bodies,
     outgoing: reports::Outgoing,
+    memory: memory::Memory,
     timers: timers::Timers,
     http_aliases: identity::HttpAliases,
     seldom: seldom::Seldom,
@@ -120,6 +122,7 @@ impl Gateway {
             tokens: auth::Tokens::default(),
             bodies: offers::Bodies::new(config.body_cache_bytes, config.max_sent_bytes),
             outgoing: reports::Outgoing::default(),
+            memory: memory::Memory::new(config.max_received_bytes, config.max_pending_bytes),
             timers: timers::Timers::default(),
             http_aliases: identity::HttpAliases::default(),
             seldom: seldom::Seldom::default(),

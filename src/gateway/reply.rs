@@ -85,7 +85,8 @@ impl News {
 fn take_news(shared: &Shared, entry: &mut Entry, now_ms: u64) -> News {
     let mut news = News::default();
     if let Some(rare) = &mut entry.rare {
-        if rare.full_state.is_due(now_ms) && shared.full_state.try_take() {
+        // What could not be kept is not asked for.
+        if rare.full_state.is_due(now_ms) && !shared.memory.is_scarce() && shared.full_state.try_take() {
             rare.full_state.asked(now_ms);
             news.asks_full_state = true;
             shared.metrics.full_state_asks.increment(1);

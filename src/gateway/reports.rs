@@ -170,7 +170,7 @@ fn published(uid: InstanceUid, entry: &mut Entry, now_ms: u64) -> Option<Report>
         connection_generation: entry.generation,
         report_number: entry.report_number,
         sequence_num,
-        message: pending.message.clone(),
+        message: pending.message.message().clone(),
         transport: transport as i32,
         last_seen_unix_ms: pending.last_seen_unix_ms,
         opening: pending.opening,

@@ -41,6 +41,8 @@ pub enum Frame<'a> {
 pub enum Violation {
     #[error("message too big")]
     TooBig,
+    #[error("message took too long")]
+    TooSlow,
     #[error("{0}")]
     Protocol(&'static str),
 }
@@ -49,6 +51,7 @@ impl Violation {
     pub fn close_code(self) -> u16 {
         match self {
             Self::TooBig => code::TOO_BIG,
+            Self::TooSlow => code::POLICY,
             Self::Protocol(_) => code::PROTOCOL_ERROR,
         }
     }
@@ -71,6 +74,8 @@ struct Partial {
     kind: Option<u8>,
     /// The message's payload so far, unmasked.
     message: Vec<u8>,
+    /// When it was first seen to be unfinished, by the clock of [`Decoder::unfinished_for_s`]; 0 if it was not yet.
+    since_s: u32,
 }
 
 #[derive(Debug)]
@@ -128,6 +133,16 @@ impl Decoder {
             }
             _ => self.partial.insert(Box::default()).begin(header, input, max_bytes),
         }
+    }
+
+    /// How long, in seconds, a frame or message has been unfinished. To be asked after each [`Decoder::feed`]; `now_s` is
+    /// never 0.
+    pub fn unfinished_for_s(&mut self, now_s: u32) -> u32 {
+        let Some(partial) = &mut self.partial else { return 0 };
+        if partial.since_s == 0 {
+            partial.since_s = now_s;
+        }
+        now_s.saturating_sub(partial.since_s)
     }
 
     /// Whether anything is buffered.

@@ -83,6 +83,24 @@ fn size_is_decided_on_the_header() {
     assert_eq!(read(&absurd, 100), Err(Violation::TooBig));
 }
 
+#[test]
+fn a_message_in_drips_has_its_own_time_and_pings_do_not_prolong_it() {
+    let mut decoder = Decoder::default();
+    let mut feed = |bytes: &[u8], now_s| {
+        decoder.feed(&mut bytes.to_vec(), MAX, |_| ()).unwrap();
+        decoder.unfinished_for_s(now_s)
+    };
+    let ping = masked(0x89, b"", [0; 4]);
+    let (first, last) = (masked(0x02, b"a", [0; 4]), masked(0x80, b"b", [0; 4]));
+    assert_eq!(feed(&ping, 3), 0);
+    assert_eq!(feed(&first, 5), 0);
+    assert_eq!(feed(&ping, 9), 4);
+    assert_eq!(feed(&last[..3], 11), 6);
+    // The end of this message and the beginning of the next.
+    assert_eq!(feed(&[&last[3..], &first[..2]].concat(), 20), 0);
+    assert_eq!(feed(&first[2..], 21), 1);
+}
+
 prop_compose! {
     fn message()(
         parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 1..4),

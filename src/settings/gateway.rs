@@ -48,7 +48,7 @@ pub struct Gateway {
     /// How long an HTTP connection may idle between requests.
     #[arg(long, value_name = "DURATION", default_value = "90s", value_parser = values::duration)]
     http_idle_timeout: Duration,
-    /// How long the body of a request may take.
+    /// How long the body of a request may take, or the rest of a WebSocket message that has begun.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = values::duration)]
     body_timeout: Duration,
     /// Largest message taken from an agent, after decompression.
@@ -57,6 +57,9 @@ pub struct Gateway {
     /// Largest message sent to an agent.
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 20, value_parser = value_parser!(u32).range(1024..=64 << 20))]
     max_sent_bytes: u32,
+    /// Memory for reports that the config service has not acknowledged; near it new agents are told to come back.
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, value_parser = value_parser!(u32).range(1 << 20..))]
+    max_pending_bytes: u32,
     /// A WebSocket that was silent for this long is pinged.
     #[arg(long, value_name = "DURATION", default_value = "45s", value_parser = values::duration)]
     ping_after: Duration,
@@ -118,6 +121,7 @@ impl Gateway {
             body_timeout: self.body_timeout,
             max_received_bytes: self.max_received_bytes as usize,
             max_sent_bytes: self.max_sent_bytes as usize,
+            max_pending_bytes: self.max_pending_bytes as usize,
             ping_after: self.ping_after,
             idle_timeout: self.idle_timeout,
             write_timeout: self.write_timeout,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use muster::gateway::Config;
+use muster::{gateway::Config, proto::opamp::ServerErrorResponseType};
 
 use super::harness::*;
 
@@ -44,6 +44,32 @@ async fn a_report_is_repeated_until_acknowledged_and_grows_meanwhile() {
         }
     };
     assert_eq!(message(&next).agent_description, None, "what is durable is not repeated");
+}
+
+#[tokio::test]
+async fn pending_reports_of_all_agents_together_have_a_bound() {
+    let mut bench = Bench::start(Config { verdict_wait: Duration::ZERO, max_pending_bytes: 2_000, ..config() }).await;
+    bench.service.keep_silent();
+    let mut socket = bench.connect().await;
+    socket.say(&full(1, 0)).await;
+    let opening = bench.service.report().await;
+    socket.say(&health(1, 1, &"x".repeat(1_900))).await;
+    let error = socket.say(&full(2, 0)).await.error_response.expect("it is not taken");
+    assert_eq!(error.r#type(), ServerErrorResponseType::Unavailable);
+    assert!(error.details.is_some(), "when to come back");
+    // Another report is not kept, and not asked for while there is no room.
+    assert_eq!(socket.say(&health(1, 2, &"y".repeat(2_100))).await.flags, 0);
+    let report = loop {
+        let report = bench.service.report().await;
+        if report.report_number == 3 {
+            break report;
+        }
+    };
+    assert!(message(&report).health.unwrap().last_error.starts_with('x'));
+    bench.service.verdict(acknowledgement(&opening)).await;
+    bench.service.verdict(acknowledgement(&report)).await;
+    assert_eq!(socket.receive().await.flags, 1, "it is made good");
+    assert_eq!(socket.say(&full(2, 0)).await.error_response, None);
 }
 
 #[tokio::test]

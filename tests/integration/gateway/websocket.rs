@@ -55,6 +55,27 @@ async fn bytes_that_came_with_the_handshake_are_not_lost() {
     assert_eq!(socket.read_u8().await.unwrap(), 0x82, "a binary frame, not masked");
 }
 
+/// Each byte of it shows that the peer lives; only the message's own time ends it.
+#[tokio::test]
+async fn a_message_in_drips_is_given_up() {
+    let bench = Bench::start(Config { body_timeout: Duration::from_secs(1), ..config() }).await;
+    let socket = raw_socket(&bench, &[0x82, 0xff, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0]).await;
+    let (mut reading, mut writing) = socket.into_split();
+    let drips = async {
+        // The peer is slow: it is what is tested.
+        while writing.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut close = [0; 4];
+    tokio::select! {
+        read = tokio::time::timeout(PATIENCE, reading.read_exact(&mut close)) => { read.expect("a Close").unwrap(); }
+        () = drips => {}
+    }
+    assert_eq!((close[0], u16::from_be_bytes([close[2], close[3]])), (0x88, 1008));
+}
+
 #[tokio::test]
 async fn fragments_interleaved_pings_and_a_missing_header_are_understood() {
     let bench = Bench::start(config()).await;
