@@ -59,6 +59,8 @@ pub struct Entry {
     pub heard_s: u32,
     /// HTTP: the longest recent time between two polls, in seconds.
     pub interval_s: u16,
+    /// HTTP: this connection began with the number with which the one before it ended.
+    pub has_repeated: bool,
     pub rare: Option<Box<Rare>>,
 }
 
@@ -139,6 +141,7 @@ impl Entry {
             offered_generation: 0,
             heard_s: 0,
             interval_s: 0,
+            has_repeated: false,
             rare: None,
         }
     }
@@ -160,8 +163,12 @@ impl Entry {
 
     /// Whether `incoming` shows that an HTTP agent has started afresh, or that the reply to its last report never came: what
     /// it was sent may be lost, as with a connection. (A WebSocket that is lost is seen to be.)
+    ///
+    /// Some clients' numbers never move, and others' repeat at times: a repeat counts only where numbers begin, and once until
+    /// the number has moved on.
     pub fn is_restart(&self, incoming: &Incoming) -> bool {
-        let is_repeat = incoming.is_full && incoming.sequence_num == self.sequence_num;
+        let is_at_beginning = incoming.sequence_num <= 1 && !self.has_repeated;
+        let is_repeat = incoming.is_full && incoming.sequence_num == self.sequence_num && is_at_beginning;
         matches!(self.link, Link::Http) && (incoming.sequence_num < self.sequence_num || is_repeat)
     }
 
@@ -189,6 +196,7 @@ impl Entry {
     /// Begins a connection of which `first_sequence_num` is the first message's. What is pending goes along.
     pub fn open(&mut self, link: Link, generation: u64, first_sequence_num: u64, previous_sequence_num: Option<u64>) {
         self.link = link;
+        self.has_repeated = self.generation != 0 && first_sequence_num == self.sequence_num;
         self.generation = generation;
         self.report_number = 0;
         self.offered_generation = 0;
@@ -217,6 +225,7 @@ impl Entry {
             let before_gap = self.sequence_num;
             self.rare().full_state.missed(before_gap);
         }
+        self.has_repeated &= incoming.sequence_num == self.sequence_num;
         self.sequence_num = incoming.sequence_num;
         let has_new_capabilities = incoming.capabilities != 0 && incoming.capabilities != self.capabilities;
         if has_new_capabilities {
@@ -253,6 +262,26 @@ impl Entry {
         pending.last_seen_unix_ms = now.unix_ms;
         pending.due_ms = 0;
         pending.attempts = 0;
+    }
+
+    /// Takes over what is pending in `other`, an entry that this one has replaced: of both the later connection's numbers count.
+    pub fn absorb(&mut self, mut other: Self, now: Now, memory: &Memory) {
+        if other.generation > self.generation {
+            std::mem::swap(self, &mut other);
+        }
+        let Some(rare) = other.rare.as_mut() else { return };
+        let waiting = rare.waiting.take();
+        let pending = rare.pending.take();
+        if self.rare().waiting.is_none() {
+            self.rare().waiting = waiting;
+        }
+        let Some(pending) = pending.filter(|pending| !pending.message.message().is_empty()) else { return };
+        // The later connection's message is the newer one.
+        let newer = self.rare().pending.take().unwrap_or_default();
+        self.merge(pending.message.message(), pending.is_full, now, memory);
+        self.merge(newer.message.message(), newer.is_full, now, memory);
+        let merged = self.rare().pending.get_or_insert_default();
+        (merged.opening, merged.ending) = (newer.opening, newer.ending);
     }
 
     fn heard(&mut self, now_s: u32) {

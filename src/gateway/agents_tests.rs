@@ -137,6 +137,27 @@ fn a_message_that_is_over_the_limit_by_itself_is_not_kept() {
 }
 
 #[test]
+fn of_two_entries_under_one_uid_nothing_that_was_said_is_lost() {
+    let entry = |generation, message: &AgentToServer| {
+        let mut entry = Entry::new(Link::Http, 0);
+        entry.open(Link::Http, generation, message.sequence_num, None);
+        take(&mut entry, message, 1_000);
+        entry
+    };
+    for is_swapped in [false, true] {
+        let (older, newer) = (entry(10, &full(5)), entry(11, &health(6, "disk")));
+        let (mut one, other) = if is_swapped { (newer, older) } else { (older, newer) };
+        one.absorb(other, at(2_000), memory());
+        assert_eq!((one.generation, one.sequence_num), (11, 6));
+        let pending = one.pending().unwrap();
+        assert_eq!(pending.opening.unwrap().first_sequence_num, 6);
+        let said = AgentToServer::decode(pending.message.message().clone()).unwrap();
+        assert!(said.agent_description.is_some() && said.health.is_some() && said.sequence_num == 6);
+        assert!(pending.is_full && one.report_number == 3);
+    }
+}
+
+#[test]
 fn a_full_report_makes_good_its_own_gap() {
     let mut entry = opened();
     entry.acknowledged(entry.report_number);

@@ -13,8 +13,11 @@ use hyper::body::{Body, Incoming};
 
 /// Below this gzip makes a body larger, or saves nothing worth its work.
 const MIN_GZIP_BYTES: usize = 512;
-/// Of a body that is refused so much is read: the size that the specification recommends as a limit.
-const MAX_DISCARDED_BYTES: usize = 64 << 20;
+/// Of the body of an agent that was let in, and is refused for this body's sake, so much is read: the size that the
+/// specification recommends as a limit.
+pub const MAX_DISCARDED_BYTES: usize = 64 << 20;
+/// Of anybody else's: usual reports, so that their senders learn why they are refused, and no more work than that.
+pub const MAX_STRANGERS_DISCARDED_BYTES: usize = 256 << 10;
 const DISCARD_PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +37,7 @@ pub async fn read(headers: &HeaderMap, body: Incoming, max_bytes: usize) -> Resu
         Ok(is_gzip) if body.size_hint().lower() <= max_bytes as u64 => is_gzip,
         refused => {
             if !headers.contains_key(header::EXPECT) {
-                discard(body).await;
+                discard(body, MAX_DISCARDED_BYTES).await;
             }
             return Err(refused.err().unwrap_or(Problem::TooBig));
         }
@@ -62,7 +65,7 @@ async fn collect(mut body: Incoming, max_bytes: usize) -> Result<Bytes, Problem>
         let Ok(data) = frame.map_err(|_| Problem::Lost)?.into_data() else { continue };
         if data.len() > max_bytes - whole.len() {
             drop(whole);
-            discard(body).await;
+            discard(body, MAX_DISCARDED_BYTES).await;
             return Err(Problem::TooBig);
         }
         whole.extend_from_slice(&data);
@@ -72,8 +75,11 @@ async fn collect(mut body: Incoming, max_bytes: usize) -> Result<Bytes, Problem>
 
 /// Reads on to the end of a body that is not wanted, so that the peer gets to the point where it reads the answer. A body
 /// that has no end is given up, and so is one of which nothing comes: its sender may be waiting for the answer.
-pub async fn discard(mut body: Incoming) {
-    let mut left = MAX_DISCARDED_BYTES;
+pub async fn discard(mut body: Incoming, max_bytes: usize) {
+    let mut left = max_bytes;
+    if body.size_hint().lower() > max_bytes as u64 {
+        return;
+    }
     while let Ok(Some(Ok(frame))) = tokio::time::timeout(DISCARD_PAUSE, body.frame()).await {
         let bytes = frame.data_ref().map_or(0, Bytes::len);
         if bytes > left {

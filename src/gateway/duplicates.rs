@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::MutexGuard;
+use tokio::sync::oneshot;
 
 use super::{
     Shared,
@@ -126,17 +127,54 @@ fn is_duplicate(shared: &Shared, old: InstanceUid, mut contender: Contender) {
     let uid = new_uid();
     tracing::info!(agent = %old, new = %uid, "instance_uid is in use by another agent: assigned a new one");
     shared.metrics.duplicates.increment(1);
-    tell_new_uid(shared, old, uid, &contender.link, &mut contender.waiting);
-    let mut agents = shared.registry.lock(&uid);
-    let mut entry = Entry::new(contender.link.clone(), contender.generation);
+    let link = contender.link.clone();
+    let told = address(&mut contender.waiting, uid);
+    let mut entry = Entry::new(link.clone(), contender.generation);
     contender.settle(shared, &mut entry, uid, None);
-    shared.registry.insert(&mut agents, uid, entry);
-    agents.active.insert(uid);
-    shared.outgoing.report(uid);
+    put(shared, uid, entry);
+    tell_new_uid(shared, old, uid, &link, told);
 }
 
-/// Tells an agent its new uid, at once or, if its reply is held back, with that.
-fn tell_new_uid(shared: &Shared, old: InstanceUid, uid: InstanceUid, link: &Link, waiting: &mut Option<Waiting>) {
+/// Puts the entry of an agent in its place under its new uid. The agent may have spoken under that before.
+fn put(shared: &Shared, uid: InstanceUid, entry: Entry) {
+    let has_rare = entry.rare.is_some();
+    let mut agents = shared.registry.lock(&uid);
+    let replaced = shared.registry.insert(&mut agents, uid, entry);
+    if let (Some(replaced), Some(entry)) = (replaced, agents.entries.get_mut(&uid)) {
+        entry.absorb(replaced, shared.now(), &shared.memory);
+    }
+    if let Some(entry) = agents.entries.get(&uid) {
+        reply::limit_waiting(shared, uid, entry);
+    }
+    shared.registry.set_active(&mut agents, &uid);
+    if has_rare {
+        shared.outgoing.report(uid);
+    }
+}
+
+/// By what an agent learns its new uid.
+enum Told {
+    /// By the reply that is held back for it over WebSocket.
+    ByReply,
+    ByWaiter(oneshot::Sender<InstanceUid>),
+    /// By a message of its own.
+    NotYet,
+}
+
+/// Has a reply that is held back over WebSocket say the new uid.
+fn address(waiting: &mut Option<Waiting>, uid: InstanceUid) -> Told {
+    match waiting.take() {
+        Some(Waiting::WebSocket(echo)) => {
+            *waiting = Some(Waiting::WebSocket(Echo { new_uid: Some(uid), ..echo }));
+            Told::ByReply
+        }
+        Some(Waiting::Http(waiter)) => Told::ByWaiter(waiter),
+        None => Told::NotYet,
+    }
+}
+
+/// Tells an agent its new uid, under which its entry is found already: from now on it is known by that.
+fn tell_new_uid(shared: &Shared, old: InstanceUid, uid: InstanceUid, link: &Link, told: Told) {
     match link {
         Link::WebSocket(connection) => {
             let is_new = connection.outbox.with_uids(|uids| {
@@ -147,18 +185,15 @@ fn tell_new_uid(shared: &Shared, old: InstanceUid, uid: InstanceUid, link: &Link
             if !is_new {
                 tracing::debug!(agent = %old, "connection has too many agents with new uids");
             }
-            match waiting {
-                Some(Waiting::WebSocket(echo)) => echo.new_uid = Some(uid),
-                _ => {
-                    let echo = Echo { uid: old, new_uid: Some(uid) };
-                    reply::send(shared, connection, &Reply::plain(echo));
-                }
+            if !matches!(told, Told::ByReply) {
+                let echo = Echo { uid: old, new_uid: Some(uid) };
+                reply::send(shared, connection, &Reply::plain(echo));
             }
         }
         Link::Http => {
-            let is_told = match waiting.take() {
-                Some(Waiting::Http(waiter)) => waiter.send(uid).is_ok(),
-                _ => false,
+            let is_told = match told {
+                Told::ByWaiter(waiter) => waiter.send(uid).is_ok(),
+                Told::ByReply | Told::NotYet => false,
             };
             shared.http_aliases.insert(Alias { old, new: uid, request: 0 }, !is_told);
         }
@@ -183,21 +218,12 @@ pub fn rename(shared: &Shared, old: InstanceUid, uid: InstanceUid, verdict: &Ver
     {
         connection.abandon("uid_contended");
     }
-    let mut waiting = entry.rare.as_mut().and_then(|rare| rare.waiting.take());
-    tell_new_uid(shared, old, uid, &entry.link, &mut waiting);
-    if !entry.is_live() && entry.pending().is_none() {
-        return;
+    let told = entry.rare.as_mut().map_or(Told::NotYet, |rare| address(&mut rare.waiting, uid));
+    let link = entry.link.clone();
+    if entry.is_live() || entry.pending().is_some() {
+        put(shared, uid, entry);
     }
-    if waiting.is_some() {
-        entry.rare().waiting = waiting;
-    }
-    let has_rare = entry.rare.is_some();
-    let mut agents = shared.registry.lock(&uid);
-    shared.registry.insert(&mut agents, uid, entry);
-    if has_rare {
-        agents.active.insert(uid);
-        shared.outgoing.report(uid);
-    }
+    tell_new_uid(shared, old, uid, &link, told);
 }
 
 /// The old connection has not answered: the contender is the agent.

@@ -105,7 +105,7 @@ impl Serving {
             }
             Ok(credential) => self.handshake(request, credential).unwrap_or_else(|refusal| *refusal),
             Err(refusal) => {
-                self.discard(request).await;
+                self.discard(request, body::MAX_STRANGERS_DISCARDED_BYTES).await;
                 *refusal
             }
         }
@@ -113,10 +113,10 @@ impl Serving {
 
     /// Reads the body of a request that is refused, within bounds: a socket that is closed with bytes unread takes the answer
     /// back before the peer has seen it. Who waits for leave to send the body sends none.
-    async fn discard(&self, request: Request<Incoming>) {
+    async fn discard(&self, request: Request<Incoming>, max_bytes: usize) {
         if !request.headers().contains_key(header::EXPECT) {
             let config = &self.shared.config;
-            let _ = tokio::time::timeout(config.body_timeout, body::discard(request.into_body())).await;
+            let _ = tokio::time::timeout(config.body_timeout, body::discard(request.into_body(), max_bytes)).await;
         }
     }
 
@@ -154,7 +154,7 @@ impl Serving {
     /// A plain HTTP exchange.
     async fn exchange(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
         if !is_protobuf(request.headers()) {
-            self.discard(request).await;
+            self.discard(request, body::MAX_DISCARDED_BYTES).await;
             let text = "OpAMP over plain HTTP is application/x-protobuf";
             return Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", text));
         }

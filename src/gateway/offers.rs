@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::task::coop::consume_budget;
 
 use super::{Shared, agents::Entry, reply};
 use crate::{
@@ -166,13 +167,14 @@ pub fn offer(shared: &Shared, uid: InstanceUid, hash: ContentHash, generation: u
 }
 
 /// Takes a body and sends it to whoever waits for it.
-pub fn take_body(shared: &Shared, hash: ContentHash, remote_config: &[u8]) {
+pub async fn take_body(shared: &Shared, hash: ContentHash, remote_config: &[u8]) {
     match shared.bodies.insert(hash, remote_config) {
         Inserted::TooBig(uids) => {
             shared.metrics.oversize.increment(1);
             let bytes = remote_config.len();
             tracing::warn!(config = %hash, bytes, "configuration not sent: it is over the size limit");
             for uid in uids {
+                consume_budget().await;
                 let mut agents = shared.registry.lock(&uid);
                 if let Some(rare) = agents.entries.get_mut(&uid).and_then(|entry| entry.rare.as_mut()) {
                     rare.offer.take_if(|(offered, _)| *offered == hash);
@@ -181,6 +183,7 @@ pub fn take_body(shared: &Shared, hash: ContentHash, remote_config: &[u8]) {
         }
         Inserted::For(uids) => {
             for uid in uids {
+                consume_budget().await;
                 let now_ms = shared.clock.now_ms();
                 let agents = &mut *shared.registry.lock(&uid);
                 if let Some(entry) = agents.entries.get_mut(&uid) {

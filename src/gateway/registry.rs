@@ -52,9 +52,13 @@ impl Registry {
         self.count.load(Ordering::Relaxed)
     }
 
-    pub fn insert<'a>(&self, agents: &'a mut Agents, uid: InstanceUid, entry: Entry) -> &'a mut Entry {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        agents.entries.entry(uid).insert_entry(entry).into_mut()
+    /// Adds an agent. Returns the entry that was there under its uid, if one was.
+    pub fn insert(&self, agents: &mut Agents, uid: InstanceUid, entry: Entry) -> Option<Entry> {
+        let replaced = agents.entries.insert(uid, entry);
+        if replaced.is_none() {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+        replaced
     }
 
     pub fn remove(&self, agents: &mut Agents, uid: &InstanceUid) -> Option<Entry> {

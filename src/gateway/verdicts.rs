@@ -3,6 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use prost::Message;
+use tokio::task::coop::consume_budget;
 
 use super::{
     Shared,
@@ -26,7 +27,7 @@ pub async fn run(shared: Arc<Shared>, mut subscription: Box<dyn Subscription>) {
     loop {
         match subscription.next().await {
             Event::Message { payload, .. } => match GatewayBatch::decode(payload) {
-                Ok(batch) => take(&shared, batch),
+                Ok(batch) => take(&shared, batch).await,
                 Err(error) => tracing::warn!(%error, "unreadable batch from the config service"),
             },
             Event::Gap => {
@@ -38,33 +39,39 @@ pub async fn run(shared: Arc<Shared>, mut subscription: Box<dyn Subscription>) {
     }
 }
 
-fn take(shared: &Shared, batch: GatewayBatch) {
+/// Gives way to other tasks in between, as often as the runtime wishes: a batch may concern thousands of agents, and the
+/// next one may be here already.
+async fn take(shared: &Shared, batch: GatewayBatch) {
+    consume_budget().await;
     for body in batch.bodies {
         if let Some(hash) = ContentHash::from_slice(&body.config_hash) {
-            offers::take_body(shared, hash, &body.remote_config);
+            offers::take_body(shared, hash, &body.remote_config).await;
         }
     }
     if let Some(tokens) = batch.agent_tokens {
         shared.tokens.replace(&tokens);
     }
     for verdict in &batch.verdicts {
+        consume_budget().await;
         if let Ok(uid) = InstanceUid::from_slice(&verdict.instance_uid) {
             take_verdict(shared, uid, verdict);
         }
     }
     for group in &batch.offers {
-        take_offers(shared, group);
+        take_offers(shared, group).await;
     }
     for probe in &batch.probes {
+        consume_budget().await;
         if let Ok(uid) = InstanceUid::from_slice(&probe.instance_uid) {
             duplicates::probe(shared, uid, probe.connection_generation);
         }
     }
 }
 
-fn take_offers(shared: &Shared, group: &OfferGroup) {
+async fn take_offers(shared: &Shared, group: &OfferGroup) {
     let Some(hash) = ContentHash::from_slice(&group.config_hash) else { return };
     for (uid, generation) in group.instance_uids.chunks_exact(16).zip(&group.desired_generations) {
+        consume_budget().await;
         if let Ok(uid) = InstanceUid::from_slice(uid) {
             offers::offer(shared, uid, hash, *generation, group.repeat);
         }

@@ -273,17 +273,34 @@ async fn a_connection_may_idle_between_polls_for_longer_than_headers_may_take() 
 #[tokio::test]
 async fn a_refused_body_is_read_so_that_the_refusal_arrives() {
     let bench = Bench::start(Config { agent_auth: AgentAuth::Required, ..config() }).await;
-    let body = vec![0; 6 << 20];
+    let (small, large) = (vec![0; 200 << 10], vec![0; 6 << 20]);
     let token = format!("Authorization: Bearer {TOKEN}\r\n");
-    for (status, headers) in [
-        ("413", format!("{PROTOBUF}{token}")),
-        ("415", format!("{PROTOBUF}{token}Content-Encoding: br\r\n")),
-        ("415", format!("Content-Type: text/plain\r\n{token}")),
-        ("401", PROTOBUF.to_owned()),
+    for (status, headers, body) in [
+        ("413", format!("{PROTOBUF}{token}"), &large),
+        ("415", format!("{PROTOBUF}{token}Content-Encoding: br\r\n"), &large),
+        ("415", format!("Content-Type: text/plain\r\n{token}"), &large),
+        ("401", PROTOBUF.to_owned(), &small),
     ] {
-        let (head, _) = bench.post(&headers, &body).await;
+        let (head, _) = bench.post(&headers, body).await;
         assert!(head.starts_with(&format!("http/1.1 {status}")), "{status}: {head}");
     }
+}
+
+#[tokio::test]
+async fn nobody_makes_the_gateway_read_a_long_body_without_a_token() {
+    let bench = Bench::start(Config { agent_auth: AgentAuth::Required, ..config() }).await;
+    let mut socket = TcpStream::connect(bench.address).await.unwrap();
+    let head = format!("POST /v1/opamp HTTP/1.1\r\nHost: x\r\n{PROTOBUF}Transfer-Encoding: chunked\r\n\r\n");
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let chunk = [&b"10000\r\n"[..], &[0; 0x10000], b"\r\n"].concat();
+    let (mut reading, mut writing) = socket.into_split();
+    let mut written = 0;
+    // What the kernels of both sides hold comes on top; it is less than the rest of this.
+    while written < 60 << 20 && writing.write_all(&chunk).await.is_ok() {
+        written += chunk.len();
+    }
+    assert!(written < 60 << 20, "all of it was read");
+    let _ = reading.read(&mut [0; 9]).await;
 }
 
 #[tokio::test]
@@ -301,6 +318,17 @@ async fn an_agent_that_starts_afresh_over_http_opens_a_new_connection() {
         assert_eq!(report.opening.unwrap().first_sequence_num, again);
         assert_eq!(flags, 0);
     }
+}
+
+#[tokio::test]
+async fn numbers_that_never_move_or_repeat_at_times_are_no_restarts() {
+    let mut bench = Bench::start(config()).await;
+    let mut openings = Vec::new();
+    for sequence_num in [0, 0, 0, 0, 5, 5, 6, 6] {
+        bench.poll(&full(1, sequence_num)).await;
+        openings.push(bench.service.report().await.opening.is_some());
+    }
+    assert_eq!(openings, [true, true, false, false, false, false, false, false]);
 }
 
 #[tokio::test]
