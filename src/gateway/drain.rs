@@ -34,10 +34,10 @@ pub async fn run(shared: &Arc<Shared>) {
     if !connections.is_empty() {
         tokio::time::sleep(shared.config.drain_grace).await;
     }
-    pace.each(&connections, |connection| send_away(shared, connection)).await;
+    pace.each(&connections, |connection| send_away(connection)).await;
     // Those whose upgrade was under way when the drain began.
     for connection in shared.connections.slice(0, usize::MAX).0 {
-        send_away(shared, &connection);
+        send_away(&connection);
     }
     // And polls.
     end_http(shared);
@@ -75,16 +75,9 @@ fn send_unavailable(shared: &Shared, connection: &Arc<Connection>) {
     }
 }
 
-fn send_away(shared: &Shared, connection: &Arc<Connection>) {
+/// Its agents are handed over when the peer has answered, for until then they may say something; or when its time is over.
+fn send_away(connection: &Connection) {
     connection.close(code::GOING_AWAY, "this server is shutting down", "drain");
-    for uid in connection.outbox.with_uids(|uids| uids.to_vec()) {
-        let agents = &mut *shared.registry.lock(&uid);
-        if let Some(entry) = agents.entries.get_mut(&uid).filter(|entry| entry.link.is(connection)) {
-            entry.end(Reason::Drain, shared.now());
-            agents.active.insert(uid);
-            shared.outgoing.report(uid);
-        }
-    }
 }
 
 fn end_http(shared: &Shared) {

@@ -1,6 +1,6 @@
 //! One message of an agent: whose it is, what it changes, and the reply to it. Both transports meet in [`receive`].
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use tokio::sync::oneshot;
 
@@ -57,10 +57,11 @@ pub enum Outcome {
     },
 }
 
-/// Takes one WebSocket message.
+/// Takes one WebSocket message. While the gateway leaves, one that comes after its own Close is taken too, though not replied
+/// to: what it says is handed over, so that the next gateway finds nothing missing.
 pub fn receive_websocket(shared: &Arc<Shared>, connection: &Arc<Connection>, message: &[u8]) {
     shared.metrics.websocket_messages.increment(1);
-    if !connection.outbox.is_open() {
+    if !connection.outbox.is_open() && !shared.is_draining.load(Ordering::Relaxed) {
         return;
     }
     let payload = frame::payload(message);

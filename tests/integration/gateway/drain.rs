@@ -7,7 +7,8 @@ use muster::{
         opamp::{ServerErrorResponseType, server_error_response::Details},
     },
 };
-use tokio_tungstenite::tungstenite::Error as WsError;
+use tokio::io::AsyncReadExt;
+use tokio_tungstenite::{MaybeTlsStream, tungstenite::Error as WsError};
 
 use super::harness::*;
 
@@ -53,6 +54,37 @@ async fn everybody_is_sent_away_and_handed_over() {
         endings.push(report.instance_uid);
     }
     assert_eq!(service.bus.members(Role::Gateway).await.unwrap(), [""; 0]);
+}
+
+/// What an agent says before it has read the Close counts: the next gateway would find it missing.
+#[tokio::test]
+async fn what_comes_after_the_close_was_sent_is_handed_over() {
+    let mut bench = Bench::start(config()).await;
+    let mut agent = bench.connect().await;
+    agent.say(&full(1, 0)).await;
+    bench.service.report().await;
+    bench.shutdown.cancel();
+    // The library's client would say nothing after it has read the Close: it is seen underneath.
+    let socket = match agent.socket.get_mut() {
+        MaybeTlsStream::Plain(socket) => socket,
+        _ => panic!("no TLS here"),
+    };
+    let mut came = Vec::new();
+    while !came.windows(2).any(|window| window == 1001u16.to_be_bytes()) {
+        assert_ne!(socket.read_buf(&mut came).await.unwrap(), 0, "a Close before the end");
+    }
+    agent.send(&health(1, 1, "late")).await;
+    agent.socket.close(None).await.unwrap();
+    let ending = loop {
+        let report = bench.service.report().await;
+        if report.ending.is_some() {
+            break report;
+        }
+        assert_eq!(message(&report).health.unwrap().last_error, "late");
+    };
+    assert_eq!((ending.ending.unwrap().reason(), ending.sequence_num), (Reason::Drain, 1));
+    assert!(ending.report_number >= 3, "its report came before, or along with the ending");
+    bench.stop().await;
 }
 
 #[tokio::test]
