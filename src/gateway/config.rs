@@ -35,6 +35,8 @@ pub struct Config {
     /// Messages, after decompression. The largest real reports (effective configurations of big collectors) stay under
     /// 1 MiB; the specification's 64 MiB would let a few clients fill the memory that holds a fleet.
     pub max_received_bytes: usize,
+    /// The specification's default: a body is held once for all agents, so a large one costs little. Above what one policy
+    /// may hold (16 MiB), so that what the admin API takes can be sent.
     pub max_sent_bytes: usize,
     /// A WebSocket that was silent for this long is pinged. Above the usual heartbeat of 30 s, so that agents which send
     /// heartbeats cost no pings.
@@ -79,7 +81,7 @@ impl Default for Config {
             http_idle_timeout: Duration::from_secs(90),
             body_timeout: Duration::from_secs(15),
             max_received_bytes: 4 << 20,
-            max_sent_bytes: 4 << 20,
+            max_sent_bytes: 64 << 20,
             ping_after: Duration::from_secs(45),
             idle_timeout: Duration::from_secs(120),
             write_timeout: Duration::from_secs(30),
