@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use tonic::{Code, Status};
+use http::Response;
+use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::{
@@ -24,6 +25,21 @@ fn info(reason: &str, metadata: &[(&str, &str)]) -> ErrorDetails {
     let metadata: HashMap<_, _> =
         metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     ErrorDetails::with_error_info(reason, DOMAIN, metadata)
+}
+
+/// Errors that the framework makes before a service is asked get a reason, too.
+pub fn with_reason(response: Response<Body>) -> Response<Body> {
+    let status = match Status::from_header_map(response.headers()) {
+        Some(status) if status.code() != Code::Ok && status.details().is_empty() => status,
+        _ => return response,
+    };
+    let reason = match status.code() {
+        Code::Unimplemented => "NOT_IMPLEMENTED",
+        Code::OutOfRange | Code::ResourceExhausted => "REQUEST_TOO_LARGE",
+        Code::Internal => "REQUEST_UNREADABLE",
+        _ => "REQUEST_REFUSED",
+    };
+    self::status(status.code(), reason, status.message(), &[]).into_http()
 }
 
 /// Try again soon.
@@ -71,6 +87,14 @@ pub fn uid(text: &str) -> Result<InstanceUid, Status> {
     text.parse().map_err(|error: crate::model::uid::InvalidUid| invalid("instance_uid", error.to_string()))
 }
 
+/// A name by which something is looked up. U+0000 is refused, because the database's texts cannot hold it.
+pub fn name<'a>(field: &str, text: &'a str) -> Result<&'a str, Status> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(invalid(field, "must be given, and without U+0000"));
+    }
+    Ok(text)
+}
+
 /// The selector that a request gives; a wrong one is refused with the position of the error.
 pub fn selector(text: &str) -> Result<Selector, Status> {
     text.parse().map_err(|error| invalid("selector", selector_problem(&error)))
@@ -91,6 +115,9 @@ pub fn from_store(error: store::Error) -> Status {
         }
         Error::NotFound { kind, name } => {
             status(Code::NotFound, &reason(kind, "NOT_FOUND"), message, &[("name", &name)])
+        }
+        Error::Ambiguous { kind, name } => {
+            status(Code::InvalidArgument, &reason(kind, "AMBIGUOUS"), message, &[("name", &name)])
         }
         Error::AlreadyExists { kind, name } => {
             status(Code::AlreadyExists, &reason(kind, "ALREADY_EXISTS"), message, &[("name", &name)])

@@ -1,6 +1,6 @@
 //! The gate in front of every call: who calls, how long it may take, and how it went.
 //!
-//! Only gRPC health is open. Reflection is not: what a deployment offers is its operators' business.
+//! Health and reflection are open: probes and tools have no token, and the API's definition is no secret.
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +22,7 @@ use crate::{
     proto,
 };
 
-const OPEN_SERVICE: &str = "/grpc.health.v1.Health/";
+const OPEN_SERVICES: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
 
 #[derive(Clone)]
 pub struct Gate {
@@ -108,7 +108,7 @@ where
         let mut inner = mem::replace(&mut self.inner, unready);
         let gate = self.gate.clone();
         Box::pin(async move {
-            if request.uri().path().starts_with(OPEN_SERVICE) {
+            if OPEN_SERVICES.iter().any(|service| request.uri().path().starts_with(service)) {
                 return inner.call(request).await;
             }
             let method = gate.method(request.uri().path());
@@ -123,7 +123,7 @@ where
                 }
             };
             let response = match tokio::time::timeout(gate.time_limit, call).await {
-                Ok(response) => response?,
+                Ok(response) => errors::with_reason(response?),
                 Err(_) => timed_out(gate.time_limit).into_http(),
             };
             metrics::call(method, code(&response), started.elapsed());

@@ -49,6 +49,9 @@ fn changes(set: Vec<(String, String)>, remove: Vec<String>) -> Result<LabelChang
         changes.insert(key, Some(value));
     }
     for key in remove {
+        if key.contains('\0') {
+            violations.add("remove", "no label has a key with U+0000");
+        }
         if changes.insert(key.clone(), None).is_some() {
             violations.add("remove", format!("label {key:?} is to be changed twice"));
         }

@@ -9,7 +9,7 @@ use super::{
     authorized::Authorized,
     context::Context,
     convert,
-    errors::from_store,
+    errors::{self, from_store},
     pages,
     pages::Pages,
     policy_rules,
@@ -91,7 +91,8 @@ impl Service {
     }
 
     async fn get(&self, request: Authorized<GetPolicyRequest>) -> Result<Policy, Status> {
-        let policy = self.0.store.get_policy(&request.message.name).await.map_err(from_store)?;
+        let name = errors::name("name", &request.message.name)?;
+        let policy = self.0.store.get_policy(name).await.map_err(from_store)?;
         let mut policy = convert::policy::policy(policy);
         if let Some(revision) = policy.revision.as_mut().filter(|_| request.message.include_bodies) {
             let hash = |content: &[u8]| ContentHash::from_slice(content);
@@ -109,7 +110,8 @@ impl Service {
         let size = pages::size(request.message.page_size)?;
         let pages = Pages::of(&["policies"]);
         let after = pages.after(&request.message.page_token)?.map(String::from_utf8).transpose();
-        let after = after.map_err(|_| pages::invalid_token())?;
+        let after = after.ok().filter(|name| !name.as_ref().is_some_and(|name| name.contains('\0')));
+        let after = after.ok_or_else(pages::invalid_token)?;
         let policies = self.0.store.list_policies(after.as_deref(), size as u32).await.map_err(from_store)?;
         let last = policies.last().filter(|_| policies.len() == size);
         Ok(ListPoliciesResponse {
@@ -122,9 +124,10 @@ impl Service {
         let message = request.message;
         let size = pages::size(message.page_size)?;
         let pages = Pages::of(&["revisions", &message.name]);
+        let name = errors::name("name", &message.name)?;
         let before = pages.after(&message.page_token)?.map(<[u8; 8]>::try_from).transpose();
         let before = before.map_err(|_| pages::invalid_token())?.map(u64::from_be_bytes);
-        let revisions = self.0.store.list_revisions(&message.name, before, size as u32).await.map_err(from_store)?;
+        let revisions = self.0.store.list_revisions(name, before, size as u32).await.map_err(from_store)?;
         let last = revisions.last().filter(|_| revisions.len() == size);
         Ok(ListRevisionsResponse {
             next_page_token: last.map(|last| pages.token(&last.number.to_be_bytes())).unwrap_or_default(),
@@ -135,7 +138,8 @@ impl Service {
     async fn delete(&self, request: Authorized<DeletePolicyRequest>) -> Result<DeletePolicyResponse, Status> {
         let actor = request.actor();
         let DeletePolicyRequest { name, etag } = request.message;
-        self.0.store.delete_policy(&name, etag.as_deref(), &actor).await.map_err(from_store)?;
+        let name = errors::name("name", &name)?;
+        self.0.store.delete_policy(name, etag.as_deref(), &actor).await.map_err(from_store)?;
         self.tell_change().await;
         Ok(DeletePolicyResponse {})
     }

@@ -76,10 +76,8 @@ impl Service {
 
     async fn revoke(&self, request: Authorized<RevokeTokenRequest>) -> Result<admin::Token, Status> {
         let actor = request.actor();
-        if request.message.token.is_empty() {
-            return Err(errors::invalid("token", "must be a token's id or name"));
-        }
-        let revoked = self.0.store.revoke_token(&request.message.token, actor.now, &actor).await;
+        let id_or_name = errors::name("token", &request.message.token)?;
+        let revoked = self.0.store.revoke_token(id_or_name, actor.now, &actor).await;
         let revoked = revoked.map_err(from_store)?;
         self.changed(revoked.kind).await;
         Ok(convert::token::token(revoked))

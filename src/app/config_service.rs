@@ -26,6 +26,9 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 /// Name of the token that `MUSTER_OPERATOR_TOKEN` gives.
 const OPERATOR_TOKEN_NAME: &str = "bootstrap";
 
+/// Tokens that are shorter than this are worth a warning.
+const SHORT_TOKEN_CHARS: usize = 16;
+
 pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()> {
     bus::metrics::describe();
     store::metrics::describe();
@@ -34,13 +37,17 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
     let node = node::id(role.node.node_id.clone());
     let config = role.config_service.config()?;
     let operator_token = role.operator_token()?;
+    if operator_token.as_ref().is_some_and(|token| token.expose().len() < SHORT_TOKEN_CHARS) {
+        tracing::warn!("the operator token is so short that it could be guessed");
+    }
+    let (database_url, redis_url) = (role.store.url()?, role.bus.url()?);
     let calls = listeners::bind("the admin API", role.admin_listen)?;
     let scrapes = listeners::bind("metrics", role.node.metrics_listen)?;
     let addresses = [("admin", calls.local_addr()?), ("metrics", scrapes.local_addr()?)];
 
-    let postgres = PostgresStore::connect(role.store.url()?.expose(), role.store.config())?;
+    let postgres = PostgresStore::connect(database_url.expose(), role.store.config())?;
     let store: SharedStore = Arc::new(postgres.clone());
-    let bus: SharedBus = bus::redis::Redis::connect(role.bus.url()?.expose(), &role.bus.redis_prefix)?;
+    let bus: SharedBus = bus::redis::Redis::connect(redis_url.expose(), &role.bus.redis_prefix)?;
     tokio::select! {
         prepared = prepare(&store, operator_token.as_ref()) => prepared?,
         () = shutdown.cancelled() => return Ok(()),

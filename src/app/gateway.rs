@@ -10,22 +10,24 @@ use super::{
 };
 use crate::{
     bus::{self, SharedBus},
-    gateway::Gateway,
+    gateway::{self, Gateway},
     settings::GatewayRole,
     telemetry::Metrics,
 };
 
 pub async fn run(role: GatewayRole, metrics: Metrics) -> anyhow::Result<()> {
     bus::metrics::describe();
+    gateway::metrics::describe();
     let shutdown = shutdown::on_signal().context("signals")?;
     let node = node::id(role.node.node_id.clone());
     let config = role.gateway.config()?;
+    let redis_url = role.bus.url()?;
     listeners::warn_if_open(&role.gateway, role.opamp_listen);
     let opamp = listeners::bind("OpAMP", role.opamp_listen)?;
     let scrapes = listeners::bind("metrics", role.node.metrics_listen)?;
     let addresses = [("opamp", opamp.local_addr()?), ("metrics", scrapes.local_addr()?)];
 
-    let bus: SharedBus = bus::redis::Redis::connect(role.bus.url()?.expose(), &role.bus.redis_prefix)?;
+    let bus: SharedBus = bus::redis::Redis::connect(redis_url.expose(), &role.bus.redis_prefix)?;
     let gateway = Gateway::new(config, node.clone(), bus);
 
     let mut health = Health::new(metrics);

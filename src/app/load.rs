@@ -18,7 +18,9 @@ pub async fn run(role: LoadRole) -> anyhow::Result<()> {
         () = progress::show(stats, agents) => unreachable!("progress is shown for ever"),
     };
     progress::finish();
-    write(&role, &summary)
+    write(&role, &summary)?;
+    anyhow::ensure!(summary.latency_ms.first_reply.count > 0, "no agent got an answer");
+    Ok(())
 }
 
 fn write(role: &LoadRole, summary: &Summary) -> anyhow::Result<()> {

@@ -45,6 +45,7 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     bus::metrics::describe();
     store::metrics::describe();
     admin::metrics::describe();
+    gateway::metrics::describe();
     let shutdown = shutdown::on_signal().context("signals")?;
     let (gateway_config, service_config) = (role.gateway.config()?, role.config_service.config()?);
     let folder = DataDir::open(&role.data_dir)?;
@@ -104,7 +105,7 @@ async fn ready(gateway: &gateway::Handle, stages: &Stages, shutdown: &Cancellati
 
 async fn first_token(folder: &DataDir, store: &SharedStore, kind: TokenKind) -> anyhow::Result<FirstToken> {
     let token = folder.token(kind)?;
-    first_token::ensure(store, kind, "standalone", &token.text).await?;
+    first_token::ensure(store, kind, &format!("standalone-{}", kind.name()), &token.text).await?;
     Ok(token)
 }
 

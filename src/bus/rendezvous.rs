@@ -1,19 +1,46 @@
-//! Who of the live config service replicas owns a shard: the one with the highest random weight for it. Every node
-//! that sees the same list of members says the same, with nothing to agree on, and when a member goes only its own
-//! shards move.
+//! Who of the live config service replicas owns a shard: the one with the highest random weight for it that has not its
+//! equal share yet. Every node that sees the same list of members says the same, with nothing to agree on.
+//!
+//! Without the bound on shares, luck would give one of two replicas up to 1.2 times, and one of eight up to 1.8 times
+//! its part of 64 shards. Its price is that when a member goes, a few shards move besides its own; a move is harmless. (More
+//! shards would even out luck too, but each is a transaction of its own whenever policies change.)
 //!
 //! Architecture invariant: pure.
 
+use std::{cmp::Reverse, collections::BTreeMap};
+
 use crate::model::uid::{SHARD_COUNT, Shard, stable_hash};
 
-/// The owner of `shard` among `members` (in any order); `None` if there are none.
-pub fn owner<S: AsRef<str>>(shard: Shard, members: &[S]) -> Option<&str> {
-    members.iter().map(AsRef::as_ref).max_by_key(|member| (weight(shard, member), *member))
+/// The shards of `node` among `members` (in any order), ascending. Shares differ by one shard at most.
+pub fn owned<S: AsRef<str>>(node: &str, members: &[S]) -> Vec<Shard> {
+    let owners = owners(members);
+    owners.into_iter().filter(|(_, owner)| *owner == node).map(|(shard, _)| shard).collect()
 }
 
-/// The shards of `node` among `members`, ascending.
-pub fn owned<S: AsRef<str>>(node: &str, members: &[S]) -> Vec<Shard> {
-    (0..SHARD_COUNT).filter(|shard| owner(*shard, members) == Some(node)).collect()
+/// The owner of each shard; empty if there are no members.
+pub fn owners<S: AsRef<str>>(members: &[S]) -> BTreeMap<Shard, &str> {
+    let mut shares: BTreeMap<&str, u16> = members.iter().map(|member| (member.as_ref(), 0)).collect();
+    let Some(count) = u16::try_from(shares.len()).ok().filter(|count| *count > 0) else {
+        return BTreeMap::new();
+    };
+    let share = SHARD_COUNT / count;
+    let mut larger_shares = SHARD_COUNT % count;
+    let mut pairs: Vec<(u64, Shard, &str)> = (0..SHARD_COUNT)
+        .flat_map(|shard| shares.keys().map(move |member| (weight(shard, member), shard, *member)))
+        .collect();
+    pairs.sort_unstable_by_key(|pair| Reverse(*pair));
+    let mut owners = BTreeMap::new();
+    for (_, shard, member) in pairs {
+        let Some(has) = shares.get_mut(member) else { continue };
+        let is_full = *has > share || *has == share && larger_shares == 0;
+        if is_full || owners.contains_key(&shard) {
+            continue;
+        }
+        larger_shares -= u16::from(*has == share);
+        *has += 1;
+        owners.insert(shard, member);
+    }
+    owners
 }
 
 /// The same on every node and in every version.
@@ -26,8 +53,6 @@ fn weight(shard: Shard, member: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -51,40 +76,47 @@ mod tests {
         }
 
         #[test]
-        fn a_member_that_goes_moves_its_own_shards_only(members in members(), gone in any::<prop::sample::Index>()) {
-            let gone = gone.get(&members).clone();
-            let rest: Vec<_> = members.iter().filter(|member| **member != gone).cloned().collect();
-            for shard in 0..SHARD_COUNT {
-                let before = owner(shard, &members);
-                if before != Some(gone.as_str()) {
-                    prop_assert_eq!(before, owner(shard, &rest));
-                }
-            }
+        fn shares_differ_by_one_shard_at_most(members in members()) {
+            let shares: Vec<usize> = members.iter().map(|member| owned(member, &members).len()).collect();
+            let (least, most) = (shares.iter().min(), shares.iter().max());
+            prop_assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 1), "{:?}", shares);
         }
 
-        /// Over many shards, since 64 alone are too few to tell bad luck from a bad hash.
         #[test]
-        fn shards_are_spread_evenly(members in members()) {
-            let mut shares = BTreeMap::<&str, u32>::new();
-            for shard in 0..4_000 {
-                *shares.entry(owner(shard, &members).unwrap_or_default()).or_default() += 1;
-            }
-            let fair = 4_000 / members.len() as u32;
-            prop_assert_eq!(shares.len(), members.len());
-            prop_assert!(shares.values().all(|share| (fair * 2 / 3..fair * 3 / 2).contains(share)), "{:?}", shares);
+        fn when_a_member_goes_most_shards_of_the_others_stay(members in members(), gone in any::<prop::sample::Index>()) {
+            let gone = gone.get(&members).clone();
+            let rest: Vec<_> = members.iter().filter(|member| **member != gone).cloned().collect();
+            let after = owners(&rest);
+            let moved = owners(&members)
+                .into_iter()
+                .filter(|(shard, owner)| *owner != gone && after.get(shard) != Some(owner))
+                .count();
+            prop_assert!(moved <= usize::from(SHARD_COUNT) / 4, "{} shards moved without need", moved);
         }
     }
 
     #[test]
+    fn more_members_than_shards_have_one_each() {
+        let members: Vec<String> = (0..100).map(|n| format!("replica-{n}")).collect();
+        let shares: Vec<usize> = members.iter().map(|member| owned(member, &members).len()).collect();
+        assert_eq!((shares.iter().max(), shares.iter().sum::<usize>()), (Some(&1), usize::from(SHARD_COUNT)));
+    }
+
+    #[test]
+    fn a_member_that_is_listed_twice_counts_once() {
+        assert_eq!(owners(&["a", "b", "a"]), owners(&["a", "b"]));
+    }
+
+    #[test]
     fn nobody_owns_what_nobody_can() {
-        assert_eq!(owner::<&str>(0, &[]), None);
+        assert!(owners::<&str>(&[]).is_empty());
         assert!(owned("absent", &["present"]).is_empty());
     }
 
     /// Replicas of different versions must agree.
     #[test]
     fn owners_never_change_between_versions() {
-        let owners: String = (0..16).filter_map(|shard| owner(shard, &["a", "b", "c"])).collect();
+        let owners: String = owners(&["a", "b", "c"]).into_values().take(16).collect();
         assert_eq!(owners, "baccabbaabaccabb");
     }
 }

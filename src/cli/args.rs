@@ -66,6 +66,9 @@ pub enum Command {
     /// Delete a policy
     #[command(subcommand)]
     Delete(Delete),
+    /// Drop what is stored of an agent that is gone for good
+    #[command(subcommand)]
+    Forget(Forget),
     /// What one agent should run
     #[command(subcommand)]
     Agent(Agent),
@@ -162,6 +165,17 @@ pub enum History {
 pub enum Delete {
     /// A policy
     Policy { name: String },
+}
+
+#[derive(Subcommand)]
+pub enum Forget {
+    /// An agent, with its labels; it is known again when it reports again
+    Agent {
+        uid: String,
+        /// Also when it is connected
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Subcommand)]

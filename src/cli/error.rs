@@ -50,6 +50,9 @@ fn write_status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let violations = violations(status);
     if violations.len() < 2 {
         f.write_str(status.message())?;
+        if let Some(cause) = root_cause(status) {
+            write!(f, ": {cause}")?;
+        }
     } else {
         f.write_str("the request is not valid")?;
         for (field, description) in &violations {
@@ -61,6 +64,15 @@ fn write_status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (_, "") => Ok(()),
         (_, name) => write!(f, " ({name})"),
     }
+}
+
+/// What the network said, of errors that the server did not make.
+fn root_cause(status: &Status) -> Option<String> {
+    let mut cause = std::error::Error::source(status)?;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    Some(cause.to_string()).filter(|text| !status.message().contains(text))
 }
 
 /// Fields that the server refuses, and why.
@@ -80,5 +92,21 @@ fn code_name(code: Code) -> &'static str {
         Code::OutOfRange => "OUT_OF_RANGE",
         Code::Unauthenticated => "UNAUTHENTICATED",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("transport error")]
+    struct Transport(#[source] io::Error);
+
+    #[test]
+    fn the_network_s_own_words_are_shown() {
+        let status = Status::from_error(Box::new(Transport(io::Error::other("not HTTP/2"))));
+        assert_eq!(Error::from(status).to_string(), "transport error: not HTTP/2");
+        assert_eq!(Error::from(Status::unavailable("away")).to_string(), "away (UNAVAILABLE)");
     }
 }

@@ -31,7 +31,7 @@ pub struct Document {
 pub struct Place {
     /// A path, or `stdin`.
     pub file: String,
-    /// From 1.
+    /// From 1; 0 for the file as a whole.
     pub document: usize,
     /// From 1; 0 if it is not known.
     pub line: u64,
@@ -39,7 +39,10 @@ pub struct Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: document {}", self.file, self.document)?;
+        f.write_str(&self.file)?;
+        if self.document > 0 {
+            write!(f, ": document {}", self.document)?;
+        }
         if self.line > 0 {
             write!(f, ", line {}", self.line)?;
         }
@@ -128,7 +131,7 @@ pub fn load(argument: &str) -> Result<Vec<Document>, Vec<Invalid>> {
         "-" => read(std::io::stdin().lock(), MAX_MANIFEST_BYTES),
         path => fs::File::open(path).map_err(|error| error.to_string()).and_then(|file| read(file, MAX_MANIFEST_BYTES)),
     };
-    let place = Place { file: file.clone(), document: 1, line: 0 };
+    let place = Place { file: file.clone(), document: 0, line: 0 };
     match text {
         Ok(text) => parse(&file, &folder, &text),
         Err(problem) => Err(vec![Invalid { place, problem }]),
@@ -163,7 +166,7 @@ pub fn parse(file: &str, folder: &Path, text: &[u8]) -> Result<Vec<Document>, Ve
         }
     }
     if documents.is_empty() && invalid.is_empty() {
-        let place = Place { file: file.to_owned(), document: 1, line: 0 };
+        let place = Place { file: file.to_owned(), document: 0, line: 0 };
         invalid.push(Invalid { place, problem: "there is no document in this file".to_owned() });
     }
     if invalid.is_empty() { Ok(documents) } else { Err(invalid) }

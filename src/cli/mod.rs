@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Agent, Args, Command, Config, Delete, Describe, Get, History, Label, Token, Watch};
+use args::{Agent, Args, Command, Config, Delete, Describe, Forget, Get, History, Label, Token, Watch};
 use connection::Client;
 use error::Result;
 
@@ -65,6 +65,7 @@ async fn call(command: Command, client: Client) -> Result<()> {
         Command::Apply { files, dry_run } => apply::apply(&client, &files, dry_run).await,
         Command::History(History::Policy { name, output }) => policies::history(&client, name, output.format).await,
         Command::Delete(Delete::Policy { name }) => policies::delete(&client, name).await,
+        Command::Forget(Forget::Agent { uid, force }) => agents::forget(&client, uid, force).await,
         Command::Agent(Agent::Config { uid, effective, diff, output }) => {
             agent_config::show(&client, uid, agent_config::Part::of(effective, diff), output.format).await
         }

@@ -1,6 +1,6 @@
 //! The metrics of the config service.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 
 pub const REPORTS: &str = "muster_config_reports_total";
 pub const REPORTS_DROPPED: &str = "muster_config_reports_dropped_total";
@@ -42,4 +42,8 @@ pub fn describe() {
     describe_counter!(DEAD_GATEWAYS, "Gateways found dead, whose agents were marked as disconnected");
     describe_counter!(COLLECTED, "Contents and configurations deleted because nothing referred to them");
     describe_counter!(FAILURES, "Failed attempts, by what was attempted; all are made again");
+    // So that the first event is an increase.
+    for name in [REPORTS, REPORTS_DROPPED, CONFLICTS, VERDICTS, FULL_STATE, BODIES, DEAD_GATEWAYS, COLLECTED] {
+        counter!(name).increment(0);
+    }
 }

@@ -18,6 +18,11 @@ use crate::{
     protocol::{Incoming, merge},
 };
 
+/// An HTTP agent that polls more seldom counts as gone in between: it would seem connected for three times as long.
+pub const LONGEST_INTERVAL_S: u32 = 900;
+/// An HTTP agent is gone after so many of its intervals.
+const SILENT_INTERVALS: u32 = 3;
+
 /// How an agent is reached.
 #[derive(Clone, Debug)]
 pub enum Link {
@@ -152,6 +157,19 @@ impl Entry {
         }
     }
 
+    /// Whether `incoming` shows that an HTTP agent has started afresh, or that the reply to its last report never came: what
+    /// it was sent may be lost, as with a connection. (A WebSocket that is lost is seen to be.)
+    pub fn is_restart(&self, incoming: &Incoming) -> bool {
+        let is_repeat = incoming.is_full && incoming.sequence_num == self.sequence_num;
+        matches!(self.link, Link::Http) && (incoming.sequence_num < self.sequence_num || is_repeat)
+    }
+
+    /// Whether an HTTP agent has not polled for three of its intervals.
+    pub fn is_silent(&self, now_s: u32, least_interval_s: u32) -> bool {
+        let interval_s = u32::from(self.interval_s).max(least_interval_s).max(1);
+        matches!(self.link, Link::Http) && now_s.saturating_sub(self.heard_s) > SILENT_INTERVALS * interval_s
+    }
+
     pub fn is_live(&self) -> bool {
         !matches!(self.link, Link::Gone { .. })
     }
@@ -187,8 +205,11 @@ impl Entry {
     pub fn take(&mut self, incoming: &Incoming, message: &[u8], now: Now, max_bytes: usize) -> Taken {
         let is_gap = incoming.sequence_num != self.sequence_num
             && Some(incoming.sequence_num) != self.sequence_num.checked_add(1);
-        if let Some(rare) = self.rare.as_mut().filter(|_| incoming.is_full) {
-            rare.full_state.satisfied();
+        if incoming.is_full {
+            // Whatever was missed is in it.
+            if let Some(rare) = &mut self.rare {
+                rare.full_state.satisfied();
+            }
         } else if is_gap {
             let before_gap = self.sequence_num;
             self.rare().full_state.missed(before_gap);
@@ -230,7 +251,7 @@ impl Entry {
 
     fn heard(&mut self, now_s: u32) {
         if matches!(self.link, Link::Http) && self.heard_s != 0 {
-            let gap = u16::try_from(now_s.saturating_sub(self.heard_s)).unwrap_or(u16::MAX);
+            let gap = now_s.saturating_sub(self.heard_s).min(LONGEST_INTERVAL_S) as u16;
             self.interval_s = gap.max(self.interval_s - self.interval_s / 4);
         }
         self.heard_s = now_s;

@@ -109,6 +109,31 @@ fn a_report_that_grows_too_large_keeps_the_newest_and_asks_for_the_rest() {
 }
 
 #[test]
+fn a_full_report_makes_good_its_own_gap() {
+    let mut entry = opened();
+    entry.acknowledged(entry.report_number);
+    entry.tidy(5_000);
+    assert!(entry.rare.is_none(), "nothing is known of the agent but its numbers");
+    take(&mut entry, &full(99), 6_000);
+    assert!(!entry.rare().full_state.is_due(u64::MAX / 2));
+}
+
+#[test]
+fn an_agent_that_polls_seldom_is_silent_once_only() {
+    let heard_s = opened().heard_s;
+    assert!(!opened().is_silent(heard_s + 90, 30) && opened().is_silent(heard_s + 91, 30));
+    // It was let go of, and comes back after two minutes.
+    let mut entry = Entry::new(Link::Http, 0);
+    entry.heard_s = heard_s;
+    entry.open(Link::Http, 11, 6, Some(5));
+    take(&mut entry, &heartbeat(6), u64::from(heard_s + 120) * 1_000);
+    let heard_s = entry.heard_s;
+    assert!(!entry.is_silent(heard_s + 350, 30) && entry.is_silent(heard_s + 370, 30));
+    take(&mut entry, &heartbeat(7), u64::from(heard_s + 60_000) * 1_000);
+    assert_eq!(u32::from(entry.interval_s), LONGEST_INTERVAL_S, "what is learnt has a bound");
+}
+
+#[test]
 fn the_interval_of_polls_is_learnt_and_forgotten_slowly() {
     let mut entry = opened();
     take(&mut entry, &heartbeat(6), 101_000);

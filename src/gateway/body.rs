@@ -1,6 +1,9 @@
 //! Bodies of plain HTTP: reading them within bounds, and gzip in both directions.
 
-use std::io::{Read, Write};
+use std::{
+    io::{Read, Write},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
@@ -10,6 +13,9 @@ use hyper::body::{Body, Incoming};
 
 /// Below this gzip makes a body larger, or saves nothing worth its work.
 const MIN_GZIP_BYTES: usize = 512;
+/// Of a body that is refused so much is read: the size that the specification recommends as a limit.
+const MAX_DISCARDED_BYTES: usize = 64 << 20;
+const DISCARD_PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Problem {
@@ -24,10 +30,15 @@ pub enum Problem {
 
 /// The whole body, decompressed, if neither it nor what came over the wire is longer than `max_bytes`.
 pub async fn read(headers: &HeaderMap, body: Incoming, max_bytes: usize) -> Result<Bytes, Problem> {
-    let is_gzip = is_gzip(headers)?;
-    if body.size_hint().lower() > max_bytes as u64 {
-        return Err(Problem::TooBig);
-    }
+    let is_gzip = match is_gzip(headers) {
+        Ok(is_gzip) if body.size_hint().lower() <= max_bytes as u64 => is_gzip,
+        refused => {
+            if !headers.contains_key(header::EXPECT) {
+                discard(body).await;
+            }
+            return Err(refused.err().unwrap_or(Problem::TooBig));
+        }
+    };
     let received = collect(body, max_bytes).await?;
     if is_gzip { gunzip(&received, max_bytes) } else { Ok(received) }
 }
@@ -50,11 +61,26 @@ async fn collect(mut body: Incoming, max_bytes: usize) -> Result<Bytes, Problem>
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Problem::Lost)?.into_data() else { continue };
         if data.len() > max_bytes - whole.len() {
+            drop(whole);
+            discard(body).await;
             return Err(Problem::TooBig);
         }
         whole.extend_from_slice(&data);
     }
     Ok(whole.freeze())
+}
+
+/// Reads on to the end of a body that is not wanted, so that the peer gets to the point where it reads the answer. A body
+/// that has no end is given up, and so is one of which nothing comes: its sender may be waiting for the answer.
+pub async fn discard(mut body: Incoming) {
+    let mut left = MAX_DISCARDED_BYTES;
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(DISCARD_PAUSE, body.frame()).await {
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        if bytes > left {
+            return;
+        }
+        left -= bytes;
+    }
 }
 
 fn gunzip(compressed: &[u8], max_bytes: usize) -> Result<Bytes, Problem> {

@@ -26,8 +26,10 @@ pub struct Config {
     /// A refused client is told to come back after a random time in between.
     pub retry_after_min: Duration,
     pub retry_after_max: Duration,
-    /// For a request's headers, and how long an HTTP connection may idle between requests.
+    /// For a request's headers.
     pub header_timeout: Duration,
+    /// How long an HTTP connection may idle between requests: agents that poll each 30 s keep theirs.
+    pub http_idle_timeout: Duration,
     /// For a request's body.
     pub body_timeout: Duration,
     /// Messages, after decompression. The largest real reports (effective configurations of big collectors) stay under
@@ -74,6 +76,7 @@ impl Default for Config {
             retry_after_min: Duration::from_secs(5),
             retry_after_max: Duration::from_secs(30),
             header_timeout: Duration::from_secs(10),
+            http_idle_timeout: Duration::from_secs(90),
             body_timeout: Duration::from_secs(15),
             max_received_bytes: 4 << 20,
             max_sent_bytes: 4 << 20,

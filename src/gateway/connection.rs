@@ -149,6 +149,10 @@ fn take_frame(shared: &Arc<Shared>, connection: &Arc<Connection>, frame: Frame<'
             }
         }
         Frame::Close(payload) => {
+            if !websocket::is_close_code(payload) {
+                refuse(connection, Violation::Protocol("close code that may not be sent"));
+                return true;
+            }
             // Echoed with its code; the reason is the peer's own.
             let echo = &payload[..payload.len().min(2)];
             connection.outbox.close(websocket::close(echo).into(), true);

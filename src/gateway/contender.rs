@@ -54,7 +54,7 @@ impl Contender {
         match origin {
             Origin::WebSocket(_) => {
                 self.waiting = Some(Waiting::WebSocket(echo));
-                Outcome::Held
+                Outcome::Settled
             }
             Origin::Http => {
                 let (sender, waiter) = tokio::sync::oneshot::channel();

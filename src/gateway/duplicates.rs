@@ -14,6 +14,7 @@ use super::{
     registry::Agents,
     reply::{self, Reply},
     timers::Timer,
+    uids::Alias,
 };
 use crate::{
     model::InstanceUid,
@@ -141,7 +142,7 @@ fn tell_new_uid(shared: &Shared, old: InstanceUid, uid: InstanceUid, link: &Link
             let is_new = connection.outbox.with_uids(|uids| {
                 uids.remove(&old);
                 uids.insert(uid);
-                uids.add_alias(old, uid)
+                uids.add_alias(Alias { old, new: uid, request: 0 })
             });
             if !is_new {
                 tracing::debug!(agent = %old, "connection has too many agents with new uids");
@@ -159,7 +160,7 @@ fn tell_new_uid(shared: &Shared, old: InstanceUid, uid: InstanceUid, link: &Link
                 Some(Waiting::Http(waiter)) => waiter.send(uid).is_ok(),
                 _ => false,
             };
-            shared.http_aliases.insert(old, uid, !is_told);
+            shared.http_aliases.insert(Alias { old, new: uid, request: 0 }, !is_told);
         }
         Link::Gone { .. } => {}
     }

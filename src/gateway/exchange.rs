@@ -48,8 +48,8 @@ impl Origin<'_> {
 
 pub enum Outcome {
     Reply(Reply),
-    /// WebSocket: the reply is sent when the verdict is here.
-    Held,
+    /// WebSocket: the reply has been sent, or is when the verdict is here.
+    Settled,
     /// HTTP: likewise. The agent is known by `uid` for now.
     HeldHttp {
         uid: InstanceUid,
@@ -88,7 +88,7 @@ pub async fn receive_http(shared: &Arc<Shared>, payload: &[u8], hint: Option<Ins
     shared.metrics.http_messages.increment(1);
     let (mut uid, mut echo, waiter) = match receive(shared, Origin::Http, payload) {
         Outcome::HeldHttp { uid, echo, waiter } => (uid, echo, waiter),
-        Outcome::Held => return Reply::error(hint, ServerErrorResponseType::Unavailable, String::new(), None),
+        Outcome::Settled => return Reply::error(hint, ServerErrorResponseType::Unavailable, String::new(), None),
         Outcome::Reply(reply) if reply.head.first() != Some(&UID_TAG) => {
             // An error without a uid.
             let uid_field = hint.map(|uid| crate::protocol::reply::uid_field(&uid));
@@ -114,6 +114,9 @@ pub async fn receive_http(shared: &Arc<Shared>, payload: &[u8], hint: Option<Ins
                 rare.waiting = None;
             }
             let message = reply::compose(shared, entry, echo, now_ms);
+            if message.tail.is_some() {
+                shared.metrics.offers_sent.increment(1);
+            }
             shared.want_body(uid, entry);
             message
         }
@@ -133,7 +136,7 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
             return Outcome::Reply(bad_request(shared, uid, error.to_string()));
         }
     };
-    let (uid, echo) = match identity::identify(shared, origin, &incoming) {
+    let (uid, echo) = match identity::identify(shared, origin, &incoming, payload) {
         Ok(known) => known,
         Err(text) => return Outcome::Reply(bad_request(shared, Some(incoming.uid), text)),
     };
@@ -141,7 +144,7 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
     let mut guard = shared.registry.lock(&uid);
     let agents = &mut *guard;
     let is_opening = match agents.entries.get_mut(&uid) {
-        Some(entry) if origin.is(&entry.link) => false,
+        Some(entry) if origin.is(&entry.link) && !entry.is_restart(&incoming) => false,
         Some(Entry { link: Link::WebSocket(old), .. }) if old.outbox.is_open() => {
             return duplicates::contend(shared, agents, uid, origin, echo, &incoming, payload);
         }
@@ -156,6 +159,9 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
                 return Outcome::Reply(Reply::error(Some(echo.uid), kind, text, Some(BUSY_RETRY_NS)));
             }
             let mut entry = Entry::new(origin.link(), 0);
+            if matches!(origin, Origin::Http) {
+                entry.heard_s = shared.seldom.came_back(&uid);
+            }
             entry.open(origin.link(), shared.registry.mint_generation(0), incoming.sequence_num, None);
             shared.registry.insert(agents, uid, entry);
             true
@@ -214,9 +220,15 @@ fn take(
     if waits && shared.bus.is_reachable() {
         return hold(shared, entry, uid, is_http, echo);
     }
-    let message = reply::compose(shared, entry, echo, now.ms);
+    let outcome = match origin {
+        Origin::WebSocket(connection) => {
+            reply::tell(shared, entry, connection, echo, now.ms);
+            Outcome::Settled
+        }
+        Origin::Http => Outcome::Reply(reply::compose(shared, entry, echo, now.ms)),
+    };
     shared.want_body(uid, entry);
-    Outcome::Reply(message)
+    outcome
 }
 
 fn hold(shared: &Shared, entry: &mut Entry, uid: InstanceUid, is_http: bool, echo: Echo) -> Outcome {
@@ -227,7 +239,7 @@ fn hold(shared: &Shared, entry: &mut Entry, uid: InstanceUid, is_http: bool, ech
     }
     entry.rare().waiting = Some(Waiting::WebSocket(echo));
     shared.timers.add(shared.config.verdict_wait, Timer::Reply { uid, generation: entry.generation });
-    Outcome::Held
+    Outcome::Settled
 }
 
 /// The agent comes back on another connection than the one it had, which is over.

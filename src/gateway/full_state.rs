@@ -9,7 +9,7 @@ const FREE_ASKS: u8 = 3;
 /// An agent that needed no ask for this long starts afresh.
 const FORGET_AFTER_MS: u64 = 600_000;
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FullState {
     is_wanted: bool,
     is_outstanding: bool,

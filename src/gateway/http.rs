@@ -3,13 +3,19 @@
 //! Architecture invariant: whoever is not let in learns it here, by a status. A socket that is upgraded and then closed makes
 //! real clients reconnect a thousand times a second.
 
-use std::{convert::Infallible, sync::Arc, sync::atomic::Ordering};
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering},
+    task::Poll,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
@@ -22,6 +28,7 @@ use super::{
     registry::Ticket,
     reply::Reply,
     upgrade,
+    watched::{Phase, Watch, Watched},
 };
 use crate::model::InstanceUid;
 
@@ -40,38 +47,76 @@ struct Serving {
     shared: Arc<Shared>,
     /// Goes along with the socket when it is upgraded.
     ticket: Mutex<Option<Ticket>>,
+    watch: Arc<Watch>,
     /// It is one too many: whatever it asks is refused.
     is_surplus: bool,
 }
 
-/// Serves HTTP on one connection until it ends or is upgraded.
+/// What a connection is told that was too slow to say what it wants.
+const HEADERS_TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// Serves HTTP on one connection until it ends, is upgraded, or its time is over.
 pub async fn serve(shared: Arc<Shared>, socket: TcpStream, ticket: Ticket, is_surplus: bool) {
-    let header_timeout = shared.config.header_timeout;
-    let serving = Arc::new(Serving { shared, ticket: Mutex::new(Some(ticket)), is_surplus });
+    let (header_timeout, idle_timeout) = (shared.config.header_timeout, shared.config.http_idle_timeout);
+    let watch = Watch::new();
+    let serving = Arc::new(Serving { shared, ticket: Mutex::new(Some(ticket)), watch: watch.clone(), is_surplus });
     let service = service_fn(move |request| {
         let serving = serving.clone();
-        async move { Ok::<_, Infallible>(serving.answer(request).await) }
+        async move {
+            serving.watch.enter(Phase::Serving);
+            let answer = serving.answer(request).await;
+            serving.watch.enter(Phase::Idle);
+            Ok::<_, Infallible>(answer)
+        }
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+    let mut connection = http1::Builder::new()
+        .header_read_timeout(None)
         .max_buf_size(HTTP_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(socket), service)
+        .serve_connection(TokioIo::new(Watched { socket, watch: watch.clone() }), service)
         .with_upgrades();
-    if let Err(error) = connection.await {
-        tracing::trace!(%error, "HTTP connection ended");
+    let mut alarm = pin!(tokio::time::sleep(header_timeout));
+    let is_over = poll_fn(|cx| {
+        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(result.inspect_err(|error| tracing::trace!(%error, "HTTP connection ended")).is_ok());
+        }
+        let Some(deadline) = watch.deadline(header_timeout, idle_timeout) else { return Poll::Pending };
+        if alarm.deadline() != deadline {
+            alarm.as_mut().reset(deadline);
+        }
+        alarm.as_mut().poll(cx).map(|()| false)
+    });
+    if !is_over.await
+        && watch.phase() == Phase::Head
+        && let Some(parts) = connection.into_parts()
+    {
+        metrics::refused("header_timeout");
+        // Whoever does not take so few bytes at once does not want them.
+        let _ = parts.io.into_inner().socket.try_write(HEADERS_TOO_SLOW);
     }
 }
 
 impl Serving {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
-        match self.admit(&request) {
+        let admitted = self.admit(&request);
+        match admitted {
             Ok(credential) if request.method() == Method::POST => {
                 drop(credential);
                 self.exchange(request).await.unwrap_or_else(|refusal| *refusal)
             }
             Ok(credential) => self.handshake(request, credential).unwrap_or_else(|refusal| *refusal),
-            Err(refusal) => *refusal,
+            Err(refusal) => {
+                self.discard(request).await;
+                *refusal
+            }
+        }
+    }
+
+    /// Reads the body of a request that is refused, within bounds: a socket that is closed with bytes unread takes the answer
+    /// back before the peer has seen it. Who waits for leave to send the body sends none.
+    async fn discard(&self, request: Request<Incoming>) {
+        if !request.headers().contains_key(header::EXPECT) {
+            let config = &self.shared.config;
+            let _ = tokio::time::timeout(config.body_timeout, body::discard(request.into_body())).await;
         }
     }
 
@@ -108,11 +153,12 @@ impl Serving {
 
     /// A plain HTTP exchange.
     async fn exchange(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
-        let (head, body) = request.into_parts();
-        if !is_protobuf(&head.headers) {
+        if !is_protobuf(request.headers()) {
+            self.discard(request).await;
             let text = "OpAMP over plain HTTP is application/x-protobuf";
             return Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", text));
         }
+        let (head, body) = request.into_parts();
         let config = &self.shared.config;
         let read = body::read(&head.headers, body, config.max_received_bytes);
         let message = match tokio::time::timeout(config.body_timeout, read).await {
@@ -231,11 +277,17 @@ fn accept_key(request: &Request<Incoming>) -> Result<HeaderValue, Refusal> {
         headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         return Err(answer);
     }
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24);
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| is_websocket_key(key.as_bytes()));
     let accept = key.map(|key| tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes()));
     accept
         .and_then(|accept| HeaderValue::try_from(accept).ok())
         .ok_or_else(|| refusal(StatusCode::BAD_REQUEST, "websocket_key", "no proper Sec-WebSocket-Key"))
+}
+
+/// Whether `key` can be the base64 of 16 bytes.
+fn is_websocket_key(key: &[u8]) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
+    matches!(key, [digits @ .., b'=', b'='] if digits.len() == 22 && digits.iter().all(is_digit))
 }
 
 fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {

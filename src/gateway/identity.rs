@@ -2,12 +2,13 @@
 
 use std::{
     collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 
-use super::{Shared, agents::Echo, exchange::Origin};
+use super::{Shared, agents::Echo, exchange::Origin, uids::Alias};
 use crate::{model::InstanceUid, protocol::Incoming};
 
 /// HTTP agents that were given a new uid and have not been seen to use it; beyond this the oldest is forgotten.
@@ -21,30 +22,34 @@ pub struct HttpAliases(Mutex<HashMap<InstanceUid, HttpAlias>>);
 
 #[derive(Clone, Copy, Debug)]
 struct HttpAlias {
-    uid: InstanceUid,
+    alias: Alias,
     since: Instant,
     /// The agent has not been told yet.
     is_news: bool,
 }
 
 impl HttpAliases {
-    pub fn insert(&self, old: InstanceUid, uid: InstanceUid, is_news: bool) {
+    pub fn insert(&self, alias: Alias, is_news: bool) {
         let mut aliases = self.0.lock();
-        aliases.retain(|_, alias| alias.since.elapsed() < HTTP_ALIAS_LIFETIME);
+        aliases.retain(|_, known| known.since.elapsed() < HTTP_ALIAS_LIFETIME);
         if aliases.len() >= MAX_HTTP_ALIASES
-            && let Some(oldest) = aliases.iter().min_by_key(|(_, alias)| alias.since).map(|(old, _)| *old)
+            && let Some(oldest) = aliases.iter().min_by_key(|(_, known)| known.since).map(|(old, _)| *old)
         {
             aliases.remove(&oldest);
         }
-        aliases.insert(old, HttpAlias { uid, since: Instant::now(), is_news });
+        aliases.insert(alias.old, HttpAlias { alias, since: Instant::now(), is_news });
     }
 
-    fn get(&self, old: &InstanceUid) -> Option<HttpAlias> {
+    fn get(&self, old: &InstanceUid) -> Option<(Alias, bool)> {
         let mut aliases = self.0.lock();
-        let alias = aliases.get_mut(old).filter(|alias| alias.since.elapsed() < HTTP_ALIAS_LIFETIME)?;
-        let found = *alias;
-        alias.is_news = false;
-        Some(found)
+        let known = aliases.get_mut(old).filter(|known| known.since.elapsed() < HTTP_ALIAS_LIFETIME)?;
+        Some((known.alias, std::mem::take(&mut known.is_news)))
+    }
+
+    fn asked_again(&self, alias: Alias, request: u64) {
+        if let Some(known) = self.0.lock().get_mut(&alias.old).filter(|known| known.alias == alias) {
+            known.alias.request = request;
+        }
     }
 }
 
@@ -54,27 +59,55 @@ pub fn new_uid() -> InstanceUid {
 }
 
 /// Under which uid the sender of a message is known, and to whom the reply goes. An error is a text for the agent.
-pub fn identify(shared: &Shared, origin: Origin<'_>, incoming: &Incoming) -> Result<(InstanceUid, Echo), String> {
+pub fn identify(
+    shared: &Shared,
+    origin: Origin<'_>,
+    incoming: &Incoming,
+    payload: &[u8],
+) -> Result<(InstanceUid, Echo), String> {
     let said = incoming.uid;
-    let asks = incoming.requests_instance_uid();
-    let alias = match origin {
-        Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.alias(&said)).map(|uid| (uid, asks)),
-        Origin::Http if asks => None,
-        Origin::Http => shared.http_aliases.get(&said).map(|alias| (alias.uid, alias.is_news)),
+    let request = incoming.requests_instance_uid().then(|| digest(payload));
+    let known = match origin {
+        Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.alias(&said)).map(|it| (it, false)),
+        Origin::Http => shared.http_aliases.get(&said),
     };
-    if let Some((uid, is_news)) = alias {
-        return Ok((uid, Echo { uid: said, new_uid: is_news.then_some(uid) }));
+    if let Some((alias, is_news)) = known
+        && request.is_none_or(|request| !is_another_agent(shared, alias, incoming, request))
+    {
+        if let Some(request) = request {
+            match origin {
+                Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.asked_again(alias, request)),
+                Origin::Http => shared.http_aliases.asked_again(alias, request),
+            }
+        }
+        let is_told = is_news || request.is_some();
+        return Ok((alias.new, Echo { uid: said, new_uid: is_told.then_some(alias.new) }));
     }
-    if !asks {
-        return Ok((said, Echo { uid: said, new_uid: None }));
-    }
-    let uid = new_uid();
+    let Some(request) = request else { return Ok((said, Echo { uid: said, new_uid: None })) };
+    let alias = Alias { old: said, new: new_uid(), request };
     let is_allowed = match origin {
-        Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.add_alias(said, uid)),
+        Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.add_alias(alias)),
         Origin::Http => shared.minting.try_take(),
     };
     if !is_allowed {
         return Err("too many requests for an instance_uid".to_owned());
     }
-    Ok((uid, Echo { uid: said, new_uid: Some(uid) }))
+    if matches!(origin, Origin::Http) {
+        shared.http_aliases.insert(alias, false);
+    }
+    Ok((alias.new, Echo { uid: said, new_uid: Some(alias.new) }))
+}
+
+/// Whether a request for a uid comes from another agent than the one that was given `alias`, though with the same temporary
+/// uid: it does not go on where that one was, and does not repeat its request either.
+fn is_another_agent(shared: &Shared, alias: Alias, incoming: &Incoming, request: u64) -> bool {
+    let agents = shared.registry.lock(&alias.new);
+    let known = agents.entries.get(&alias.new);
+    request != alias.request && known.is_some_and(|entry| incoming.sequence_num <= entry.sequence_num)
+}
+
+fn digest(payload: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    payload.hash(&mut hasher);
+    hasher.finish()
 }

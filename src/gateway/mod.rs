@@ -3,13 +3,13 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | `listener`, `http`, `body`, `upgrade` | from an accepted socket to a message or a WebSocket |
+//! | `listener`, `http`, `watched`, `body`, `upgrade` | from an accepted socket to a message or a WebSocket |
 //! | `websocket`, `connection`, `outbox` | one WebSocket: frames, its reading task, its sending half |
 //! | `exchange`, `reply` | what a message does; what is sent back |
 //! | `agents`, `full_state`, `uids`, `registry` | what is known of each agent, in memory |
 //! | `reports`, `verdicts`, `offers` | the conversation with the config service |
 //! | `identity`, `duplicates`, `contender` | who an agent is, when that is not plain |
-//! | `timers`, `sweeper`, `drain` | what time brings about |
+//! | `timers`, `sweeper`, `seldom`, `drain` | what time brings about |
 //!
 //! Architecture invariants: the gateway never reaches the store. A heartbeat touches memory alone. An idle agent costs its
 //! [`agents::Entry`], its [`connection::Reader`] and its [`connection::Connection`], whose sizes a test holds.
@@ -34,11 +34,13 @@ mod pace;
 mod registry;
 mod reply;
 mod reports;
+mod seldom;
 mod sweeper;
 mod timers;
 mod uids;
 mod upgrade;
 mod verdicts;
+mod watched;
 mod websocket;
 
 use std::sync::{
@@ -91,6 +93,7 @@ struct Shared {
     outgoing: reports::Outgoing,
     timers: timers::Timers,
     http_aliases: identity::HttpAliases,
+    seldom: seldom::Seldom,
     /// New WebSockets.
     admission: pace::Bucket,
     /// Requests for full state.
@@ -119,6 +122,7 @@ impl Gateway {
             outgoing: reports::Outgoing::default(),
             timers: timers::Timers::default(),
             http_aliases: identity::HttpAliases::default(),
+            seldom: seldom::Seldom::default(),
             admission: pace::Bucket::new(config.admission_per_second, config.admission_burst),
             full_state: pace::Bucket::new(config.full_state_per_second, config.full_state_per_second),
             repeats: pace::Bucket::new(config.repeats_per_second, config.repeats_per_second),

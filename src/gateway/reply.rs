@@ -78,10 +78,24 @@ pub fn compose(shared: &Shared, entry: &mut Entry, echo: Echo, now_ms: u64) -> R
             rare.offer = None;
             entry.offered_generation = generation;
             offer = Some(body);
-            shared.metrics.offers_sent.increment(1);
         }
     }
     Reply::with(echo, fields, offer)
+}
+
+/// Sends over a WebSocket what the agent is to be told. What a slow peer has no room for stays to be told: the sweeper comes
+/// back to it.
+pub fn tell(shared: &Shared, entry: &mut Entry, connection: &Connection, echo: Echo, now_ms: u64) {
+    let wishes = entry.rare.as_ref().map(|rare| (rare.offer, rare.full_state.clone()));
+    let offered_generation = entry.offered_generation;
+    let message = compose(shared, entry, echo, now_ms);
+    if send(shared, connection, &message) {
+        return;
+    }
+    if let (Some(rare), Some((offer, full_state))) = (&mut entry.rare, wishes) {
+        (rare.offer, rare.full_state) = (offer, full_state);
+        entry.offered_generation = offered_generation;
+    }
 }
 
 /// Tells the agent what there is to tell: by the reply that is held back for it, if that is complete, or by a push. Over
@@ -107,8 +121,7 @@ pub fn deliver(shared: &Shared, uid: InstanceUid, entry: &mut Entry, is_answered
         return;
     }
     if let Link::WebSocket(connection) = entry.link.clone() {
-        let message = compose(shared, entry, echo, now_ms);
-        send(shared, &connection, &message);
+        tell(shared, entry, &connection, echo, now_ms);
     }
 }
 
@@ -116,8 +129,7 @@ pub fn deliver(shared: &Shared, uid: InstanceUid, entry: &mut Entry, is_answered
 pub fn answer_waiting(shared: &Shared, entry: &mut Entry, now_ms: u64) {
     let waiting = entry.rare.as_mut().and_then(|rare| rare.waiting.take());
     if let (Some(Waiting::WebSocket(echo)), Link::WebSocket(connection)) = (waiting, entry.link.clone()) {
-        let message = compose(shared, entry, echo, now_ms);
-        send(shared, &connection, &message);
+        tell(shared, entry, &connection, echo, now_ms);
     }
 }
 
@@ -137,5 +149,9 @@ pub fn send(shared: &Shared, connection: &Connection, message: &Reply) -> bool {
     head.put_u8(frame::HEADER);
     head.put_slice(&message.head);
     shared.metrics.sent_bytes.increment(payload_bytes as u64);
-    connection.outbox.try_send(head.freeze(), message.tail.clone(), shared.config.max_sent_bytes)
+    let is_sent = connection.outbox.try_send(head.freeze(), message.tail.clone(), shared.config.max_sent_bytes);
+    if is_sent && message.tail.is_some() {
+        shared.metrics.offers_sent.increment(1);
+    }
+    is_sent
 }

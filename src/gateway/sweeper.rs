@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{
     Shared,
-    agents::{Entry, Link},
+    agents::Link,
     config::AgentAuth,
     connection::Connection,
     pace, reply, reports,
@@ -27,8 +27,6 @@ const SLICES: u16 = 10;
 const SLICE: Duration = Duration::from_millis(100);
 /// How long the peer may take to answer a Close.
 const CLOSE_WAIT_S: u32 = 2;
-/// An HTTP agent is gone after so many of its intervals.
-const SILENT_INTERVALS: u32 = 3;
 /// Agents over HTTP are looked through this seldom: their time is counted in tens of seconds.
 const HTTP_ROUND_S: u32 = 5;
 /// Sockets with revoked tokens closed in one slice.
@@ -38,6 +36,8 @@ pub const MEMBERSHIP_TTL: Duration = Duration::from_secs(10);
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(3);
 /// The list of tokens is asked for this often, in rounds, once it is known.
 const TOKENS_EVERY_ROUNDS: u64 = 60;
+/// HTTP agents that left are forgotten this often, in rounds.
+const FORGET_EVERY_ROUNDS: u64 = 60;
 
 /// Sweeps, for ever.
 pub async fn run(shared: Arc<Shared>) {
@@ -66,6 +66,9 @@ pub async fn run(shared: Arc<Shared>) {
 }
 
 fn each_second(shared: &Shared, round: u64, now_ms: u64) {
+    if round.is_multiple_of(FORGET_EVERY_ROUNDS) {
+        shared.seldom.forget(shared.clock.now_s());
+    }
     shared.ask_for_bodies(now_ms);
     if shared.config.agent_auth == AgentAuth::Required
         && (!shared.tokens.are_known() || round.is_multiple_of(TOKENS_EVERY_ROUNDS))
@@ -104,12 +107,9 @@ fn sweep_active(shared: &Shared, shard: Shard, now_ms: u64) {
 fn end_silent(shared: &Shared, shard: Shard, now_s: u32) {
     let http_s = shared.config.http_interval.as_secs() as u32;
     let agents = &mut *shared.registry.lock_shard(shard);
-    let silent = |entry: &Entry| {
-        let interval_s = u32::from(entry.interval_s).max(http_s).max(1);
-        matches!(entry.link, Link::Http) && now_s.saturating_sub(entry.heard_s) > SILENT_INTERVALS * interval_s
-    };
-    for (uid, entry) in agents.entries.iter_mut().filter(|(_, entry)| silent(entry)) {
+    for (uid, entry) in agents.entries.iter_mut().filter(|(_, entry)| entry.is_silent(now_s, http_s)) {
         tracing::debug!(agent = %uid, "no poll for three intervals");
+        shared.seldom.left(*uid, entry.heard_s);
         entry.end(Reason::ConnectionClosed, shared.now());
         agents.active.insert(*uid);
         shared.outgoing.report(*uid);

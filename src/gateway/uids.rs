@@ -15,7 +15,16 @@ pub struct Uids {
 #[derive(Debug, Default)]
 struct More {
     uids: HashSet<InstanceUid>,
-    aliases: Vec<(InstanceUid, InstanceUid)>,
+    aliases: Vec<Alias>,
+}
+
+/// A uid that an agent came with, and the one that it was given instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alias {
+    pub old: InstanceUid,
+    pub new: InstanceUid,
+    /// A digest of the message with which it last asked for one; 0 if it did not ask.
+    pub request: u64,
 }
 
 /// A connection's agents are given new uids this often at most; a client that always asks for one would have no end.
@@ -55,19 +64,26 @@ impl Uids {
         uids.next().filter(|_| uids.next().is_none()).copied()
     }
 
-    /// The uid that an agent was given instead of `uid`.
-    pub fn alias(&self, uid: &InstanceUid) -> Option<InstanceUid> {
-        let more = self.more.as_ref()?;
-        more.aliases.iter().find(|(old, _)| old == uid).map(|(_, new)| *new)
+    /// What the agent that came with `uid` was given last.
+    pub fn alias(&self, uid: &InstanceUid) -> Option<Alias> {
+        self.more.as_ref()?.aliases.iter().rev().find(|alias| alias.old == *uid).copied()
+    }
+
+    /// Notes that the agent of `alias` has asked again.
+    pub fn asked_again(&mut self, alias: Alias, request: u64) {
+        let found = self.more.as_mut().and_then(|more| more.aliases.iter_mut().rev().find(|known| **known == alias));
+        if let Some(known) = found {
+            known.request = request;
+        }
     }
 
     /// Remembers that; false if there are too many.
-    pub fn add_alias(&mut self, old: InstanceUid, new: InstanceUid) -> bool {
+    pub fn add_alias(&mut self, alias: Alias) -> bool {
         let aliases = &mut self.more.get_or_insert_default().aliases;
         if aliases.len() >= MAX_ALIASES {
             return false;
         }
-        aliases.push((old, new));
+        aliases.push(alias);
         true
     }
 }

@@ -16,6 +16,7 @@ use super::{
     connection::{Connection, Reader},
     outbox::Outbox,
     registry::Ticket,
+    watched::Watched,
 };
 
 /// Waits for the end of the handshake and starts the connection's task.
@@ -27,8 +28,8 @@ pub async fn establish(shared: Arc<Shared>, upgraded: OnUpgrade, credential: Opt
             return;
         }
     };
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => start(shared, parts.io.into_inner(), &parts.read_buf, credential, ticket),
+    match upgraded.downcast::<TokioIo<Watched>>() {
+        Ok(parts) => start(shared, parts.io.into_inner().socket, &parts.read_buf, credential, ticket),
         Err(_) => tracing::error!("the upgraded connection is not the socket that was accepted"),
     }
 }

@@ -328,6 +328,14 @@ pub fn close(payload: &[u8]) -> Vec<u8> {
     control(CLOSE, payload)
 }
 
+/// Whether a Close may carry this payload: nothing, or a code that RFC 6455 or its registry lets endpoints send.
+pub fn is_close_code(payload: &[u8]) -> bool {
+    match payload {
+        [high, low, ..] => matches!(u16::from_be_bytes([*high, *low]), 1000..=1003 | 1007..=1014 | 3000..=4999),
+        _ => payload.is_empty(),
+    }
+}
+
 fn control(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let payload = &payload[..payload.len().min(MAX_CONTROL_BYTES)];
     [&[0x80 | opcode, payload.len() as u8], payload].concat()

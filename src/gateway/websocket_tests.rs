@@ -124,3 +124,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn codes_that_may_not_be_sent_are_known() {
+    for code in [1000u16, 1001, 1003, 1007, 1011, 3000, 4999] {
+        assert!(is_close_code(&code.to_be_bytes()), "{code}");
+    }
+    for code in [0u16, 999, 1004, 1005, 1006, 1015, 2999, 5000] {
+        assert!(!is_close_code(&code.to_be_bytes()), "{code}");
+    }
+    assert!(is_close_code(b""));
+}

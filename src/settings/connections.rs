@@ -43,7 +43,11 @@ pub struct Store {
 
 impl Store {
     pub fn url(&self) -> Result<Secret, Error> {
-        secret::required("database_url", &self.database_url, &self.database_url_file)
+        let url = secret::required("database_url", &self.database_url, &self.database_url_file)?;
+        if !["postgres://", "postgresql://"].iter().any(|scheme| url.expose().starts_with(scheme)) {
+            return Err(Error::Conflict("database-url must start with postgres:// or postgresql://".to_owned()));
+        }
+        Ok(url)
     }
 
     pub fn config(&self) -> postgres::Config {

@@ -42,9 +42,12 @@ pub struct Gateway {
     /// Longest time after which a refused agent is told to come back.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::duration)]
     retry_after_max: Duration,
-    /// How long the headers of a request may take, and how long an HTTP connection may idle between requests.
+    /// How long the headers of a request may take.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::duration)]
     header_timeout: Duration,
+    /// How long an HTTP connection may idle between requests.
+    #[arg(long, value_name = "DURATION", default_value = "90s", value_parser = values::duration)]
+    http_idle_timeout: Duration,
     /// How long the body of a request may take.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = values::duration)]
     body_timeout: Duration,
@@ -111,6 +114,7 @@ impl Gateway {
             retry_after_min: self.retry_after_min,
             retry_after_max: self.retry_after_max,
             header_timeout: self.header_timeout,
+            http_idle_timeout: self.http_idle_timeout,
             body_timeout: self.body_timeout,
             max_received_bytes: self.max_received_bytes as usize,
             max_sent_bytes: self.max_sent_bytes as usize,

@@ -106,8 +106,13 @@ pub struct ConfigServiceRole {
 }
 
 impl ConfigServiceRole {
+    /// A text that can stand in a header as it is; otherwise nobody could ever use it.
     pub fn operator_token(&self) -> Result<Option<Secret>, Error> {
-        secret::one_of("operator_token", &self.operator_token, &self.operator_token_file)
+        let token = secret::one_of("operator_token", &self.operator_token, &self.operator_token_file)?;
+        if token.as_ref().is_some_and(|token| !token.expose().chars().all(|c| c.is_ascii_graphic())) {
+            return Err(Error::Conflict("operator-token must have visible ASCII characters only".to_owned()));
+        }
+        Ok(token)
     }
 }
 

@@ -37,7 +37,10 @@ pub(super) async fn observed<T>(
             Error::Internal(text) => Error::Internal(format!("{operation}: {text}")),
             Error::Schema(_) => error,
             // Answers to the caller, not trouble of the database.
-            Error::NotFound { .. } | Error::AlreadyExists { .. } | Error::EtagMismatch { .. } => return error,
+            Error::NotFound { .. }
+            | Error::AlreadyExists { .. }
+            | Error::Ambiguous { .. }
+            | Error::EtagMismatch { .. } => return error,
         };
         metrics::counter!(ERRORS, "operation" => operation).increment(1);
         named

@@ -54,6 +54,8 @@ pub enum Error {
     NotFound { kind: &'static str, name: String },
     #[error("{kind} {name:?} exists already")]
     AlreadyExists { kind: &'static str, name: String },
+    #[error("more than one {kind} is called {name:?}: give its id")]
+    Ambiguous { kind: &'static str, name: String },
     /// A given etag is not the present one.
     #[error("{kind} {name:?} has changed: its etag is {current}, not {given}")]
     EtagMismatch { kind: &'static str, name: String, given: String, current: String },

@@ -8,4 +8,5 @@ mod support;
 mod clients;
 mod cluster;
 mod faults;
+mod hostile;
 mod standalone;

@@ -36,6 +36,14 @@ fn settings_that_cannot_work_stop_the_program_and_are_named() {
     let together = refusal(2, &["standalone", "--ping-after", "5m", "--idle-timeout", "1m"], &[]);
     assert!(together.contains("ping-after") && together.contains("idle-timeout"), "{together}");
 
+    let scheme = refusal(2, &["migrate", "--database-url", "mysql://h/muster"], &[]);
+    assert!(scheme.contains("database-url must start with postgres://"), "{scheme}");
+
+    let urls = [("MUSTER_DATABASE_URL", "postgres://127.0.0.1:1/m"), ("MUSTER_REDIS_URL", "redis://127.0.0.1:1")];
+    let token = [&urls[..], &[("MUSTER_OPERATOR_TOKEN", "two words")]].concat();
+    let token = refusal(2, &["config-service"], &token);
+    assert!(token.contains("operator-token must have visible ASCII") && !token.contains("two words"), "{token}");
+
     let missing = refusal(2, &["gateway", "--opamp-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"], &[]);
     assert!(missing.contains("MUSTER_REDIS_URL"), "{missing}");
     assert!(!Path::new("muster-data").exists(), "a refused start leaves nothing behind");
@@ -75,6 +83,9 @@ async fn a_data_folder_has_one_user_and_survives_a_restart() {
     }
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&folder), mode(&folder.join("operator.token"))), (0o700, 0o600));
+    for name in ["muster.db", "muster.db-wal"] {
+        assert_eq!(mode(&folder.join(name)), 0o600, "{name}: configurations hold secrets");
+    }
     let in_use = refusal(1, &["standalone", "--data-dir", folder.to_str().unwrap()], &[]);
     assert!(in_use.contains("in use"), "{in_use}");
 

@@ -116,6 +116,11 @@ impl Node {
         self.process = None;
     }
 
+    /// The id of the running process.
+    pub fn pid(&mut self) -> u32 {
+        self.running().pid().as_raw_nonzero().get().unsigned_abs()
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| process.exit_status().is_none())
     }

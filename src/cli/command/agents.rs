@@ -1,4 +1,4 @@
-//! Agents: list, show, describe, label, retry.
+//! Agents: list, show, describe, label, forget, retry.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ use crate::{
             or_dash,
         },
     },
-    proto::admin::{GetAgentRequest, ListAgentsRequest, RetryConfigRequest, SetLabelsRequest},
+    proto::admin::{ForgetAgentRequest, GetAgentRequest, ListAgentsRequest, RetryConfigRequest, SetLabelsRequest},
 };
 
 pub async fn list(client: &Client, selector: String, format: Format) -> Result<()> {
@@ -106,6 +106,12 @@ pub async fn label(client: &Client, instance_uid: String, changes: &[String]) ->
     }
     let agent = client.agents().set_labels(client.request(request)).await?.into_inner();
     output::write(&format!("agent/{} labeled\n", agent.instance_uid))
+}
+
+pub async fn forget(client: &Client, uid: String, force: bool) -> Result<()> {
+    let request = ForgetAgentRequest { instance_uid: uid.clone(), etag: None, force };
+    client.agents().forget_agent(client.request(request)).await?;
+    output::write(&format!("agent/{uid} forgotten\n"))
 }
 
 pub async fn retry(client: &Client, instance_uid: String) -> Result<()> {

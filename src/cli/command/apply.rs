@@ -29,15 +29,26 @@ pub async fn apply(client: &Client, files: &[String], is_dry: bool) -> Result<()
     if is_dry {
         return output::write(&outcomes.iter().map(|outcome| line(outcome, true)).collect::<String>());
     }
-    for document in documents {
+    for (done, document) in documents.iter().enumerate() {
         let applied = send(client, document.request.clone()).await;
-        // What was applied so far has been said.
-        output::write(&line(
-            &applied.map_err(|status| Error::Message(explain(&document, &status).join("\n")))?,
-            false,
-        ))?;
+        let applied = applied.map_err(|status| stopped(&documents, done, &explain(document, &status)))?;
+        output::write(&line(&applied, false))?;
     }
     Ok(())
+}
+
+/// Each policy is a transaction of its own: what was applied before one that fails stays applied.
+fn stopped(documents: &[Document], done: usize, problems: &[String]) -> Error {
+    let problems = problems.join("\n");
+    if let [_] = documents {
+        return Error::Message(problems);
+    }
+    let rest: Vec<_> = documents[done..].iter().map(|document| format!("policy/{}", document.request.name)).collect();
+    let rest = rest.join(", ");
+    let total = documents.len();
+    Error::Message(format!(
+        "{problems}\n{done} of {total} policies were applied before that; not applied: {rest}\nthe same command can be given again"
+    ))
 }
 
 async fn send(client: &Client, request: ApplyPolicyRequest) -> std::result::Result<ApplyPolicyResponse, Status> {

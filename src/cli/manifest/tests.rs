@@ -67,7 +67,7 @@ fn refused_fields_are_found() {
 fn mistakes_are_named_with_their_line() {
     let head = "kind: Config\nname: a\nselector: b\n";
     for (text, expected) in [
-        ("", "m.yaml: document 1: there is no document in this file"),
+        ("", "m.yaml: there is no document in this file"),
         ("kind: Config\nname: a\n", "m.yaml: document 1, line 2: missing field `selector`"),
         (&format!("{head}selektor: x\n"), "m.yaml: document 1, line 4: unknown field `selektor`"),
         (&format!("{head}priority: high\n"), "m.yaml: document 1, line 4: "),

@@ -45,15 +45,16 @@ impl From<admin::Token> for Token {
 }
 
 impl View for Token {
-    const COLUMNS: &'static [&'static str] = &["NAME", "KIND", "CREATED", "EXPIRES"];
-    const WIDE_COLUMNS: &'static [&'static str] = &["ID", "CREATED BY"];
+    const COLUMNS: &'static [&'static str] = &["NAME", "KIND", "CREATED", "EXPIRES", "ID"];
+    const WIDE_COLUMNS: &'static [&'static str] = &["CREATED BY"];
 
     fn cells(&self) -> Vec<String> {
-        vec![self.name.clone(), self.kind.to_owned(), self.created_age.clone(), self.status.clone()]
+        let Self { name, kind, created_age, status, id, .. } = self;
+        vec![name.clone(), (*kind).to_owned(), created_age.clone(), status.clone(), id.clone()]
     }
 
     fn wide_cells(&self) -> Vec<String> {
-        vec![self.id.clone(), or_dash(&self.created_by)]
+        vec![or_dash(&self.created_by)]
     }
 
     fn name(&self) -> String {

@@ -173,13 +173,14 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
         Ok(observation) => (record.observed.effective_config.zip(observation.effective_config), None),
         Err(error) => (None, Some(error.to_string())),
     };
-    if report.carries_config_status() && unreadable.is_none() {
-        quarantine::take_status(&before.observed, &record.observed, &mut record.desired, is_new_connection);
-    }
     // A change of policies is brought to established connections by reconciliation, at its own pace.
     let mut config = None;
     if is_new_connection || report.carries_description() {
         config = recompute(&mut record, context.policies, context.now).and_then(|target| target.config);
+    }
+    // After what it should have is known, so that an agent that is new here is not offered what it says it refused.
+    if report.carries_config_status() && unreadable.is_none() {
+        quarantine::take_status(&before.observed, &record.observed, &mut record.desired, is_new_connection);
     }
     let mut verdict = answer(uid, &record, report);
     // A newcomer that is to take another uid is offered its configuration once its gateway knows it by that.

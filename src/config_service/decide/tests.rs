@@ -241,6 +241,16 @@ fn what_the_agent_has_or_refused_is_not_offered() {
 }
 
 #[test]
+fn an_unknown_agent_is_not_offered_what_it_says_it_refused() {
+    let refused =
+        AgentToServer { remote_config_status: status(3, desired().as_bytes()).remote_config_status, ..full("web") };
+    let first = Report { message: encoded(&refused), opening: opening(0, None), ..report("a", 9, 10, 1) };
+    let decided = written(decided_by(None, &first, None));
+    assert_eq!(decided.record.desired.config, Some(desired()));
+    assert!(decided.verdict.config_hash.is_empty());
+}
+
+#[test]
 fn decisions_by_newer_policies_stand() {
     let mut row = disconnected();
     row.desired.epoch = 9;

@@ -65,7 +65,9 @@ impl PostgresStore {
         let options =
             PgConnectOptions::from_str(url).map_err(|error| Error::Internal(format!("database URL: {error}")))?;
         let statement_timeout = format!("{}ms", config.statement_timeout.as_millis());
-        let options = options.application_name("muster").options([("statement_timeout", statement_timeout)]);
+        // Without remarks such as that a table is there already, which would be log lines at every migration.
+        let session = [("statement_timeout", statement_timeout.as_str()), ("client_min_messages", "warning")];
+        let options = options.application_name("muster").options(session);
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)
             .acquire_timeout(config.acquire_timeout)

@@ -76,10 +76,7 @@ async fn find_to_revoke(tx: &mut Tx, id_or_name: &str) -> Result<Token> {
     let mut rows: Vec<TokenRow> = sqlx::query_as(by_name).bind(id_or_name).fetch_all(&mut **tx).await?;
     match (rows.pop(), rows.is_empty()) {
         (Some(row), true) => row.try_into(),
-        (Some(_), false) => {
-            let name = format!("{id_or_name} (an agent and an operator token have this name: give the id)");
-            Err(Error::not_found("token", name))
-        }
+        (Some(_), false) => Err(Error::Ambiguous { kind: "token", name: id_or_name.to_owned() }),
         (None, _) => Err(Error::not_found("token", id_or_name)),
     }
 }

@@ -44,11 +44,11 @@ pub struct SqliteStore {
 impl SqliteStore {
     const MAINTENANCE_LIMIT: Duration = Duration::from_secs(600);
 
-    /// Opens the file, makes it if there is none, and brings its schema up to date.
+    /// Opens the file, makes it (for its owner alone) if there is none, and brings its schema up to date.
     pub async fn open(path: &Path) -> Result<Self> {
+        make_private(path)?;
         let options = SqliteConnectOptions::new()
             .filename(path)
-            .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             // A report is acknowledged when its transaction has ended; it must outlive a loss of power.
             .synchronous(SqliteSynchronous::Full)
@@ -92,5 +92,15 @@ impl SqliteStore {
 
     fn limit(&self) -> Duration {
         OPERATION_LIMIT
+    }
+}
+
+/// Makes the file if there is none: configurations hold secrets. SQLite makes the files beside it with the same mode.
+fn make_private(path: &Path) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    match made {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(sqlx::Error::Io(error).into()),
+        _ => Ok(()),
     }
 }

@@ -12,7 +12,6 @@ use muster::{
         },
         opamp,
     },
-    store::Store,
 };
 use prost::Message;
 use tonic::Code;

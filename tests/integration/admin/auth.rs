@@ -3,7 +3,7 @@
 use muster::{
     auth::Operators,
     proto::admin::{GetFleetSummaryRequest, ListAgentsRequest},
-    store::{NewToken, Store, TokenKind},
+    store::{NewToken, TokenKind},
 };
 use tonic::{Code, Request};
 
@@ -73,7 +73,7 @@ async fn an_expired_token_is_refused() {
 async fn while_the_store_is_away_nobody_is_called_unauthenticated() {
     let world = World::start().await;
     world.agents().list_agents(world.request(ListAgentsRequest::default())).await.unwrap();
-    world.store.close().await;
+    world.close_store().await;
     // A token that was good a moment ago still is; the store is asked for the rest.
     let status = world.agents().list_agents(world.request(ListAgentsRequest::default())).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"));

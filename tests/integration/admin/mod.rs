@@ -1,11 +1,13 @@
-//! The admin API over real sockets, with SQLite and the in-process bus behind it.
+//! The admin API over real sockets; see [`world`] for what is behind it.
 
 mod agents;
 mod auth;
 mod musterctl;
+mod partial_apply;
 mod policies;
 mod protocol;
 mod test_bus;
+mod texts;
 mod tokens;
 mod watch;
 mod world;

@@ -2,10 +2,7 @@
 
 use std::{fs, path::Path, process::Stdio};
 
-use muster::{
-    model::Labels,
-    store::{Store, TokenKind},
-};
+use muster::{model::Labels, store::TokenKind};
 use serde_json::Value;
 use tokio::{io::AsyncWriteExt, process::Command};
 
@@ -120,6 +117,16 @@ async fn labels_are_set_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connected_agent_is_forgotten_by_force_only() {
+    let world = World::start().await;
+    world.put(&[agent(1, &[])]).await;
+    let id = uid(1).to_string();
+    assert!(fails(&world, &["forget", "agent", &id]).await.contains("AGENT_CONNECTED"));
+    assert_eq!(run(&world, &["forget", "agent", &id, "--force"]).await, format!("agent/{id} forgotten\n"));
+    assert!(fails(&world, &["forget", "agent", &id]).await.contains("AGENT_NOT_FOUND"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn manifests_are_applied_as_a_whole() {
     let world = World::start().await;
     world.put(&[agent(1, &[("os.type", "linux")])]).await;
@@ -196,6 +203,8 @@ async fn a_created_token_is_alone_on_stdout() {
     let tokens = json(&world, &["token", "list"]).await;
     assert_eq!((&tokens[1]["name"], &tokens[1]["kind"]), (&"ann".into(), &"operator".into()));
     assert!(tokens[1]["expires_at"].is_string());
+    let table = run(&world, &["token", "list"]).await;
+    assert!(table.contains(tokens[1]["id"].as_str().expect("an id")), "what `token revoke` takes: {table}");
     assert_eq!(run(&world, &["token", "revoke", "ann"]).await, "token/ann revoked\n");
     let flags = ["get", "agents", "--token", text.trim()];
     assert!(fails(&world, &flags).await.contains("expired or revoked (TOKEN_INVALID)"));

@@ -6,7 +6,6 @@ use muster::{
         ApplyPolicyRequest, ApplyPolicyResponse, DeletePolicyRequest, GetPolicyRequest, ListPoliciesRequest,
         ListRevisionsRequest, apply_policy_response::Outcome,
     },
-    store::Store,
 };
 use tonic::Code;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use muster::{
     bus::Role,
     proto::admin::{CreateTokenRequest, GetFleetSummaryRequest, ListTokensRequest, RevokeTokenRequest, TokenKind},
-    store::{self, Store},
+    store,
 };
 use tonic::Code;
 
@@ -97,4 +97,19 @@ async fn the_summary_counts_agents_and_nodes() {
     assert_eq!(gateways, [("gw-1", 2, false), ("gw-2", 0, true)]);
     assert_eq!((summary.config_services, summary.bus_reachable), (vec!["cs-1".to_owned()], true));
     assert!(summary.versions.iter().any(|v| v.service_name == "c" && v.service_version == "1" && v.agents == 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_of_two_tokens_needs_the_id() {
+    let world = World::start().await;
+    let mut ids = Vec::new();
+    for kind in [TokenKind::Agent, TokenKind::Operator] {
+        let made = world.tokens().create_token(world.request(create(kind, "same", None))).await.unwrap().into_inner();
+        ids.push(made.token.unwrap().id);
+    }
+    let revoke = |token: &str| world.request(RevokeTokenRequest { token: token.into() });
+    let status = world.tokens().revoke_token(revoke("same")).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "TOKEN_AMBIGUOUS"));
+    assert_eq!(world.tokens().revoke_token(revoke(&ids[0])).await.unwrap().into_inner().id, ids[0]);
+    assert_eq!(world.tokens().revoke_token(revoke("same")).await.unwrap().into_inner().id, ids[1]);
 }

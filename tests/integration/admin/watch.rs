@@ -6,7 +6,7 @@ use muster::{
         admin::{SetLabelsRequest, WatchAgentsRequest, WatchAgentsResponse, watch_agents_response::Event as Change},
         bus::AgentsChanged,
     },
-    store::{Store, TokenKind},
+    store::TokenKind,
 };
 use prost::Message;
 use tonic::{Code, Streaming};

@@ -1,11 +1,12 @@
-//! A running admin API, and what tests do with it.
+//! A running admin API, and what tests do with it. These tests are compiled twice: as `admin` over SQLite and the
+//! in-process bus, as `admin_on_servers` over Postgres and Redis.
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc};
+use std::{collections::HashSet, net::SocketAddr, path::Path, sync::Arc};
 
 use muster::{
     admin,
     auth::token,
-    bus::{Event, SharedBus, Subscription, Topic, in_process::InProcess},
+    bus::{Bus, Event, SharedBus, Subscription, Topic, in_process::InProcess, redis::Redis},
     model::{AgentRecord, ContentHash, InstanceUid, agent::Presence},
     proto::{
         admin::{
@@ -15,7 +16,7 @@ use muster::{
         bus::Hint,
         opamp,
     },
-    store::{Actor, NewToken, Store, TokenKind, sqlite::SqliteStore},
+    store::{Actor, NewToken, SharedStore, Store, TokenKind, postgres::PostgresStore, sqlite::SqliteStore},
 };
 use prost::Message;
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -23,8 +24,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status, transport::Channel};
 use tonic_types::StatusExt;
 
+use crate::support::{postgres, redis};
+
 pub struct World {
-    pub store: Arc<SqliteStore>,
+    pub store: SharedStore,
     pub bus: SharedBus,
     pub address: SocketAddr,
     /// An operator's.
@@ -33,17 +36,29 @@ pub struct World {
     pub server: JoinHandle<Result<(), admin::Error>>,
     pub channel: Channel,
     pub folder: tempfile::TempDir,
+    database: Database,
+    /// Lives as long as the bus that goes over it.
+    _redis: Option<redis::Server>,
 }
+
+const ON_SERVERS: bool = matches!(module_path!().as_bytes(), b"integration::admin_on_servers::world");
 
 impl World {
     pub async fn start() -> Self {
-        Self::with(admin::Config::default(), InProcess::new()).await
+        if !ON_SERVERS {
+            return Self::with(admin::Config::default(), InProcess::new()).await;
+        }
+        let server = redis::Server::start().await;
+        let bus = Redis::connect(&server.url(), "muster").expect("a bus");
+        crate::support::eventually("the bus", async || bus.is_reachable().then_some(())).await;
+        Self { _redis: Some(server), ..Self::with(admin::Config::default(), bus).await }
     }
 
     pub async fn with(config: admin::Config, bus: SharedBus) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = SqliteStore::open(&folder.path().join("muster.db")).await.expect("a database");
-        let store = Arc::new(store);
+        let database = Database::new(folder.path()).await;
+        let store = database.store();
+        store.migrate().await.expect("a schema");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
@@ -52,7 +67,7 @@ impl World {
         let channel = Channel::from_shared(format!("http://{address}")).expect("a URL");
         let channel = channel.connect().await.expect("a connection");
         let token = add_token(&*store, TokenKind::Operator, "root").await;
-        Self { store, bus, address, token, shutdown, server, channel, folder }
+        Self { store, bus, address, token, shutdown, server, channel, folder, database, _redis: None }
     }
 
     pub fn request<T>(&self, message: T) -> Request<T> {
@@ -87,11 +102,41 @@ impl World {
         assert_eq!(refused, [], "another writer came first");
     }
 
+    /// From now on the store does not answer.
+    pub async fn close_store(&self) {
+        match &self.database {
+            Database::Sqlite(store) => store.close().await,
+            Database::Postgres(store) => store.close().await,
+        }
+    }
+
     /// Hints to the config service, from now on.
     pub async fn hints(&self) -> Hints {
         let mut subscription = self.bus.subscribe();
         subscription.set_topics(vec![Topic::ConfigService]).await;
         Hints(subscription)
+    }
+}
+
+enum Database {
+    Sqlite(SqliteStore),
+    Postgres(PostgresStore),
+}
+
+impl Database {
+    async fn new(folder: &Path) -> Self {
+        if !ON_SERVERS {
+            return Self::Sqlite(SqliteStore::open(&folder.join("muster.db")).await.expect("a database"));
+        }
+        let url = postgres::Server::shared().new_database().await;
+        Self::Postgres(PostgresStore::connect(&url, Default::default()).expect("a database"))
+    }
+
+    fn store(&self) -> SharedStore {
+        match self {
+            Self::Sqlite(store) => Arc::new(store.clone()),
+            Self::Postgres(store) => Arc::new(store.clone()),
+        }
     }
 }
 

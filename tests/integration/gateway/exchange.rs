@@ -235,3 +235,33 @@ async fn pushes_of_many_tasks_do_not_interleave() {
     }
     assert_eq!(offers, 20);
 }
+
+#[tokio::test]
+async fn a_full_report_after_a_gap_is_not_asked_for_again() {
+    let bench = Bench::start(config()).await;
+    let mut agent = bench.connect().await;
+    agent.say(&full(1, 0)).await;
+    // Nothing is pending, so nothing else is remembered of the agent.
+    assert_eq!(agent.say(&heartbeat(1, 1)).await.flags, 0);
+    assert_eq!(agent.say(&full(1, 9)).await.flags, 0);
+    assert_eq!(agent.say(&heartbeat(1, 10)).await.flags, 0);
+}
+
+#[tokio::test]
+async fn agents_that_share_a_temporary_uid_get_one_each() {
+    let bench = Bench::start(config()).await;
+    let mut socket = bench.connect().await;
+    let ask = |sequence_num, name: &str| AgentToServer {
+        flags: 1,
+        agent_description: Some(Default::default()),
+        ..health(1, sequence_num, name)
+    };
+    let mut given = Vec::new();
+    for (sequence_num, name) in [(0, "one"), (0, "two"), (0, "two"), (1, "two")] {
+        let reply = socket.say(&ask(sequence_num, name)).await;
+        assert_eq!(reply.flags, 0);
+        given.push(reply.agent_identification.expect("a new uid").new_instance_uid);
+    }
+    assert_ne!(given[0], given[1]);
+    assert!(given[1] == given[2] && given[2] == given[3], "who asks again gets the same");
+}

@@ -4,7 +4,7 @@ use std::{io::Write, time::Duration};
 
 use flate2::{Compression, write::GzEncoder};
 use muster::{
-    gateway::Config,
+    gateway::{AgentAuth, Config},
     model::ContentHash,
     proto::{
         bus::{GatewayBatch, Transport, Verdict, ending::Reason},
@@ -205,7 +205,9 @@ async fn slow_headers_and_bodies_are_cut_off_and_sockets_outlive_that() {
     let timeout = Duration::from_millis(300);
     let bench = Bench::start(Config { header_timeout: timeout, body_timeout: timeout, ..config() }).await;
     let mut agent = bench.connect().await;
-    bench.raw(b"GET /v1/opamp HTTP/1.1\r\nHost:").await;
+    let (head, _) = split(&bench.raw(b"GET /v1/opamp HTTP/1.1\r\nHost:").await);
+    assert!(head.starts_with("http/1.1 408"), "{head}");
+    assert!(bench.raw(b"").await.is_empty(), "who has not begun is not answered either");
     let slow = format!("POST /v1/opamp HTTP/1.1\r\nHost: x\r\n{PROTOBUF}Content-Length: 100\r\n\r\nabc");
     let (head, _) = split(&bench.raw(slow.as_bytes()).await);
     assert!(head.starts_with("http/1.1 408"), "{head}");
@@ -220,4 +222,98 @@ async fn a_new_uid_is_given_over_http_too() {
     assert_eq!(bench.service.report().await.instance_uid, given);
     let next = bench.poll(&AgentToServer { instance_uid: given, ..heartbeat(1, 1) }).await;
     assert_eq!((next.flags, next.agent_identification), (0, None));
+}
+
+fn request(message: &AgentToServer) -> Vec<u8> {
+    let body = message.encode_to_vec();
+    let head = format!("POST /v1/opamp HTTP/1.1\r\nHost: x\r\n{PROTOBUF}Content-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), &body].concat()
+}
+
+/// Reads one reply off a connection that is kept.
+async fn reply(socket: &mut TcpStream) -> ServerToAgent {
+    let mut answer = Vec::new();
+    loop {
+        assert_ne!(socket.read_buf(&mut answer).await.unwrap(), 0, "the connection is kept");
+        if answer.windows(4).any(|window| window == b"\r\n\r\n") {
+            let (head, body) = split(&answer);
+            let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
+            if body.len() == length.parse::<usize>().unwrap() {
+                return ServerToAgent::decode(&body[..]).unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_may_idle_between_polls_for_longer_than_headers_may_take() {
+    let (short, long) = (Duration::from_millis(200), Duration::from_secs(2));
+    let bench = Bench::start(Config { header_timeout: short, http_idle_timeout: long, ..config() }).await;
+    let mut socket = TcpStream::connect(bench.address).await.unwrap();
+    socket.write_all(&request(&full(1, 0))).await.unwrap();
+    reply(&mut socket).await;
+    // Not for synchronisation: this time has to pass.
+    tokio::time::sleep(short * 3).await;
+    socket.write_all(&request(&heartbeat(1, 1))).await.unwrap();
+    assert_eq!(reply(&mut socket).await.instance_uid, uid(1).to_bytes());
+    // The next request's headers may take no longer for that.
+    socket.write_all(b"POST /v1").await.unwrap();
+    let mut rest = Vec::new();
+    socket.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&rest));
+    // And it is not kept for ever.
+    let mut socket = TcpStream::connect(bench.address).await.unwrap();
+    socket.write_all(&request(&heartbeat(1, 2))).await.unwrap();
+    reply(&mut socket).await;
+    let end = tokio::time::timeout(PATIENCE, socket.read(&mut [0; 9])).await.expect("an end");
+    assert_eq!(end.unwrap(), 0);
+}
+
+/// A socket that is closed with bytes unread loses the answer on its way: clients would see a lost connection, not a 413.
+#[tokio::test]
+async fn a_refused_body_is_read_so_that_the_refusal_arrives() {
+    let bench = Bench::start(Config { agent_auth: AgentAuth::Required, ..config() }).await;
+    let body = vec![0; 6 << 20];
+    let token = format!("Authorization: Bearer {TOKEN}\r\n");
+    for (status, headers) in [
+        ("413", format!("{PROTOBUF}{token}")),
+        ("415", format!("{PROTOBUF}{token}Content-Encoding: br\r\n")),
+        ("415", format!("Content-Type: text/plain\r\n{token}")),
+        ("401", PROTOBUF.to_owned()),
+    ] {
+        let (head, _) = bench.post(&headers, &body).await;
+        assert!(head.starts_with(&format!("http/1.1 {status}")), "{status}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_starts_afresh_over_http_opens_a_new_connection() {
+    let mut bench = Bench::start(config()).await;
+    bench.poll(&full(1, 0)).await;
+    let first = bench.service.report().await;
+    bench.poll(&full(1, 1)).await;
+    let second = bench.service.report().await;
+    assert_eq!((second.connection_generation, second.opening), (first.connection_generation, None));
+    for again in [1, 0] {
+        let flags = bench.poll(&full(1, again)).await.flags;
+        let report = bench.service.report().await;
+        assert!(report.connection_generation > second.connection_generation, "number {again}");
+        assert_eq!(report.opening.unwrap().first_sequence_num, again);
+        assert_eq!(flags, 0);
+    }
+}
+
+#[tokio::test]
+async fn an_http_agent_that_ignores_its_new_uid_gets_no_other_one() {
+    let bench = Bench::start(config()).await;
+    let ask = |sequence_num| AgentToServer { flags: 1, ..full(1, sequence_num) };
+    let given = bench.poll(&ask(0)).await.agent_identification;
+    assert!(given.is_some());
+    // The same request again, and the next one.
+    for sequence_num in [0, 1] {
+        assert_eq!(bench.poll(&ask(sequence_num)).await.agent_identification, given);
+    }
+    let other = AgentToServer { health: health(1, 0, "another").health, ..ask(0) };
+    let other = bench.poll(&other).await.agent_identification;
+    assert!(other.is_some() && other != given, "another agent with the same temporary uid");
 }

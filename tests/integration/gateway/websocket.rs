@@ -225,6 +225,29 @@ async fn a_peer_that_does_not_read_is_dropped_and_holds_up_nobody() {
     other.say(&AgentToServer { ..heartbeat(2, 1) }).await;
 }
 
+/// What has no room in a slow peer's queue is still wanted.
+#[tokio::test]
+async fn an_offer_that_a_slow_peer_had_no_room_for_is_made_when_there_is() {
+    const OFFERS: u8 = 16;
+    let bench = Bench::start(config()).await;
+    let mut slow = bench.connect().await;
+    slow.say(&full(1, 0)).await;
+    // More than the kernel and the queue take while the agent does not read.
+    for number in 1..=OFFERS {
+        let hash = ContentHash::of(&[number]);
+        let large = muster::proto::opamp::AgentRemoteConfig { config: None, config_hash: vec![number; 3 << 20].into() };
+        let remote_config = large.encode_to_vec().into();
+        let body = muster::proto::bus::OfferBody { config_hash: hash.to_bytes(), remote_config };
+        bench.service.say(muster::proto::bus::GatewayBatch { bodies: vec![body], ..Default::default() }).await;
+        bench.service.offer(hash, &[(uid(1), number.into())], false).await;
+    }
+    let mut offers = 1;
+    while slow.receive().await.remote_config.expect("an offer").config_hash.first() != Some(&OFFERS) {
+        offers += 1;
+    }
+    assert!(offers < OFFERS, "there was room for each offer: this shows nothing");
+}
+
 #[tokio::test]
 async fn random_bytes_do_no_harm() {
     let bench = Bench::start(config()).await;
