@@ -5,7 +5,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod chaos;
 mod clients;
 mod cluster;
 mod faults;
+mod moves;
+mod scene;
 mod standalone;
