@@ -12,7 +12,10 @@ use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use crate::{
     scene::Scene,
     support::{
-        agent::{Agent, Fleet, Transport},
+        agent::{
+            Agent,
+            fleet::{Fleet, Transport},
+        },
         cluster::Cluster,
         postgres::Stop,
     },

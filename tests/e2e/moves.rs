@@ -5,7 +5,10 @@ use std::{collections::HashSet, time::Duration};
 use crate::{
     scene::Scene,
     support::{
-        agent::{Agent, Fleet, Transport},
+        agent::{
+            Agent,
+            fleet::{Fleet, Transport},
+        },
         cluster::Cluster,
     },
 };

@@ -118,7 +118,7 @@ impl Ctl {
     /// As [`Self::settled_agents`], where there are others as well.
     pub async fn settled_among(&self, fleet: &Fleet) {
         self.among(fleet, "settled", |said, agent| {
-            let hash = said.applied().map(|hash| hex::encode(hash));
+            let hash = said.applied().map(hex::encode);
             agent["connected"] == true
                 && agent["config_status"] == "APPLIED"
                 && agent["reported_config_hash"].as_str() == hash.as_deref()

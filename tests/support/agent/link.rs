@@ -45,7 +45,7 @@ pub(super) struct Link {
 enum End {
     Closed,
     /// The agent is gone from it, the socket is there.
-    Abandoned(Socket),
+    Abandoned(Box<Socket>),
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -108,7 +108,7 @@ impl Link {
                 order = self.orders.recv() => match order {
                     Some(Order::ReportHealth(status)) => Some(self.agent.lock().report_health(status)),
                     Some(Order::Heartbeat) => Some(self.agent.lock().heartbeat()),
-                    Some(Order::HalfOpen) => return End::Abandoned(socket),
+                    Some(Order::HalfOpen) => return End::Abandoned(Box::new(socket)),
                     Some(Order::Drop) | None => return End::Closed,
                 },
                 () = tokio::time::sleep_until(heartbeat_at.into()) => Some(self.agent.lock().heartbeat()),

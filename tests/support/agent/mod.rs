@@ -1,7 +1,7 @@
 //! A scripted agent that behaves like opamp-go over WebSocket: full state once, then only what changed; after a
 //! reconnect just its next message, which may be empty. It keeps count of what the server does to it.
 
-mod fleet;
+pub mod fleet;
 mod link;
 mod poll;
 
@@ -13,7 +13,7 @@ use muster::proto::opamp::{
     KeyValue, RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent, ServerToAgentFlags, any_value::Value,
 };
 
-pub use fleet::{Fleet, Transport};
+pub use fleet::Fleet;
 
 /// One agent's own state, and what it has seen.
 #[derive(Clone, Debug)]
