@@ -14,7 +14,7 @@ use crate::{
         offer::{self, Convergence},
         quarantine,
     },
-    proto::bus,
+    proto::{bus, opamp::AgentCapabilities},
     protocol::observe,
 };
 
@@ -173,6 +173,11 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
         Ok(observation) => (record.observed.effective_config.zip(observation.effective_config), None),
         Err(error) => (None, Some(error.to_string())),
     };
+    let accepts = |record: &AgentRecord| record.observed.has(AgentCapabilities::AcceptsRemoteConfig);
+    if accepts(&before) && !accepts(&record) {
+        // What was offered may not have been sent: once it accepts configurations again, it is offered one at once.
+        record.desired.reset_offers();
+    }
     if report.carries_config_status() && unreadable.is_none() {
         quarantine::take_status(&before.observed, &record.observed, &mut record.desired, is_new_connection);
     }
