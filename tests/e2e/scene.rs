@@ -86,11 +86,14 @@ impl Scene {
         assert_eq!(self.fleet.count(|seen| seen.new_uids), 0);
     }
 
+    /// Waits until all are at the gateway that was started under this name, to which it adds a part of its own.
     pub async fn all_are_at(&self, gateway: &str) {
-        self.cluster
-            .ctl(0)
-            .all_agents(self.fleet.len(), "at the other gateway", |agent| agent["gateway"] == gateway)
-            .await;
+        let is_there = |agent: &serde_json::Value| {
+            agent["gateway"]
+                .as_str()
+                .is_some_and(|name| name.strip_prefix(gateway).is_some_and(|rest| rest.starts_with('-')))
+        };
+        self.cluster.ctl(0).all_agents(self.fleet.len(), "at the other gateway", is_there).await;
     }
 
     /// Applies a change if that can be done now.
