@@ -194,6 +194,9 @@ impl Entry {
         self.is_acknowledged = false;
         // Nothing is missing before the first message but what the config service finds out.
         self.sequence_num = first_sequence_num;
+        if let Some(rare) = &mut self.rare {
+            rare.full_state.reconnected();
+        }
         let pending = self.rare().pending.get_or_insert_default();
         pending.opening = Some(Opening { first_sequence_num, previous_sequence_num });
         pending.ending = None;

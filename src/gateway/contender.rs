@@ -4,7 +4,7 @@ use super::{
     Shared,
     agents::{Echo, Entry, Link, Waiting},
     exchange::{Origin, Outcome},
-    timers::Timer,
+    reply,
 };
 use crate::{
     model::InstanceUid,
@@ -85,8 +85,7 @@ impl Contender {
         entry.merge(&self.message, self.is_full, now, shared.config.max_received_bytes);
         if let Some(waiting) = self.waiting {
             entry.rare().waiting = Some(waiting);
-            let timer = Timer::Reply { uid, generation: self.generation };
-            shared.timers.add(shared.config.verdict_wait, timer);
+            reply::limit_waiting(shared, uid, entry);
         }
         if has_left {
             entry.end(Reason::AgentDisconnect, now);

@@ -10,7 +10,6 @@ use super::{
     connection::Connection,
     duplicates, identity,
     reply::{self, Reply},
-    timers::Timer,
 };
 use crate::{
     model::InstanceUid,
@@ -238,7 +237,7 @@ fn hold(shared: &Shared, entry: &mut Entry, uid: InstanceUid, is_http: bool, ech
         return Outcome::HeldHttp { uid, echo, waiter };
     }
     entry.rare().waiting = Some(Waiting::WebSocket(echo));
-    shared.timers.add(shared.config.verdict_wait, Timer::Reply { uid, generation: entry.generation });
+    reply::limit_waiting(shared, uid, entry);
     Outcome::Settled
 }
 

@@ -32,6 +32,11 @@ impl FullState {
         self.is_wanted |= !self.is_outstanding;
     }
 
+    /// The agent speaks on a new connection: an ask that was under way was lost with the old one.
+    pub fn reconnected(&mut self) {
+        self.is_wanted |= std::mem::take(&mut self.is_outstanding);
+    }
+
     pub fn before_gap(&self) -> Option<u64> {
         self.before_gap
     }
@@ -114,6 +119,26 @@ mod tests {
             })
             .count();
         assert!((4..=9).contains(&asks), "{asks} asks in ten minutes");
+    }
+
+    #[test]
+    fn an_ask_that_was_lost_with_its_connection_is_made_again_but_not_at_each_reconnect() {
+        let mut state = FullState::default();
+        state.wanted();
+        let asks = (1..=29u64)
+            .filter(|second| {
+                state.reconnected();
+                let is_due = state.is_due(second * 1_000);
+                if is_due {
+                    state.asked(second * 1_000);
+                }
+                is_due
+            })
+            .count();
+        assert_eq!(asks, usize::from(FREE_ASKS) + 1);
+        state.satisfied();
+        state.reconnected();
+        assert!(!state.is_due(u64::MAX / 2), "what was answered is not asked again");
     }
 
     #[test]

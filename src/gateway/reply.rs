@@ -6,6 +6,7 @@ use super::{
     Shared,
     agents::{Echo, Entry, Link, Waiting},
     connection::Connection,
+    timers::Timer,
     websocket,
 };
 use crate::{
@@ -62,14 +63,31 @@ fn has_news(shared: &Shared, entry: &Entry, now_ms: u64) -> bool {
     })
 }
 
-/// Everything that the agent is to be told, taken from its entry: told once.
-pub fn compose(shared: &Shared, entry: &mut Entry, echo: Echo, now_ms: u64) -> Reply {
-    let mut fields = opamp::ServerToAgent::default();
-    let mut offer = None;
+/// What an agent is to be told.
+#[derive(Debug, Default)]
+struct News {
+    asks_full_state: bool,
+    offer: Option<Bytes>,
+}
+
+impl News {
+    fn is_empty(&self) -> bool {
+        !self.asks_full_state && self.offer.is_none()
+    }
+
+    fn addressed(self, echo: Echo) -> Reply {
+        let flags = if self.asks_full_state { ServerToAgentFlags::ReportFullState as u64 } else { 0 };
+        Reply::with(echo, opamp::ServerToAgent { flags, ..Default::default() }, self.offer)
+    }
+}
+
+/// Takes from the agent's entry what it is to be told: told once.
+fn take_news(shared: &Shared, entry: &mut Entry, now_ms: u64) -> News {
+    let mut news = News::default();
     if let Some(rare) = &mut entry.rare {
         if rare.full_state.is_due(now_ms) && shared.full_state.try_take() {
             rare.full_state.asked(now_ms);
-            fields.flags = ServerToAgentFlags::ReportFullState as u64;
+            news.asks_full_state = true;
             shared.metrics.full_state_asks.increment(1);
         }
         if let Some((hash, generation)) = rare.offer
@@ -77,19 +95,29 @@ pub fn compose(shared: &Shared, entry: &mut Entry, echo: Echo, now_ms: u64) -> R
         {
             rare.offer = None;
             entry.offered_generation = generation;
-            offer = Some(body);
+            news.offer = Some(body);
         }
     }
-    Reply::with(echo, fields, offer)
+    news
 }
 
-/// Sends over a WebSocket what the agent is to be told. What a slow peer has no room for stays to be told: the sweeper comes
-/// back to it.
+/// A reply that says everything that the agent is to be told.
+pub fn compose(shared: &Shared, entry: &mut Entry, echo: Echo, now_ms: u64) -> Reply {
+    take_news(shared, entry, now_ms).addressed(echo)
+}
+
+/// Replies over a WebSocket with what the agent is to be told.
 pub fn tell(shared: &Shared, entry: &mut Entry, connection: &Connection, echo: Echo, now_ms: u64) {
+    tell_if(shared, entry, connection, echo, true, now_ms);
+}
+
+/// Sends over a WebSocket what the agent is to be told; if no reply is owed, only if there is something (requests for full
+/// state wait for their turn). What a slow peer has no room for stays to be told: the sweeper comes back to it.
+fn tell_if(shared: &Shared, entry: &mut Entry, connection: &Connection, echo: Echo, is_owed: bool, now_ms: u64) {
     let wishes = entry.rare.as_ref().map(|rare| (rare.offer, rare.full_state.clone()));
     let offered_generation = entry.offered_generation;
-    let message = compose(shared, entry, echo, now_ms);
-    if send(shared, connection, &message) {
+    let news = take_news(shared, entry, now_ms);
+    if !is_owed && news.is_empty() || send(shared, connection, &news.addressed(echo)) {
         return;
     }
     if let (Some(rare), Some((offer, full_state))) = (&mut entry.rare, wishes) {
@@ -102,6 +130,7 @@ pub fn tell(shared: &Shared, entry: &mut Entry, connection: &Connection, echo: E
 /// HTTP without such a reply it waits for the next poll.
 pub fn deliver(shared: &Shared, uid: InstanceUid, entry: &mut Entry, is_answered: bool, now_ms: u64) {
     let mut echo = Echo { uid, new_uid: None };
+    let mut is_owed = false;
     if let Some(rare) = &mut entry.rare
         && rare.waiting.is_some()
     {
@@ -110,7 +139,7 @@ pub fn deliver(shared: &Shared, uid: InstanceUid, entry: &mut Entry, is_answered
             return;
         }
         match rare.waiting.take() {
-            Some(Waiting::WebSocket(owed)) => echo = owed,
+            Some(Waiting::WebSocket(owed)) => (echo, is_owed) = (owed, true),
             Some(Waiting::Http(waiter)) => {
                 let _ = waiter.send(uid);
                 return;
@@ -121,7 +150,15 @@ pub fn deliver(shared: &Shared, uid: InstanceUid, entry: &mut Entry, is_answered
         return;
     }
     if let Link::WebSocket(connection) = entry.link.clone() {
-        tell(shared, entry, &connection, echo, now_ms);
+        tell_if(shared, entry, &connection, echo, is_owed, now_ms);
+    }
+}
+
+/// Sees to it that the reply which is held back for the agent, if one is, is sent after a time even without a verdict. To be
+/// called again when the agent's generation or uid changes, for the deadline names both.
+pub fn limit_waiting(shared: &Shared, uid: InstanceUid, entry: &Entry) {
+    if let Some(Waiting::WebSocket(_)) = entry.rare.as_ref().and_then(|rare| rare.waiting.as_ref()) {
+        shared.timers.add(shared.config.verdict_wait, Timer::Reply { uid, generation: entry.generation });
     }
 }
 

@@ -98,6 +98,7 @@ fn take_verdict_of(shared: &Shared, uid: InstanceUid, verdict: &Verdict) {
         }
         let generation = shared.registry.mint_generation(verdict.newer_connection_generation);
         entry.reopen(generation, now);
+        reply::limit_waiting(shared, uid, entry);
         shared.outgoing.report(uid);
         return;
     }

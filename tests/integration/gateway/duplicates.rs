@@ -1,6 +1,9 @@
 //! Reconnects, takeovers and two agents with one uid.
 
+use std::time::Duration;
+
 use muster::{
+    gateway::Config,
     model::ContentHash,
     proto::{bus::Verdict, opamp::AgentToServer},
 };
@@ -158,6 +161,21 @@ async fn a_newer_connection_in_the_store_is_answered_with_a_still_newer_one() {
     assert_eq!(again.opening.unwrap().first_sequence_num, 0);
     bench.service.verdict(acknowledgement(&again)).await;
     assert_eq!(agent.receive().await.flags, 0);
+}
+
+/// Its own deadline names the generation that it was held back under.
+#[tokio::test]
+async fn a_reply_that_is_held_back_is_sent_though_the_connection_was_announced_anew_meanwhile() {
+    let mut bench = Bench::start(Config { verdict_wait: Duration::from_millis(500), ..config() }).await;
+    bench.service.keep_silent();
+    let mut agent = bench.connect().await;
+    agent.send(&full(1, 0)).await;
+    let report = bench.service.report().await;
+    let newer = report.connection_generation + 1_000_000_000;
+    let verdict = Verdict { newer_connection_generation: newer, report_number: 0, ..acknowledgement(&report) };
+    bench.service.verdict(verdict).await;
+    while bench.service.report().await.connection_generation <= newer {}
+    assert_eq!(agent.receive().await.instance_uid, uid(1).to_bytes());
 }
 
 /// A forwarder's socket says nothing about the agents behind it.

@@ -1,6 +1,7 @@
 //! Messages and replies over WebSocket.
 
 use muster::{
+    gateway::Config,
     model::{ContentHash, uid::InstanceUid},
     proto::{
         bus::{GatewayBatch, Transport, Verdict, ending::Reason},
@@ -70,6 +71,46 @@ async fn a_gap_asks_for_full_state_once_and_a_full_report_does_not() {
     assert_eq!(agent.say(&heartbeat(1, 41)).await.flags, 0);
     assert_eq!(agent.say(&heartbeat(1, 41)).await.flags, 0, "a repetition is no gap");
     assert_eq!(agent.say(&heartbeat(1, 43)).await.flags, FULL_STATE, "another gap is asked about");
+}
+
+#[tokio::test]
+async fn who_has_to_wait_to_be_asked_is_sent_nothing_meanwhile() {
+    // One ask, and then none for ever.
+    let mut bench = Bench::start(Config { full_state_per_second: 0, ..config() }).await;
+    let (mut first, mut second) = (bench.connect().await, bench.connect().await);
+    first.say(&full(1, 0)).await;
+    assert_eq!(first.say(&heartbeat(1, 5)).await.flags, FULL_STATE);
+    bench.service.report().await;
+    second.say(&full(2, 0)).await;
+    let report = bench.service.report().await;
+    bench.service.verdict(Verdict { report_full_state: true, ..acknowledgement(&report) }).await;
+    let hash = ContentHash::of(b"one");
+    bench.service.body(hash).await;
+    bench.service.offer(hash, &[(uid(2), 1)], false).await;
+    let push = second.receive().await;
+    assert!(push.remote_config.is_some() && push.flags == 0, "an empty push came first: {push:?}");
+}
+
+#[tokio::test]
+async fn an_ask_that_was_lost_with_its_connection_is_made_on_the_next_one() {
+    let mut bench = Bench::start(config()).await;
+    let mut agent = bench.connect().await;
+    agent.say(&full(1, 0)).await;
+    bench.service.report().await;
+    assert_eq!(agent.say(&heartbeat(1, 5)).await.flags, FULL_STATE);
+    bench.service.keep_silent();
+    drop(agent);
+    assert!(bench.service.report().await.ending.is_some());
+    let mut agent = bench.connect().await;
+    agent.send(&heartbeat(1, 6)).await;
+    let opening = loop {
+        let report = bench.service.report().await;
+        if report.ending.is_none() {
+            break report;
+        }
+    };
+    bench.service.verdict(acknowledgement(&opening)).await;
+    assert_eq!(agent.receive().await.flags, FULL_STATE);
 }
 
 #[tokio::test]
