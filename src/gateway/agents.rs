@@ -230,6 +230,9 @@ impl Entry {
         let has_new_capabilities = incoming.capabilities != 0 && incoming.capabilities != self.capabilities;
         if has_new_capabilities {
             self.capabilities = incoming.capabilities;
+            if !self.accepts_remote_config() {
+                self.withdraw_offer();
+            }
         }
         let is_opening = self.pending().is_some_and(|pending| pending.opening.is_some());
         self.heard(now.seconds());
@@ -239,6 +242,14 @@ impl Entry {
         }
         self.merge(message, incoming.is_full, now, memory);
         Taken { is_reported: true, is_gap: is_gap && !incoming.is_full }
+    }
+
+    /// The agent takes no configuration any more. If it does again, it is offered one as if for the first time.
+    fn withdraw_offer(&mut self) {
+        self.offered_generation = 0;
+        if let Some(rare) = &mut self.rare {
+            rare.offer = None;
+        }
     }
 
     /// Makes `message` part of the pending report. If the whole grows too big, the newest is kept and the rest forgotten.

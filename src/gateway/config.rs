@@ -35,6 +35,8 @@ pub struct Config {
     /// Messages, after decompression. The largest real reports (effective configurations of big collectors) stay under
     /// 1 MiB; the specification's 64 MiB would let a few clients fill the memory that holds a fleet.
     pub max_received_bytes: usize,
+    /// The specification's default: a body is held once for all agents, so a large one costs little. Above what one policy
+    /// may hold (16 MiB), so that what the admin API takes can be sent.
     pub max_sent_bytes: usize,
     /// What agents have said and the config service has not acknowledged, of all agents together. When so much is pending
     /// nothing more is kept, and asked for later; when it comes near that, new agents are told to come back.
@@ -82,7 +84,7 @@ impl Default for Config {
             http_idle_timeout: Duration::from_secs(90),
             body_timeout: Duration::from_secs(15),
             max_received_bytes: 4 << 20,
-            max_sent_bytes: 4 << 20,
+            max_sent_bytes: 64 << 20,
             max_pending_bytes: 1 << 30,
             ping_after: Duration::from_secs(45),
             idle_timeout: Duration::from_secs(120),

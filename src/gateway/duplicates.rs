@@ -305,6 +305,10 @@ fn give_up(shared: &Shared, agents: &mut Agents, uid: InstanceUid, generation: u
         shared.registry.remove(agents, &uid);
     } else {
         entry.end(Reason::Superseded, shared.now());
+        // It may have ended before, and wait for its next repeat: the config service waits for it now.
+        if let Some(pending) = &mut entry.rare().pending {
+            pending.due_ms = 0;
+        }
         shared.outgoing.report(uid);
     }
 }

@@ -54,8 +54,8 @@ pub struct Gateway {
     /// Largest message taken from an agent, after decompression.
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 20, value_parser = value_parser!(u32).range(1024..=64 << 20))]
     max_received_bytes: u32,
-    /// Largest message sent to an agent.
-    #[arg(long, value_name = "BYTES", default_value_t = 4 << 20, value_parser = value_parser!(u32).range(1024..=64 << 20))]
+    /// Largest message sent to an agent. Some clients refuse more than 128 KiB.
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = value_parser!(u32).range(1024..=64 << 20))]
     max_sent_bytes: u32,
     /// Memory for reports that the config service has not acknowledged; near it new agents are told to come back.
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, value_parser = value_parser!(u32).range(1 << 20..))]

@@ -3,67 +3,13 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
-
-use crate::support::{agent::Fleet, cluster::Cluster, postgres::Stop};
-
-const AGENTS: usize = 1_000;
+use crate::{
+    scene::{AGENTS, Scene},
+    support::{cluster::Cluster, eventually, postgres::Stop},
+};
 
 /// Long enough for leases to run out and for every back-off to reach its cap.
 const OUTAGE: Duration = Duration::from_secs(30);
-
-struct Scene {
-    cluster: Cluster,
-    fleet: Fleet,
-    /// How many rounds of statuses were reported.
-    round: usize,
-}
-
-impl Scene {
-    /// Everything runs, every agent has its first configuration.
-    async fn set() -> Self {
-        let cluster = Cluster::start(2, 2).await;
-        let fleet = Fleet::start(AGENTS, "web", cluster.opamp(), cluster.agent_token());
-        fleet.all_connected().await;
-        let scene = Self { cluster, fleet, round: 0 };
-        scene.apply(0, "before").await;
-        scene.fleet.all_run("a.yaml", "before").await;
-        scene.cluster.ctl(0).settled_agents(AGENTS).await;
-        scene
-    }
-
-    async fn apply(&self, service: usize, text: &str) {
-        self.cluster.ctl(service).apply("base", "service.name = web", "a.yaml", text).await;
-    }
-
-    /// Statuses from a tenth of the agents after another, for about this long.
-    async fn traffic(&mut self, length: Duration) {
-        const PAUSE: Duration = Duration::from_millis(250);
-        for _ in 0..(length.as_millis() / PAUSE.as_millis()).max(1) {
-            self.round += 1;
-            self.fleet.report_health(&format!("round {}", self.round), self.round % 10, 10);
-            sleep(PAUSE).await;
-        }
-    }
-
-    /// Every agent runs `text`, and the store says so, and has every agent's last status.
-    async fn everything_arrives(&self, service: usize, text: &str) {
-        self.fleet.all_connected().await;
-        self.fleet.all_run("a.yaml", text).await;
-        self.cluster.ctl(service).agents_say(&self.fleet).await;
-        self.cluster.ctl(service).settled_agents(AGENTS).await;
-    }
-
-    fn nobody_noticed(&self) {
-        assert_eq!(self.fleet.count(|seen| seen.disconnects), 0, "nobody was disconnected");
-        self.nobody_was_asked_without_need();
-    }
-
-    fn nobody_was_asked_without_need(&self) {
-        assert_eq!(self.fleet.count(|seen| seen.needless_asks), 0);
-        assert_eq!(self.fleet.count(|seen| seen.new_uids), 0);
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_stopped_for_half_a_minute() {
@@ -120,6 +66,95 @@ async fn a_gateway_killed() {
     assert_eq!(scene.fleet.count(|seen| seen.new_uids), 0, "a reconnect is no duplicate");
 }
 
+/// The store knows all that these agents ever said.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_killed_whose_agents_had_said_nothing_since_their_last_status() {
+    let mut scene = Scene::set_quiet().await;
+    scene.fleet.report_health("stored", 0, 1);
+    scene.fleet.all("statuses are said", |agent| agent.health_status() == "stored" && agent.is_answered()).await;
+    scene.everything_arrives(0, "before").await;
+    scene.cluster.gateways[0].kill();
+    scene.everything_arrives(0, "before").await;
+    scene.all_are_at("gateway-1").await;
+    scene.apply(0, "after").await;
+    scene.everything_arrives(0, "after").await;
+    assert_eq!(scene.fleet.count(|seen| seen.full_state_asks), 0);
+    assert_eq!(scene.fleet.count(|seen| seen.new_uids), 0);
+}
+
+/// Nobody but the dead gateway knew the numbers of their heartbeats, so there may be more that it alone knew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_killed_whose_agents_had_sent_heartbeats() {
+    let mut scene = Scene::set_quiet().await;
+    for _ in 0..2 {
+        scene.fleet.heartbeat();
+    }
+    scene.fleet.all("heartbeats are sent", |agent| agent.has_just_sent_heartbeat()).await;
+    scene.fleet.all("heartbeats are answered", |agent| agent.is_answered()).await;
+    let killed = scene.kill_gateway(0);
+    scene.everything_arrives(0, "before").await;
+    scene.fleet.all("agents are asked", |agent| agent.seen.connects == 1 || agent.seen.full_state_asks == 1).await;
+    scene.apply(0, "after").await;
+    scene.everything_arrives(0, "after").await;
+    scene.nobody_was_asked_without_need();
+    let asks = scene.fleet.count(|seen| seen.full_state_asks) as usize;
+    assert_eq!((asks, killed), (AGENTS / 2, AGENTS / 2), "each was asked once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_restarted_one_after_the_other() {
+    let mut scene = Scene::set_with(2 * AGENTS).await;
+    for gateway in 0..2 {
+        scene.cluster.gateways[gateway].terminate();
+        scene.traffic(Duration::from_secs(2)).await;
+        scene.cluster.gateways[gateway].ended().await;
+        scene.cluster.gateways[gateway].start().await;
+        scene.cluster.gateways[gateway].ready().await;
+        scene.fleet.all_connected().await;
+    }
+    scene.apply(0, "after").await;
+    scene.everything_arrives(0, "after").await;
+    // What was on its way while its connection was closed is lost, and then the agent is rightly asked.
+    scene.nobody_was_asked_without_need();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_service_replica_killed_in_the_middle_of_a_change() {
+    // So slow that the middle can be met.
+    let cluster = Cluster::start_with(2, 2, &[("MUSTER_OFFERS_PER_SECOND", "250")]).await;
+    let mut scene = Scene::of(cluster, AGENTS).await;
+    scene.apply(0, "during").await;
+    eventually("some agents run it", async || {
+        let some =
+            scene.fleet.agents().iter().filter(|agent| agent.file("a.yaml").as_deref() == Some("during")).count();
+        (some > AGENTS / 10).then_some(())
+    })
+    .await;
+    scene.cluster.services[0].kill();
+    let others = scene.fleet.agents().iter().filter(|agent| agent.file("a.yaml").as_deref() == Some("before")).count();
+    assert!(others > 0, "the change was over too soon to be disturbed");
+    scene.everything_arrives(1, "during").await;
+    scene.nobody_noticed();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_config_service_for_a_while() {
+    let mut scene = Scene::set().await;
+    for service in &mut scene.cluster.services {
+        service.kill();
+    }
+    scene.traffic(Duration::from_secs(10)).await;
+    for service in &mut scene.cluster.services {
+        service.start().await;
+    }
+    for service in &mut scene.cluster.services {
+        service.ready().await;
+    }
+    scene.apply(1, "after").await;
+    scene.everything_arrives(0, "after").await;
+    scene.nobody_noticed();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_restarted() {
     let mut scene = Scene::set().await;
@@ -132,20 +167,4 @@ async fn postgres_restarted() {
         scene.everything_arrives(0, text).await;
     }
     scene.nobody_noticed();
-}
-
-impl Scene {
-    async fn all_are_at(&self, gateway: &str) {
-        self.cluster.ctl(0).all_agents(AGENTS, "at the other gateway", |agent| agent["gateway"] == gateway).await;
-    }
-
-    /// A replica may still find its connections to Postgres broken: then it says so, and the operator tries again.
-    async fn apply_when_possible(&self, text: &str) {
-        let ctl = self.cluster.ctl(0);
-        crate::support::eventually("a change is taken", async || {
-            let outcome = ctl.try_apply("base", "service.name = web", "a.yaml", text).await;
-            outcome.succeeded.then_some(())
-        })
-        .await;
-    }
 }

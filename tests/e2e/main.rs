@@ -5,8 +5,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod chaos;
 mod clients;
 mod cluster;
 mod faults;
 mod hostile;
+mod moves;
+mod scene;
 mod standalone;

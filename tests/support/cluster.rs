@@ -7,6 +7,7 @@ use tokio::task::block_in_place;
 
 use super::{
     ctl::Ctl,
+    eventually,
     node::Node,
     postgres::{self, Stop},
     process::Process,
@@ -28,13 +29,18 @@ const OPERATOR_TOKEN: &str = "muster_operator_of-the-end-to-end-tests-0000000000
 impl Cluster {
     /// A deployment that is ready.
     pub async fn start(gateways: usize, services: usize) -> Self {
+        Self::start_with(gateways, services, &[]).await
+    }
+
+    /// A deployment whose config services have these variables in their environment.
+    pub async fn start_with(gateways: usize, services: usize, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let redis = redis::Server::start().await;
         let postgres = block_in_place(postgres::Server::start);
         let database = postgres.new_database().await;
         migrate(&folder, &database).await;
         let services: Vec<Node> =
-            (0..services).map(|index| config_service(index, &folder, &database, &redis.url())).collect();
+            (0..services).map(|index| config_service(index, &folder, &database, &redis.url(), environment)).collect();
         let gateways: Vec<Node> = (0..gateways).map(|index| gateway(index, &folder, &redis.url())).collect();
         let mut cluster = Self { gateways, services, redis, postgres, agent_token: String::new(), _folder: folder };
         for node in &mut cluster.services {
@@ -68,6 +74,16 @@ impl Cluster {
         self.gateways.iter().map(Node::opamp).collect()
     }
 
+    /// Waits until no gateway has anything that is not stored.
+    pub async fn nothing_is_pending(&self) {
+        for gateway in &self.gateways {
+            eventually(&format!("{} has handed over every report", gateway.name), async || {
+                (gateway.metric("muster_gateway_reports_pending").await? == 0.0).then_some(())
+            })
+            .await;
+        }
+    }
+
     pub fn stop_postgres(&self, how: Stop) {
         block_in_place(|| self.postgres.stop(how));
     }
@@ -85,10 +101,11 @@ async fn migrate(folder: &TempDir, database: &str) {
     assert!(status.success(), "{}", process.output());
 }
 
-fn config_service(index: usize, folder: &TempDir, database: &str, redis: &str) -> Node {
+fn config_service(index: usize, folder: &TempDir, database: &str, redis: &str, environment: &[(&str, &str)]) -> Node {
     let name = format!("config-service-{index}");
     let arguments = ["config-service", "--redis-url", redis, "--database-url", database];
-    node(&name, folder, &["admin", "metrics"], &arguments).env("MUSTER_OPERATOR_TOKEN", OPERATOR_TOKEN)
+    let service = node(&name, folder, &["admin", "metrics"], &arguments).env("MUSTER_OPERATOR_TOKEN", OPERATOR_TOKEN);
+    environment.iter().fold(service, |service, (name, value)| service.env(name, value))
 }
 
 fn gateway(index: usize, folder: &TempDir, redis: &str) -> Node {

@@ -5,7 +5,11 @@ use std::{collections::HashMap, net::SocketAddr, path::Path};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{agent::Fleet, eventually, node::clean};
+use super::{
+    agent::{Agent, Fleet},
+    eventually,
+    node::clean,
+};
 
 /// `musterctl` against one server.
 pub struct Ctl {
@@ -107,11 +111,37 @@ impl Ctl {
 
     /// Waits until the server knows of each agent of a fleet the status of its health that the agent last reported.
     pub async fn agents_say(&self, fleet: &Fleet) {
-        let said: HashMap<String, String> =
-            fleet.agents().into_iter().map(|agent| (agent.uid.to_string(), agent.health_status().to_owned())).collect();
-        self.all_agents(said.len(), "known by their last status", |agent| {
-            let uid = agent["instance_uid"].as_str().unwrap_or_default();
-            said.get(uid).is_some_and(|status| agent["health_status"] == status.as_str())
+        self.among(fleet, "known by their last status", |said, agent| agent["health_status"] == said.health_status())
+            .await;
+    }
+
+    /// As [`Self::settled_agents`], where there are others as well.
+    pub async fn settled_among(&self, fleet: &Fleet) {
+        self.among(fleet, "settled", |said, agent| {
+            let hash = said.applied().map(hex::encode);
+            agent["connected"] == true
+                && agent["config_status"] == "APPLIED"
+                && agent["reported_config_hash"].as_str() == hash.as_deref()
+                && agent["desired_config_hash"].as_str() == hash.as_deref()
+        })
+        .await;
+    }
+
+    async fn among(&self, fleet: &Fleet, what: &str, holds: impl Fn(&Agent, &Value) -> bool) {
+        let mut example = None;
+        eventually(&format!("{} agents are {what}", fleet.len()), async || {
+            let known = self.agents().await;
+            // What they say now: an order to say something else may still be on its way to them.
+            let fleet: HashMap<String, Agent> =
+                fleet.agents().into_iter().map(|agent| (agent.uid.to_string(), agent)).collect();
+            let agents = known.iter().filter_map(|agent| Some((fleet.get(agent["instance_uid"].as_str()?)?, agent)));
+            let (right, wrong): (Vec<_>, Vec<_>) = agents.partition(|(said, agent)| holds(said, agent));
+            let other = wrong.first().map(|(_, agent)| (*agent).clone());
+            if other != example {
+                println!("{what}: {} of {}, but not {other:?}", right.len(), fleet.len());
+                example = other;
+            }
+            (right.len() == fleet.len()).then_some(())
         })
         .await;
     }

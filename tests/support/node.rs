@@ -99,6 +99,12 @@ impl Node {
         .await;
     }
 
+    /// The value of a metric without labels.
+    pub async fn metric(&self, name: &str) -> Option<f64> {
+        let text = http_get(self.metrics(), "/metrics").await?;
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.process = None;

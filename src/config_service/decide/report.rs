@@ -14,7 +14,7 @@ use crate::{
         offer::{self, Convergence},
         quarantine,
     },
-    proto::bus,
+    proto::{bus, opamp::AgentCapabilities},
     protocol::observe,
 };
 
@@ -173,6 +173,11 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
         Ok(observation) => (record.observed.effective_config.zip(observation.effective_config), None),
         Err(error) => (None, Some(error.to_string())),
     };
+    let accepts = |record: &AgentRecord| record.observed.has(AgentCapabilities::AcceptsRemoteConfig);
+    if accepts(&before) && !accepts(&record) {
+        // What was offered may not have been sent: once it accepts configurations again, it is offered one at once.
+        record.desired.reset_offers();
+    }
     // A change of policies is brought to established connections by reconciliation, at its own pace.
     let mut config = None;
     if is_new_connection || report.carries_description() {

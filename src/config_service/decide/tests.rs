@@ -77,6 +77,21 @@ fn a_full_first_report_is_stored_and_gets_its_offer() {
 }
 
 #[test]
+fn an_agent_that_accepts_configurations_again_is_offered_one_at_once() {
+    let mut first = newcomer(7, None);
+    first.message = encoded(&full("web"));
+    let mut record = written(decided_by(None, &first, None)).record;
+    for (capabilities, is_offered) in [(1, false), (capabilities(), true)] {
+        let mut next = first.clone();
+        (next.number, next.opening) = (record.presence.report_number + 1, None);
+        next.message = encoded(&AgentToServer { capabilities, ..Default::default() });
+        let decided = written(decided_by(Some(record), &next, None));
+        assert_eq!(!decided.verdict.config_hash.is_empty(), is_offered);
+        record = decided.record;
+    }
+}
+
+#[test]
 fn an_unknown_agents_delta_asks_for_everything_and_offers_nothing() {
     let mut first = newcomer(7, None);
     first.message = encoded(&AgentToServer { capabilities: capabilities(), ..Default::default() });

@@ -21,7 +21,7 @@ use PostgresStore as Backend;
 
 type Tx = sqlx::PgTransaction<'static>;
 
-/// A rolled-back program may meet migrations that it does not know; see [`shared::schema`].
+/// A rolled-back program may meet migrations that it does not know; see `shared::schema`.
 static MIGRATOR: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("migrations/postgres") };
 
 /// What an operation may take beyond waiting for a connection and its statements, before it is given up: the server may

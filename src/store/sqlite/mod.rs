@@ -23,7 +23,7 @@ use SqliteStore as Backend;
 
 type Tx = sqlx::SqliteTransaction<'static>;
 
-/// A rolled-back program may meet migrations that it does not know; see [`shared::schema`].
+/// A rolled-back program may meet migrations that it does not know; see `shared::schema`.
 static MIGRATOR: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("migrations/sqlite") };
 
 /// Enough for the admin API of one machine beside the reads of ingest.

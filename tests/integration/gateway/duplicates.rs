@@ -247,3 +247,25 @@ async fn a_contender_that_gives_up_leaves_no_trace() {
     assert_eq!(bench.service.report().await.report_number, 2);
     assert_eq!(bench.handle.agents(), 1);
 }
+
+/// Whoever asks waits for the last number of the connection, which only its last report has.
+#[tokio::test]
+async fn an_agent_that_has_left_already_is_reported_again_when_it_is_asked_about() {
+    let mut bench = Bench::start(config()).await;
+    let (mut agent, mut other) = (bench.connect().await, bench.connect().await);
+    agent.say(&full(1, 0)).await;
+    let first = bench.service.report().await;
+    other.say(&full(2, 0)).await;
+    bench.service.report().await;
+    bench.service.keep_silent();
+    drop(agent);
+    let ending = bench.service.report().await;
+    assert!(ending.ending.is_some());
+
+    bench.service.probe(&first).await;
+    let result = bench.service.probe_result().await;
+    assert_eq!((result.alive, result.last_sequence_num), (false, None));
+    other.say(&health(2, 1, "later")).await;
+    let again = bench.service.report().await;
+    assert_eq!((again.instance_uid, again.report_number), (ending.instance_uid, ending.report_number));
+}

@@ -345,3 +345,24 @@ async fn an_http_agent_that_ignores_its_new_uid_gets_no_other_one() {
     let other = bench.poll(&other).await.agent_identification;
     assert!(other.is_some() && other != given, "another agent with the same temporary uid");
 }
+
+#[tokio::test]
+async fn an_offer_is_not_made_to_an_agent_that_takes_none_any_more() {
+    let mut bench = Bench::start(config()).await;
+    bench.poll(&full(1, 0)).await;
+    bench.service.report().await;
+    let hash = ContentHash::of(b"one");
+    bench.service.body(hash).await;
+    bench.service.offer(hash, &[(uid(1), 1)], false).await;
+    let without = |sequence_num| AgentToServer { capabilities: 1, ..heartbeat(1, sequence_num) };
+    for sequence_num in 1..3 {
+        assert_eq!(bench.poll(&without(sequence_num)).await.remote_config, None);
+    }
+    assert_eq!(bench.poll(&heartbeat(1, 3)).await.remote_config, None, "the config service decides whether it is due");
+    bench.service.offer(hash, &[(uid(1), 1)], false).await;
+    let mut sequence_num = 4;
+    while bench.poll(&heartbeat(1, sequence_num)).await.remote_config.is_none() {
+        assert!(sequence_num < 10_000, "it is never offered");
+        sequence_num += 1;
+    }
+}

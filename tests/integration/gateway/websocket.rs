@@ -250,7 +250,7 @@ async fn a_peer_that_does_not_read_is_dropped_and_holds_up_nobody() {
 #[tokio::test]
 async fn an_offer_that_a_slow_peer_had_no_room_for_is_made_when_there_is() {
     const OFFERS: u8 = 16;
-    let bench = Bench::start(config()).await;
+    let bench = Bench::start(Config { max_sent_bytes: 4 << 20, ..config() }).await;
     let mut slow = bench.connect().await;
     slow.say(&full(1, 0)).await;
     // More than the kernel and the queue take while the agent does not read.

@@ -53,7 +53,7 @@ pub async fn names_are_unique_while_alive(store: &SharedStore) {
     assert!(matches!(error, Error::AlreadyExists { kind: "token", .. }), "{error}");
     store.create_token(&token("t3", Operator, "n", None), &actor()).await.unwrap();
     let error = store.revoke_token("n", NOW, &actor()).await.unwrap_err();
-    assert!(matches!(error, Error::NotFound { .. }), "which of the two? {error}");
+    assert!(matches!(error, Error::Ambiguous { .. }), "which of the two? {error}");
     store.revoke_token("t3", NOW, &actor()).await.unwrap();
     assert_eq!(store.revoke_token("n", NOW, &actor()).await.unwrap().id, "t1");
     store.create_token(&same_name, &actor()).await.unwrap();

@@ -1,6 +1,6 @@
 //! Many scripted agents.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, task::JoinSet};
@@ -18,6 +18,16 @@ pub struct Fleet {
     _tasks: JoinSet<()>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    WebSocket,
+    /// Each poll goes to another gateway than the one before.
+    Http,
+}
+
+/// As often as agents send heartbeats, unless a test says otherwise.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
 struct Member {
     agent: Arc<Mutex<Agent>>,
     orders: mpsc::UnboundedSender<Order>,
@@ -26,12 +36,32 @@ struct Member {
 impl Fleet {
     /// `count` agents of one service, spread over the gateways, that connect with this token.
     pub fn start(count: usize, service: &str, gateways: Vec<SocketAddr>, token: &str) -> Self {
+        let agents = (0..count).map(|index| Agent::new(index, service)).collect();
+        Self::of(agents, Transport::WebSocket, HEARTBEAT, gateways, token)
+    }
+
+    /// As [`Self::start`], of agents that send heartbeats only when told.
+    pub fn start_quiet(count: usize, service: &str, gateways: Vec<SocketAddr>, token: &str) -> Self {
+        let agents = (0..count).map(|index| Agent::new(index, service)).collect();
+        Self::of(agents, Transport::WebSocket, Duration::from_secs(24 * 60 * 60), gateways, token)
+    }
+
+    /// These agents, each of which sends something at least this often. They connect to the gateways in turn.
+    pub fn of(
+        agents: Vec<Agent>,
+        transport: Transport,
+        heartbeat: Duration,
+        gateways: Vec<SocketAddr>,
+        token: &str,
+    ) -> Self {
         let gateways = Arc::new(Mutex::new(gateways));
         let token: Arc<str> = token.into();
         let mut tasks = JoinSet::new();
-        let members = (0..count)
-            .map(|index| {
-                let agent = Arc::new(Mutex::new(Agent::new(index, service)));
+        let members = agents
+            .into_iter()
+            .enumerate()
+            .map(|(index, agent)| {
+                let agent = Arc::new(Mutex::new(agent));
                 let (orders, receiver) = mpsc::unbounded_channel();
                 let link = Link {
                     agent: agent.clone(),
@@ -39,8 +69,12 @@ impl Fleet {
                     gateways: gateways.clone(),
                     next: index,
                     token: token.clone(),
+                    heartbeat,
                 };
-                tasks.spawn(link.run());
+                match transport {
+                    Transport::WebSocket => tasks.spawn(link.run()),
+                    Transport::Http => tasks.spawn(link.run_polling()),
+                };
                 Member { agent, orders }
             })
             .collect();
@@ -78,9 +112,37 @@ impl Fleet {
 
     /// Every agent loses its connection.
     pub fn drop_connections(&self) {
+        self.order(|| Order::Drop);
+    }
+
+    /// Every agent connects elsewhere, as after a failure of the network that its old gateway has not noticed.
+    pub fn leave_connections_half_open(&self) {
+        self.order(|| Order::HalfOpen);
+    }
+
+    pub fn heartbeat(&self) {
+        self.order(|| Order::Heartbeat);
+    }
+
+    fn order(&self, order: impl Fn() -> Order) {
         for member in &self.members {
-            let _ = member.orders.send(Order::Drop);
+            let _ = member.orders.send(order());
         }
+    }
+
+    /// Takes note that a gateway is about to be killed: what only that knows of its agents they will be asked for again.
+    pub fn gateway_dies(&self, gateway: SocketAddr) {
+        for member in &self.members {
+            let mut agent = member.agent.lock();
+            if agent.gateway == Some(gateway) {
+                agent.gateway_died();
+            }
+        }
+    }
+
+    /// Takes note that what was said may be lost, whichever gateway was told.
+    pub fn may_have_lost(&self) {
+        self.members.iter().for_each(|member| member.agent.lock().may_have_lost = true);
     }
 
     /// Waits until this holds for every agent.
@@ -95,6 +157,11 @@ impl Fleet {
             (missing == 0).then_some(())
         })
         .await;
+    }
+
+    /// Waits until this holds for every two neighbours: the first and the second, the third and the fourth, and so on.
+    pub async fn all_pairs(&self, what: &str, holds: impl Fn(&Agent, &Agent) -> bool) {
+        eventually(what, async || self.agents().chunks(2).all(|pair| holds(&pair[0], &pair[1])).then_some(())).await;
     }
 
     pub async fn all_connected(&self) {

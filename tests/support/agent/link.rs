@@ -24,8 +24,11 @@ use super::Agent;
 pub(super) enum Order {
     /// Report this as the status of its health.
     ReportHealth(String),
+    Heartbeat,
     /// Lose its connection, without a word.
     Drop,
+    /// Connect elsewhere, while the old connection stays open and nobody reads it.
+    HalfOpen,
 }
 
 pub(super) struct Link {
@@ -35,24 +38,34 @@ pub(super) struct Link {
     pub gateways: Arc<Mutex<Vec<SocketAddr>>>,
     pub next: usize,
     pub token: Arc<str>,
+    pub heartbeat: Duration,
+}
+
+/// How a connection ended.
+enum End {
+    Closed,
+    /// The agent is gone from it, the socket is there.
+    Abandoned(Box<Socket>),
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-const HEARTBEAT: Duration = Duration::from_secs(5);
-
 /// Random, so that the agents of a gateway that went away do not come back in step.
-const RECONNECT_MS: std::ops::Range<u64> = 50..500;
+pub(super) const RECONNECT_MS: std::ops::Range<u64> = 50..500;
 
 /// An attempt that takes longer is given up. Well above what a busy machine needs.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Link {
     pub(super) async fn run(mut self) {
+        let mut abandoned = Vec::new();
         loop {
-            match tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await {
+            let address = self.address();
+            match tokio::time::timeout(CONNECT_TIMEOUT, self.connect(address)).await {
                 Ok(Ok(socket)) => {
-                    self.serve(socket).await;
+                    if let End::Abandoned(socket) = self.serve(socket, address).await {
+                        abandoned.push(socket);
+                    }
                     self.agent.lock().close();
                 }
                 Ok(Err(Error::Http(response))) => {
@@ -66,11 +79,12 @@ impl Link {
         }
     }
 
-    async fn connect(&self) -> Result<Socket, Error> {
-        let address = {
-            let gateways = self.gateways.lock();
-            gateways[self.next % gateways.len()]
-        };
+    pub(super) fn address(&self) -> SocketAddr {
+        let gateways = self.gateways.lock();
+        gateways[self.next % gateways.len()]
+    }
+
+    async fn connect(&self, address: SocketAddr) -> Result<Socket, Error> {
         let mut request = format!("ws://{address}/v1/opamp").into_client_request()?;
         let bearer = HeaderValue::from_str(&format!("Bearer {}", self.token))?;
         request.headers_mut().insert(header::AUTHORIZATION, bearer);
@@ -78,29 +92,31 @@ impl Link {
     }
 
     /// Talks until the connection ends.
-    async fn serve(&mut self, mut socket: Socket) {
-        let opening = self.agent.lock().open();
+    async fn serve(&mut self, mut socket: Socket, address: SocketAddr) -> End {
+        let opening = self.agent.lock().open(address);
         if send(&mut socket, opening).await.is_err() {
-            return;
+            return End::Closed;
         }
-        let mut heartbeat_at = Instant::now() + HEARTBEAT;
+        let mut heartbeat_at = Instant::now() + self.heartbeat;
         loop {
             let message = tokio::select! {
                 frame = socket.next() => match frame {
                     Some(Ok(Message::Binary(frame))) => self.receive(&frame),
-                    Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return End::Closed,
                     Some(Ok(_)) => None,
                 },
                 order = self.orders.recv() => match order {
                     Some(Order::ReportHealth(status)) => Some(self.agent.lock().report_health(status)),
-                    Some(Order::Drop) | None => return,
+                    Some(Order::Heartbeat) => Some(self.agent.lock().heartbeat()),
+                    Some(Order::HalfOpen) => return End::Abandoned(Box::new(socket)),
+                    Some(Order::Drop) | None => return End::Closed,
                 },
                 () = tokio::time::sleep_until(heartbeat_at.into()) => Some(self.agent.lock().heartbeat()),
             };
             if let Some(message) = message {
-                heartbeat_at = Instant::now() + HEARTBEAT;
+                heartbeat_at = Instant::now() + self.heartbeat;
                 if send(&mut socket, message).await.is_err() {
-                    return;
+                    return End::Closed;
                 }
             }
         }
@@ -109,7 +125,7 @@ impl Link {
     fn receive(&self, frame: &Bytes) -> Option<AgentToServer> {
         let mut agent = self.agent.lock();
         let message = ServerToAgent::decode(frame.strip_prefix(&[0]).unwrap_or(frame)).unwrap();
-        assert_eq!(message.instance_uid, agent.uid.as_bytes()[..], "every message carries its agent's uid");
+        assert!(agent.is_addressed(&message.instance_uid), "every message carries its agent's uid");
         agent.receive(message)
     }
 }

@@ -1,8 +1,11 @@
 //! A scripted agent that behaves like opamp-go over WebSocket: full state once, then only what changed; after a
 //! reconnect just its next message, which may be empty. It keeps count of what the server does to it.
 
-mod fleet;
+pub mod fleet;
 mod link;
+mod poll;
+
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use muster::proto::opamp::{
@@ -23,8 +26,14 @@ pub struct Agent {
     has_reported: bool,
     /// Messages sent on this connection whose reply has not come.
     unanswered: u32,
-    /// The server may know less than was said: a connection ended with messages unanswered.
+    /// The server may know less than was said: a connection ended with messages unanswered, or its gateway died.
     may_have_lost: bool,
+    /// Its last message was a heartbeat: only its gateway knows of that.
+    was_heartbeat: bool,
+    /// What it was before it was given another uid: answers under way still say so.
+    former_uid: Option<uuid::Uuid>,
+    /// The gateway that it last connected to.
+    gateway: Option<SocketAddr>,
     pub seen: Seen,
 }
 
@@ -58,6 +67,9 @@ impl Agent {
             has_reported: false,
             unanswered: 0,
             may_have_lost: false,
+            was_heartbeat: false,
+            former_uid: None,
+            gateway: None,
             seen: Seen::default(),
         }
     }
@@ -65,6 +77,20 @@ impl Agent {
     /// The status of its health, as last said.
     pub fn health_status(&self) -> &str {
         &self.health.status
+    }
+
+    /// Everything that it said has been answered.
+    pub fn is_answered(&self) -> bool {
+        self.seen.is_connected && self.unanswered == 0
+    }
+
+    pub fn has_just_sent_heartbeat(&self) -> bool {
+        self.was_heartbeat
+    }
+
+    /// The gateway that it last connected to.
+    pub fn gateway(&self) -> Option<SocketAddr> {
+        self.gateway
     }
 
     /// The hash of the configuration that it has applied.
@@ -79,7 +105,8 @@ impl Agent {
     }
 
     /// The first message of a connection.
-    fn open(&mut self) -> AgentToServer {
+    fn open(&mut self, gateway: SocketAddr) -> AgentToServer {
+        self.gateway = Some(gateway);
         self.seen.is_connected = true;
         self.seen.connects += 1;
         self.unanswered = 0;
@@ -93,7 +120,18 @@ impl Agent {
     }
 
     fn heartbeat(&mut self) -> AgentToServer {
-        self.delta(|_, _| {})
+        let message = self.delta(|_, _| {});
+        self.was_heartbeat = true;
+        message
+    }
+
+    /// Its gateway has died, and with it what only that knew.
+    fn gateway_died(&mut self) {
+        self.may_have_lost |= self.unanswered > 0 || self.was_heartbeat;
+    }
+
+    fn is_addressed(&self, uid: &[u8]) -> bool {
+        uid == self.uid.as_bytes() || self.former_uid.is_some_and(|former| uid == former.as_bytes())
     }
 
     fn report_health(&mut self, status: String) -> AgentToServer {
@@ -115,6 +153,7 @@ impl Agent {
         }
         if let Some(identification) = message.agent_identification {
             self.seen.new_uids += 1;
+            self.former_uid = Some(self.uid);
             self.uid = uuid::Uuid::from_slice(&identification.new_instance_uid).unwrap();
         }
         if let Some(config) = message.remote_config {
@@ -158,6 +197,7 @@ impl Agent {
             ..Default::default()
         };
         fill(self, &mut message);
+        self.was_heartbeat = false;
         self.sequence_num += 1;
         self.unanswered += 1;
         message
