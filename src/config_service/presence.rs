@@ -14,10 +14,14 @@ use super::{
     metrics,
     shared::{Outage, Shared, isolated},
 };
-use crate::{bus::Role, store};
+use crate::{bus::Role, model::uid::Shard, store};
 
-/// The store is asked which gateways its rows name once in so many checks of the membership list.
-const CHECKS_PER_LOOK_AT_ROWS: u32 = 15;
+/// Agents of the dead are marked by the replica that owns this shard, so that each is marked once.
+const DECIDING_SHARD: Shard = 0;
+/// That replica asks the store which gateways its rows name once in so many checks of the membership list: it reads every row.
+const CHECKS_PER_LOOK_AT_ROWS: u32 = 60;
+/// The others do so only to forget the names of those that are long gone.
+const CHECKS_PER_LOOK_OF_OTHERS: u32 = 20 * CHECKS_PER_LOOK_AT_ROWS;
 
 /// What is known of the gateways.
 pub struct Gateways {
@@ -93,9 +97,15 @@ impl Gateways {
 
 pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut outage = Outage::new("watching gateways");
-    for check in (0..CHECKS_PER_LOOK_AT_ROWS).cycle() {
-        let look_at_rows = check == 0;
-        let checked = isolated("watching gateways", stop.run_until_cancelled(look(&shared, look_at_rows))).await;
+    let mut decided = false;
+    for check in (0..CHECKS_PER_LOOK_OF_OTHERS).cycle() {
+        let decides = shared.owned().contains(&DECIDING_SHARD);
+        // Whoever has just become the one to decide finds what its predecessor left undone.
+        let is_new = decides && !decided;
+        decided = decides;
+        let look_at_rows = check == 0 || is_new || decides && check % CHECKS_PER_LOOK_AT_ROWS == 0;
+        let checked =
+            isolated("watching gateways", stop.run_until_cancelled(look(&shared, look_at_rows, decides))).await;
         if let Some(Some(result)) = checked {
             outage.note(result);
         }
@@ -106,7 +116,7 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-async fn look(shared: &Shared, look_at_rows: bool) -> store::Result<()> {
+async fn look(shared: &Shared, look_at_rows: bool, decides: bool) -> store::Result<()> {
     match shared.bus.members(Role::Gateway).await {
         Ok(members) if shared.bus.is_reachable() => shared.gateways.list(members, Instant::now()),
         // Nothing is known while the bus is away, and nobody is declared dead; whoever watches the bus logs it.
@@ -120,6 +130,10 @@ async fn look(shared: &Shared, look_at_rows: bool) -> store::Result<()> {
         shared.gateways.in_use(in_use.into_iter().map(|(gateway, _)| gateway).collect(), Instant::now());
     }
     for gateway in shared.gateways.unsettled(Instant::now()) {
+        if !decides {
+            shared.gateways.settled(&gateway);
+            continue;
+        }
         let agents = shared.store.disconnect_gateway(&gateway).await?;
         shared.gateways.settled(&gateway);
         ::metrics::counter!(metrics::DEAD_GATEWAYS).increment(1);

@@ -48,6 +48,8 @@ pub async fn run(shared: Arc<Shared>, mut owned: watch::Receiver<Option<Owned>>,
                 Event::Gap => gap(&shared),
             },
         }
+        // A full inbox never makes the loop wait: others on this thread are to have their turn all the same.
+        tokio::task::consume_budget().await;
     }
 }
 

@@ -47,17 +47,22 @@ pub fn convergence(agent: &AgentRecord) -> Convergence {
     Convergence::Behind
 }
 
-/// Whether to offer now. An offer that was not answered is repeated with growing pauses; an agent that reports no
-/// remote config status cannot answer, so it is offered a configuration once a connection.
+/// Whether to offer now. An offer that was not answered is repeated with growing pauses, as it may have been lost on its way
+/// to the gateway. That is so too for an agent that reports no remote config status, see [`may_be_sent_again`].
 pub fn is_due(agent: &AgentRecord, now: UnixMs) -> bool {
     if convergence(agent) != Convergence::Behind || !agent.presence.connected {
         return false;
     }
     match agent.desired.offered_at {
         None => true,
-        Some(_) if !agent.observed.has(AgentCapabilities::ReportsRemoteConfig) => false,
         Some(offered_at) => now >= offered_at.saturating_add(repeat_after_ms(agent.desired.offer_attempts)),
     }
+}
+
+/// Whether a gateway is to send an offer that is repeated even if it has sent it on this connection. An agent that reports no
+/// remote config status cannot answer, so that silence says nothing: it gets a configuration once a connection.
+pub fn may_be_sent_again(agent: &AgentRecord) -> bool {
+    agent.observed.has(AgentCapabilities::ReportsRemoteConfig)
 }
 
 fn repeat_after_ms(attempts: u16) -> i64 {
@@ -108,13 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_cannot_answer_is_offered_once_a_connection() {
+    fn an_agent_that_cannot_answer_is_offered_again_but_not_to_be_sent_twice() {
         let mut agent = agent();
+        assert!(may_be_sent_again(&agent));
         agent.observed.capabilities = AgentCapabilities::AcceptsRemoteConfig as u64;
         assert!(offer_if_due(&mut agent, 0));
-        assert!(!is_due(&agent, i64::MAX));
-        agent.desired.offered_at = None;
-        assert!(is_due(&agent, 1));
+        assert!(!is_due(&agent, FIRST_REPEAT_MS - 1));
+        assert!(is_due(&agent, FIRST_REPEAT_MS));
+        assert!(!may_be_sent_again(&agent));
     }
 
     #[test]

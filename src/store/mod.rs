@@ -107,7 +107,7 @@ pub trait Store: Send + Sync + 'static {
     async fn lift_quarantine(&self, uid: InstanceUid, actor: &Actor) -> Result<AgentRecord>;
     /// Deletes an agent. It will be a new one if it comes back.
     async fn forget_agent(&self, uid: InstanceUid, etag: Option<&str>, actor: &Actor) -> Result<()>;
-    /// Marks every agent that is connected to `gateway` as disconnected, in one statement; returns how many.
+    /// Marks every agent that is connected to `gateway` as disconnected, a shard at a time; returns how many.
     async fn disconnect_gateway(&self, gateway: &str) -> Result<u64>;
     /// Gateways that any connected agent's row names, with the number of those agents.
     async fn gateways_in_use(&self) -> Result<Vec<(String, u64)>>;

@@ -22,7 +22,7 @@ pub struct Change {
 
 #[derive(Clone, Debug)]
 pub struct Offer {
-    /// The desired state is not new: the gateway may have sent it before.
+    /// The desired state is not new, and to be sent even if the gateway has sent it before.
     pub repeat: bool,
     pub pace: Option<Pace>,
 }
@@ -32,6 +32,7 @@ pub fn reconcile(mut record: AgentRecord, policies: &Snapshot, now: UnixMs) -> O
     let generation = record.desired.generation;
     let target = recompute(&mut record, policies, now).unwrap_or_default();
     let is_visible = record.desired.generation != generation;
-    let offer = offer::offer_if_due(&mut record, now).then_some(Offer { repeat: !is_visible, pace: target.pace });
+    let repeat = !is_visible && offer::may_be_sent_again(&record);
+    let offer = offer::offer_if_due(&mut record, now).then_some(Offer { repeat, pace: target.pace });
     (is_visible || offer.is_some()).then_some(Change { record, config: target.config, offer, is_visible })
 }

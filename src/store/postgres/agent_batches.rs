@@ -5,10 +5,7 @@ use uuid::Uuid;
 
 use super::{Backend, Tx, content_batches, desired};
 use crate::{
-    model::{
-        AgentRecord, ContentHash, InstanceUid, UnixMs,
-        uid::{SHARD_COUNT, Shard},
-    },
+    model::{AgentRecord, ContentHash, InstanceUid, UnixMs, uid::Shard},
     store::{
         DesiredWrite, Result,
         batch::Batch,
@@ -60,9 +57,9 @@ async fn lock(tx: &mut Tx, shards: &[Shard]) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// For a statement that writes agents of any shard.
-pub(super) async fn lock_all(tx: &mut Tx) -> sqlx::Result<()> {
-    lock(tx, &(0..SHARD_COUNT).collect::<Vec<_>>()).await
+/// For a statement that writes several agents of a shard.
+pub(super) async fn lock_shard(tx: &mut Tx, shard: Shard) -> sqlx::Result<()> {
+    lock(tx, &[shard]).await
 }
 
 /// New rows are inserted or left alone, known rows updated if their version is the given one: an update for conflicts

@@ -5,7 +5,7 @@ use sqlx::types::Json;
 
 use super::{Backend, Tx, agent_batches, audit};
 use crate::{
-    model::{AgentRecord, InstanceUid},
+    model::{AgentRecord, InstanceUid, uid::SHARD_COUNT},
     store::{
         Actor, AgentFilter, Error, LabelChanges, Result, plan,
         row::{self, AgentRow, agent_columns},
@@ -116,10 +116,16 @@ pub(super) async fn forget(store: &Backend, uid: InstanceUid, etag: Option<&str>
 
 /// Reads every row: an index on what changes with each connection would cost more, all the time.
 pub(super) async fn disconnect_gateway(store: &Backend, gateway: &str) -> Result<u64> {
-    let statement = "UPDATE agents SET connected = $2, version = version + 1 WHERE connected AND gateway = $1";
-    let mut tx = store.begin().await?;
-    agent_batches::lock_all(&mut tx).await?;
-    let done = sqlx::query(statement).bind(gateway).bind(false).execute(&mut *tx).await?;
-    tx.commit().await?;
-    Ok(done.rows_affected())
+    // A shard at a time: reports of the others are taken meanwhile, and what is done stays done if a later one fails.
+    let statement =
+        "UPDATE agents SET connected = $2, version = version + 1 WHERE shard = $3 AND connected AND gateway = $1";
+    let mut agents = 0;
+    for shard in 0..SHARD_COUNT {
+        let mut tx = store.begin().await?;
+        agent_batches::lock_shard(&mut tx, shard).await?;
+        let update = sqlx::query(statement).bind(gateway).bind(false).bind(shard.cast_signed());
+        agents += update.execute(&mut *tx).await?.rows_affected();
+        tx.commit().await?;
+    }
+    Ok(agents)
 }

@@ -7,7 +7,7 @@ use sqlx::types::{Json, Uuid};
 
 use super::{Backend, Tx, content_batches};
 use crate::{
-    model::{AgentRecord, ContentHash, InstanceUid, Labels, agent::Desired},
+    model::{AgentRecord, ContentHash, InstanceUid, Labels, agent::Desired, uid::Shard},
     store::{
         DesiredWrite, Result,
         batch::Batch,
@@ -123,6 +123,6 @@ async fn write_one(tx: &mut Tx, statement: &'static str, agent: &AgentRecord) ->
 }
 
 /// There is one writer at a time as it is.
-pub(super) async fn lock_all(_: &mut Tx) -> sqlx::Result<()> {
+pub(super) async fn lock_shard(_: &mut Tx, _: Shard) -> sqlx::Result<()> {
     Ok(())
 }

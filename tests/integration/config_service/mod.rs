@@ -35,6 +35,7 @@ on_both! {
         a_refused_config_stays_away_until_it_is_lifted_or_changed
         labels_change_what_an_agent_gets
         an_offer_that_was_not_answered_is_repeated_by_the_sweep
+        an_agent_that_cannot_answer_gets_an_offer_that_was_lost
         agent_tokens_come_on_request_and_on_change
         a_quarantine_that_was_lifted_unheard_is_found_by_the_sweep
         a_slow_policy_holds_up_nobody_else

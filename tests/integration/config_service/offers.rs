@@ -127,6 +127,22 @@ pub async fn an_offer_that_was_not_answered_is_repeated_by_the_sweep(backend: Ba
     assert_eq!(row.desired.offer_attempts, 2);
 }
 
+pub async fn an_agent_that_cannot_answer_gets_an_offer_that_was_lost(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
+    cluster.settle("base", "group = web", "one").await;
+    let mut gateway = cluster.gateway("g").await;
+    let silent = AgentToServer { capabilities: 0x3, ..full("web") };
+    let first = gateway.tell(opening(uid(1), 10, 1, &silent)).await;
+    // As if that had been lost, long ago.
+    let mut row = cluster.row(uid(1)).await.unwrap();
+    row.desired.offered_at = Some(1);
+    assert!(cluster.store.write_agents(&[row], &[]).await.unwrap().is_empty());
+    let again = gateway.offer_to(uid(1)).await;
+    // A gateway that has sent this generation on this connection drops it, and so sends it once.
+    assert_eq!((&again.config_hash[..], again.generation), (&first.config_hash[..], first.desired_generation));
+    assert!(!again.repeat);
+}
+
 pub async fn agent_tokens_come_on_request_and_on_change(backend: Backend) {
     let (cluster, _replica) = Cluster::start(backend).await;
     let mut gateway = cluster.gateway("g").await;
