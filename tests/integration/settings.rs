@@ -5,6 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Output};
 use serde_json::Value;
 
 use crate::support::{
+    eventually,
     node::{Node, clean, http_get},
     standalone::Standalone,
 };
@@ -77,10 +78,12 @@ async fn a_data_folder_has_one_user_and_survives_a_restart() {
     let folder = standalone.data_dir();
     let tokens = || ["agent.token", "operator.token"].map(|name| fs::read_to_string(folder.join(name)).unwrap());
     let first = tokens();
-    let output = standalone.node.output();
-    for token in &first {
-        assert!(output.contains(token.trim()), "a new token is shown: {output}");
-    }
+    // It is printed once everything runs, a moment after the listeners are there.
+    eventually("new tokens are shown", async || {
+        let output = standalone.node.output();
+        first.iter().all(|token| output.contains(token.trim())).then_some(())
+    })
+    .await;
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&folder), mode(&folder.join("operator.token"))), (0o700, 0o600));
     for name in ["muster.db", "muster.db-wal"] {
