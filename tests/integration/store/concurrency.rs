@@ -43,13 +43,14 @@ pub async fn of_two_writers_one_wins(store: &SharedStore) {
         });
     }
     writers.join_all().await;
+    let disconnected = disconnected.await.unwrap();
     let mut versions = 0;
     for n in 1..=AGENTS {
         let agent = super::read(&**store, uid(n)).await.unwrap();
         assert_eq!(agent.presence.report_number, WRITERS * ROUNDS);
         versions += agent.version as u64;
     }
-    assert_eq!(versions, WRITERS * ROUNDS * AGENTS as u64 + disconnected.await.unwrap());
+    assert_eq!(versions, WRITERS * ROUNDS * AGENTS as u64 + disconnected);
 }
 
 /// Those that are still to be done.
