@@ -51,6 +51,8 @@ pub struct Entry {
     pub generation: u64,
     /// Of the pending report, or else of the last one.
     pub report_number: u64,
+    /// The newest report of this connection that had all that a full report says; 0 if none had.
+    pub full_report_number: u64,
     pub sequence_num: u64,
     /// 0 while unknown: some clients leave them out after a reconnect.
     pub capabilities: u64,
@@ -136,6 +138,7 @@ impl Entry {
             link,
             generation,
             report_number: 0,
+            full_report_number: 0,
             sequence_num: 0,
             capabilities: 0,
             offered_generation: 0,
@@ -199,6 +202,7 @@ impl Entry {
         self.has_repeated = self.generation != 0 && first_sequence_num == self.sequence_num;
         self.generation = generation;
         self.report_number = 0;
+        self.full_report_number = 0;
         self.offered_generation = 0;
         // Nothing is missing before the first message but what the config service finds out.
         self.sequence_num = first_sequence_num;
@@ -273,6 +277,9 @@ impl Entry {
         pending.last_seen_unix_ms = now.unix_ms;
         pending.due_ms = 0;
         pending.attempts = 0;
+        if is_full && pending.is_full {
+            self.full_report_number = self.report_number;
+        }
     }
 
     /// Takes over what is pending in `other`, an entry that this one has replaced: of both the later connection's numbers count.
@@ -342,6 +349,7 @@ impl Entry {
         if generation != self.generation {
             self.generation = generation;
             self.report_number = 0;
+            self.full_report_number = 0;
         }
         self.report_number += 1;
         let sequence_num = self.durable_sequence_num();

@@ -141,8 +141,9 @@ fn may_be_elsewhere(entry: &Entry, now: Now) -> bool {
 
 /// What the config service wants from the agent, or wants it to have.
 fn note_wishes(shared: &Shared, entry: &mut Entry, verdict: &Verdict) {
-    // What it missed may have come since.
-    let is_on_its_way = entry.pending().is_some_and(|pending| pending.is_full);
+    // What it missed may have come since, and even be stored: verdicts on repeats can be late.
+    let is_on_its_way =
+        entry.pending().is_some_and(|pending| pending.is_full) || verdict.report_number < entry.full_report_number;
     if verdict.report_full_state && !is_on_its_way && entry.is_live() {
         entry.rare().full_state.wanted();
     }
