@@ -10,6 +10,7 @@ use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Below this gzip makes a body larger, or saves nothing worth its work.
 const MIN_GZIP_BYTES: usize = 512;
@@ -82,6 +83,18 @@ pub async fn discard(mut body: Incoming, max_bytes: usize) {
     }
     while let Ok(Some(Ok(frame))) = tokio::time::timeout(DISCARD_PAUSE, body.frame()).await {
         let bytes = frame.data_ref().map_or(0, Bytes::len);
+        if bytes > left {
+            return;
+        }
+        left -= bytes;
+    }
+}
+
+/// Likewise, of a connection whose request could not be read: until the peer ends it.
+pub async fn discard_socket(mut socket: impl AsyncRead + Unpin, max_bytes: usize) {
+    let mut scratch = [0; 4 << 10];
+    let mut left = max_bytes;
+    while let Ok(Ok(bytes @ 1..)) = tokio::time::timeout(DISCARD_PAUSE, socket.read(&mut scratch)).await {
         if bytes > left {
             return;
         }

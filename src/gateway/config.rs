@@ -26,6 +26,10 @@ pub struct Config {
     /// A refused client is told to come back after a random time in between.
     pub retry_after_min: Duration,
     pub retry_after_max: Duration,
+    /// Messages that an agent may send over a WebSocket in a second; 0 for any number. Whoever sends more is read from more
+    /// slowly: a client in a loop is held up by its own full socket, while a closed one would come back at once. Far above
+    /// what status, custom messages and downloads in progress need.
+    pub messages_per_second: u32,
     /// For a request's headers.
     pub header_timeout: Duration,
     /// How long an HTTP connection may idle between requests: agents that poll each 30 s keep theirs.
@@ -80,6 +84,7 @@ impl Default for Config {
             admission_burst: 2_000,
             retry_after_min: Duration::from_secs(5),
             retry_after_max: Duration::from_secs(30),
+            messages_per_second: 100,
             header_timeout: Duration::from_secs(10),
             http_idle_timeout: Duration::from_secs(90),
             body_timeout: Duration::from_secs(15),
@@ -100,5 +105,13 @@ impl Default for Config {
             drain_handover: Duration::from_secs(10),
             body_cache_bytes: 64 << 20,
         }
+    }
+}
+
+impl Config {
+    /// When a client that is refused is to come back: another time for each, so that they do not come back in step.
+    pub fn retry_after_s(&self) -> u64 {
+        let (min, max) = (self.retry_after_min.as_secs().max(1), self.retry_after_max.as_secs());
+        rand::random_range(min..=max.max(min))
     }
 }

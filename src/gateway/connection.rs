@@ -21,6 +21,7 @@ use tokio::{
 use super::{
     Shared, exchange,
     outbox::{Flushed, Outbox},
+    pace,
     websocket::{self, Decoder, Frame, Violation, code},
 };
 
@@ -29,6 +30,8 @@ const SCRATCH_BYTES: usize = 64 << 10;
 /// While more than this is queued for a peer nothing more is read from it: a peer that does not read its replies is slowed
 /// down, not fed.
 const PAUSE_READING_BYTES: usize = 64 << 10;
+/// Messages of an agent in a second while there is hardly memory for what agents say: a heartbeat now and then.
+const SCARCE_PER_SECOND: u32 = 1;
 /// Pings that ask whether an agent still lives begin with this; the sweeper's are empty.
 pub const PROBE_PAYLOAD: &[u8] = b"muster-probe";
 
@@ -60,30 +63,37 @@ pub struct Reader {
     decoder: Decoder,
     /// Nothing more that comes is listened to: a Close has been sent, and the peer is given time to read it.
     is_deaf: bool,
+    /// Frames that came and are not worked off yet, at the second `counted_s` of the gateway's clock.
+    frames: u16,
+    counted_s: u32,
 }
 
 impl Reader {
     pub fn new(socket: OwnedReadHalf, connection: Arc<Connection>, shared: Arc<Shared>) -> Self {
-        Self { socket, connection, shared, decoder: Decoder::default(), is_deaf: false }
+        Self { socket, connection, shared, decoder: Decoder::default(), is_deaf: false, frames: 0, counted_s: 0 }
     }
 
     /// Takes bytes that came from the peer.
     pub fn take(&mut self, input: &mut [u8]) {
-        self.connection.heard_s.store(self.shared.clock.now_s(), Ordering::Relaxed);
+        let now_s = self.shared.clock.now_s();
+        self.connection.heard_s.store(now_s, Ordering::Relaxed);
         self.connection.pinged_s.store(0, Ordering::Relaxed);
         if self.is_deaf {
             return;
         }
+        self.work_off(now_s);
         let (shared, connection) = (&self.shared, &self.connection);
         let mut is_closed = false;
         let limit = shared.config.max_received_bytes;
+        let frames = &mut self.frames;
         let result = self.decoder.feed(input, limit, |frame| {
+            *frames = frames.saturating_add(1);
             if !is_closed {
                 is_closed = take_frame(shared, connection, frame);
             }
         });
         // A peer that sends nothing more at all is left to the sweeper.
-        let unfinished_s = self.decoder.unfinished_for_s(shared.clock.now_s());
+        let unfinished_s = self.decoder.unfinished_for_s(now_s);
         let is_too_slow = u64::from(unfinished_s) > shared.config.body_timeout.as_secs();
         let result = if is_too_slow { result.and(Err(Violation::TooSlow)) } else { result };
         if let Err(violation) = result {
@@ -94,6 +104,45 @@ impl Reader {
             self.is_deaf = true;
             self.decoder = Decoder::default();
         }
+    }
+
+    /// Whether the peer has sent more than its agents may in a second, and is to be left unread for a moment.
+    fn is_ahead(&mut self) -> bool {
+        if u32::from(self.frames) <= self.per_second() {
+            return false;
+        }
+        let now_s = self.shared.clock.now_s();
+        self.work_off(now_s);
+        let is_ahead = u64::from(self.frames) > self.allowed_per_second();
+        if is_ahead {
+            // It is not silent: what it says has not been read.
+            self.connection.heard_s.store(now_s, Ordering::Relaxed);
+        }
+        is_ahead
+    }
+
+    fn work_off(&mut self, now_s: u32) {
+        let elapsed_s = now_s.saturating_sub(self.counted_s);
+        self.counted_s = now_s;
+        if elapsed_s > 0 && self.frames > 0 {
+            let is_usual = u32::from(self.frames) <= self.per_second();
+            self.frames = if is_usual { 0 } else { pace::left(self.frames, elapsed_s, self.allowed_per_second()) };
+        }
+    }
+
+    /// What one agent may send in a second.
+    fn per_second(&self) -> u32 {
+        match self.shared.config.messages_per_second {
+            0 => u32::MAX,
+            // There is hardly any memory for what they say.
+            _ if self.shared.memory.is_scarce() => SCARCE_PER_SECOND,
+            per_second => per_second,
+        }
+    }
+
+    fn allowed_per_second(&self) -> u64 {
+        let agents = self.connection.outbox.with_uids(|uids| uids.len()).max(1);
+        u64::from(self.per_second()) * agents as u64
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
@@ -120,6 +169,11 @@ impl Future for Reader {
                 Flushed::Gone => return Poll::Ready(()),
                 Flushed::Queued(bytes) if bytes > PAUSE_READING_BYTES => return Poll::Pending,
                 Flushed::Queued(_) | Flushed::All => {}
+            }
+            if this.is_ahead() {
+                this.shared.paused.add(cx.waker());
+                this.shared.metrics.pauses.increment(1);
+                return Poll::Pending;
             }
             match std::task::ready!(this.poll_read(cx)) {
                 Ok(0) => return Poll::Ready(()),

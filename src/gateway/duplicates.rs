@@ -19,10 +19,7 @@ use super::{
 };
 use crate::{
     model::InstanceUid,
-    proto::{
-        bus::{ProbeResult, Verdict, ending::Reason},
-        opamp::ServerErrorResponseType,
-    },
+    proto::bus::{ProbeResult, Verdict, ending::Reason},
     protocol::Incoming,
 };
 
@@ -30,8 +27,6 @@ use crate::{
 const LOCAL_PROBE: Duration = Duration::from_secs(3);
 /// Shorter, so that the answer is there before the config service stops waiting for it (3 s).
 const REMOTE_PROBE: Duration = Duration::from_secs(2);
-/// What the third of three claimants is told to wait.
-const CONTENDED_RETRY_NS: u64 = 10_000_000_000;
 
 /// Takes a message under a uid that another, open WebSocket has: that one is pinged, and whether it answers decides.
 #[allow(clippy::too_many_arguments, reason = "one message's circumstances, passed on once")]
@@ -50,9 +45,7 @@ pub fn contend(
     let rare = entry.rare();
     match &mut rare.contender {
         Some(contender) if !origin.is(&contender.link) => {
-            let text = "two other connections use this instance_uid".to_owned();
-            let kind = ServerErrorResponseType::Unavailable;
-            return Outcome::Reply(Reply::error(Some(echo.uid), kind, text, Some(CONTENDED_RETRY_NS)));
+            return Outcome::Unavailable { uid: echo.uid, text: "two other connections use this instance_uid" };
         }
         Some(contender) => contender.take(incoming, payload, &shared.memory),
         None => {

@@ -19,8 +19,6 @@ use crate::{
 
 /// Agents on one socket. A forwarding gateway in front of more opens another.
 const MAX_AGENTS_PER_CONNECTION: usize = 16_384;
-/// What an agent that cannot be taken now is told to wait.
-const BUSY_RETRY_NS: u64 = 30_000_000_000;
 
 /// Where a message came from.
 #[derive(Clone, Copy)]
@@ -47,6 +45,11 @@ impl Origin<'_> {
 
 pub enum Outcome {
     Reply(Reply),
+    /// The message cannot be taken now, and the agent is to come back: told by UNAVAILABLE or, over HTTP, by the status.
+    Unavailable {
+        uid: InstanceUid,
+        text: &'static str,
+    },
     /// WebSocket: the reply has been sent, or is when the verdict is here.
     Settled,
     /// HTTP: likewise. The agent is known by `uid` for now.
@@ -71,9 +74,15 @@ pub fn receive_websocket(shared: &Arc<Shared>, connection: &Arc<Connection>, mes
         reply::send(shared, connection, &Reply::plain(Echo { uid, new_uid: None }));
         return;
     }
-    if let Outcome::Reply(message) = receive(shared, Origin::WebSocket(connection), payload) {
-        reply::send(shared, connection, &message);
-    }
+    let message = match receive(shared, Origin::WebSocket(connection), payload) {
+        Outcome::Reply(message) => message,
+        Outcome::Unavailable { uid, text } => {
+            let retry_ns = shared.config.retry_after_s() * 1_000_000_000;
+            Reply::error(Some(uid), ServerErrorResponseType::Unavailable, text.to_owned(), Some(retry_ns))
+        }
+        Outcome::Settled | Outcome::HeldHttp { .. } => return,
+    };
+    reply::send(shared, connection, &message);
 }
 
 /// Answers a text frame, in binary.
@@ -83,19 +92,20 @@ pub fn refuse_text(shared: &Shared, connection: &Connection) {
 }
 
 /// Takes the message of an HTTP request, and waits shortly for its verdict. `hint` is the uid that the request's header
-/// gives; clients differ in how they write it, so it is used only when the message has none.
-pub async fn receive_http(shared: &Arc<Shared>, payload: &[u8], hint: Option<InstanceUid>) -> Reply {
+/// gives; clients differ in how they write it, so it is used only when the message has none. `None` if the agent is to come
+/// back later.
+pub async fn receive_http(shared: &Arc<Shared>, payload: &[u8], hint: Option<InstanceUid>) -> Option<Reply> {
     shared.metrics.http_messages.increment(1);
     let (mut uid, mut echo, waiter) = match receive(shared, Origin::Http, payload) {
         Outcome::HeldHttp { uid, echo, waiter } => (uid, echo, waiter),
-        Outcome::Settled => return Reply::error(hint, ServerErrorResponseType::Unavailable, String::new(), None),
+        Outcome::Unavailable { .. } | Outcome::Settled => return None,
         Outcome::Reply(reply) if reply.head.first() != Some(&UID_TAG) => {
             // An error without a uid.
             let uid_field = hint.map(|uid| crate::protocol::reply::uid_field(&uid));
             let head = [uid_field.as_ref().map_or(&[][..], |field| field), &reply.head].concat();
-            return Reply { head: head.into(), tail: None };
+            return Some(Reply { head: head.into(), tail: None });
         }
-        Outcome::Reply(reply) => return reply,
+        Outcome::Reply(reply) => return Some(reply),
     };
     match tokio::time::timeout(shared.config.verdict_wait, waiter).await {
         Ok(Ok(known)) if known != uid => {
@@ -104,11 +114,11 @@ pub async fn receive_http(shared: &Arc<Shared>, payload: &[u8], hint: Option<Ins
         }
         Ok(Ok(_)) | Err(_) => {}
         // Another request of the same agent took its place.
-        Ok(Err(_)) => return Reply::plain(echo),
+        Ok(Err(_)) => return Some(Reply::plain(echo)),
     }
     let now_ms = shared.clock.now_ms();
     let mut agents = shared.registry.lock(&uid);
-    match agents.entries.get_mut(&uid).filter(|entry| matches!(entry.link, Link::Http)) {
+    Some(match agents.entries.get_mut(&uid).filter(|entry| matches!(entry.link, Link::Http)) {
         Some(entry) => {
             if let Some(rare) = &mut entry.rare {
                 rare.waiting = None;
@@ -121,7 +131,7 @@ pub async fn receive_http(shared: &Arc<Shared>, payload: &[u8], hint: Option<Ins
             message
         }
         None => Reply::plain(echo),
-    }
+    })
 }
 
 /// The first byte of a message that begins with `instance_uid`.
@@ -154,9 +164,7 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
         }
         None => {
             if !has_room(shared, origin) {
-                let text = "too many agents".to_owned();
-                let kind = ServerErrorResponseType::Unavailable;
-                return Outcome::Reply(Reply::error(Some(echo.uid), kind, text, Some(BUSY_RETRY_NS)));
+                return Outcome::Unavailable { uid: echo.uid, text: "too many agents" };
             }
             let mut entry = Entry::new(origin.link(), 0);
             if matches!(origin, Origin::Http) {

@@ -75,24 +75,44 @@ pub async fn serve(shared: Arc<Shared>, socket: TcpStream, ticket: Ticket, is_su
         .serve_connection(TokioIo::new(Watched { socket, watch: watch.clone() }), service)
         .with_upgrades();
     let mut alarm = pin!(tokio::time::sleep(header_timeout));
-    let is_over = poll_fn(|cx| {
+    let end = poll_fn(|cx| {
         if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-            return Poll::Ready(result.inspect_err(|error| tracing::trace!(%error, "HTTP connection ended")).is_ok());
+            let Err(error) = result else { return Poll::Ready(End::Over) };
+            tracing::trace!(%error, "HTTP connection ended");
+            return Poll::Ready(if error.is_parse() { End::Unreadable } else { End::Over });
         }
         let Some(deadline) = watch.deadline(header_timeout, idle_timeout) else { return Poll::Pending };
         if alarm.deadline() != deadline {
             alarm.as_mut().reset(deadline);
         }
-        alarm.as_mut().poll(cx).map(|()| false)
+        alarm.as_mut().poll(cx).map(|()| End::Late)
     });
-    if !is_over.await
-        && watch.phase() == Phase::Head
-        && let Some(parts) = connection.into_parts()
-    {
-        metrics::refused("header_timeout");
-        // Whoever does not take so few bytes at once does not want them.
-        let _ = parts.io.into_inner().socket.try_write(HEADERS_TOO_SLOW);
+    let end = end.await;
+    let Some(mut socket) = connection.into_parts().map(|parts| parts.io.into_inner().socket) else { return };
+    match end {
+        End::Over => {}
+        End::Late if watch.phase() == Phase::Head => {
+            metrics::refused("header_timeout");
+            // Whoever does not take so few bytes at once does not want them.
+            let _ = socket.try_write(HEADERS_TOO_SLOW);
+        }
+        End::Late => {}
+        End::Unreadable => {
+            metrics::refused("headers");
+            // Boxed, for its buffer is many times what this future is while an agent idles between polls.
+            let rest = Box::pin(body::discard_socket(&mut socket, body::MAX_STRANGERS_DISCARDED_BYTES));
+            let _ = tokio::time::timeout(header_timeout, rest).await;
+        }
     }
+}
+
+/// How the HTTP on a connection ended.
+enum End {
+    Over,
+    /// By a request that could not be read; hyper has answered it.
+    Unreadable,
+    /// By the time that it took.
+    Late,
 }
 
 impl Serving {
@@ -123,7 +143,7 @@ impl Serving {
     /// Whether the request is taken at all; cheap, for it is what an overloaded gateway does most.
     fn admit(&self, request: &Request<Incoming>) -> Result<Option<Arc<Credential>>, Refusal> {
         let shared = &self.shared;
-        if request.uri().path() != shared.config.path {
+        if !is_path(request.uri().path(), &shared.config.path) {
             return Err(refusal(StatusCode::NOT_FOUND, "path", "there is nothing at this path"));
         }
         if self.is_surplus {
@@ -170,7 +190,9 @@ impl Serving {
         let hint = hint.and_then(|text| text.parse::<InstanceUid>().ok());
         let accepts_gzip = body::accepts_gzip(&head.headers);
         drop(head);
-        let reply = exchange::receive_http(&self.shared, &message, hint).await;
+        let Some(reply) = exchange::receive_http(&self.shared, &message, hint).await else {
+            return Err(self.busy("agent_limit"));
+        };
         if reply.len() > config.max_sent_bytes {
             self.shared.metrics.oversize.increment(1);
             tracing::warn!(bytes = reply.len(), "reply not sent: it is over the size limit");
@@ -205,9 +227,7 @@ impl Serving {
 
     /// Come back later; each at another time, for clients obey to the second.
     fn busy(&self, reason: &'static str) -> Refusal {
-        let config = &self.shared.config;
-        let (min, max) = (config.retry_after_min.as_secs().max(1), config.retry_after_max.as_secs());
-        let seconds = rand::random_range(min..=max.max(min));
+        let seconds = self.shared.config.retry_after_s();
         let mut answer = refusal(StatusCode::SERVICE_UNAVAILABLE, reason, "try again later");
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         if self.is_surplus {
@@ -215,6 +235,11 @@ impl Serving {
         }
         answer
     }
+}
+
+/// Whether a request is for `path`. Many are written with a slash at the end, and mean the same.
+fn is_path(requested: &str, path: &str) -> bool {
+    requested == path || requested.strip_suffix('/') == Some(path) || path.strip_suffix('/') == Some(requested)
 }
 
 fn refusal(status: StatusCode, reason: &'static str, text: &'static str) -> Refusal {

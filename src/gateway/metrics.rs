@@ -51,6 +51,7 @@ gateway_metrics! {
         duplicates = "muster_gateway_duplicate_uids_total", "Agents given a new uid, theirs being in use.";
         takeovers = "muster_gateway_takeovers_total", "Connections replaced by a newer one of the same agent.";
         pings = "muster_gateway_pings_total", "Pings sent.";
+        pauses = "muster_gateway_reading_paused_total", "Times that a WebSocket that sent too much was not read from for a moment.";
         bus_gaps = "muster_gateway_bus_gaps_total", "Times that messages of the bus may have been missed.";
     }
     gauges {

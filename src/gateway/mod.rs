@@ -103,6 +103,7 @@ struct Shared {
     repeats: pace::Bucket,
     /// New uids over HTTP.
     minting: pace::Bucket,
+    paused: pace::Paused,
     reopening: Notify,
     is_draining: AtomicBool,
     is_subscribed: AtomicBool,
@@ -130,6 +131,7 @@ impl Gateway {
             full_state: pace::Bucket::new(config.full_state_per_second, config.full_state_per_second),
             repeats: pace::Bucket::new(config.repeats_per_second, config.repeats_per_second),
             minting: pace::Bucket::new(HTTP_UIDS_PER_SECOND, HTTP_UIDS_BURST),
+            paused: pace::Paused::default(),
             reopening: Notify::new(),
             is_draining: AtomicBool::new(false),
             is_subscribed: AtomicBool::new(false),

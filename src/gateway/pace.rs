@@ -1,6 +1,9 @@
-//! A token bucket, and the gateway's own clock.
+//! A token bucket, connections that are left unread for a moment, and the gateway's own clock.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    task::Waker,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use parking_lot::Mutex;
 
@@ -32,6 +35,32 @@ impl Bucket {
             *tokens -= 1.0;
         }
         is_free
+    }
+}
+
+/// Whoever sends too much is not left unread for longer: its Close, too, is to be read.
+const LONGEST_PAUSE_S: u64 = 10;
+
+/// What is left of so many frames after a time in which they were worked off at a rate.
+pub fn left(frames: u16, elapsed_s: u32, per_second: u64) -> u16 {
+    let most = per_second.saturating_mul(LONGEST_PAUSE_S);
+    let left = u64::from(frames).min(most).saturating_sub(per_second.saturating_mul(elapsed_s.into()));
+    u16::try_from(left).unwrap_or(u16::MAX)
+}
+
+/// Tasks of connections that are left unread for a moment.
+#[derive(Debug, Default)]
+pub struct Paused(Mutex<Vec<Waker>>);
+
+impl Paused {
+    /// Has the task look again soon.
+    pub fn add(&self, waker: &Waker) {
+        self.0.lock().push(waker.clone());
+    }
+
+    /// To be called several times a second.
+    pub fn wake(&self) {
+        std::mem::take(&mut *self.0.lock()).into_iter().for_each(Waker::wake);
     }
 }
 
@@ -72,6 +101,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn frames_are_worked_off_and_the_pause_has_an_end() {
+        assert_eq!((left(250, 1, 100), left(250, 2, 100), left(250, 3, 100)), (150, 50, 0));
+        assert_eq!(left(u16::MAX, 1, 100), 900, "after ten seconds it is read again, whatever it sent");
+        assert_eq!(left(u16::MAX, 1, 1_000_000), 0);
+    }
 
     #[test]
     fn bucket_gives_its_burst_and_then_its_rate() {

@@ -47,6 +47,7 @@ pub async fn run(shared: Arc<Shared>) {
     for slice in 0u64.. {
         interval.tick().await;
         let part = (slice % u64::from(SLICES)) as u16;
+        shared.paused.wake();
         let now_ms = shared.clock.now_ms();
         let now_s = shared.clock.now_s();
         let is_http_round = (slice / u64::from(SLICES)).is_multiple_of(u64::from(HTTP_ROUND_S));

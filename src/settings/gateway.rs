@@ -42,6 +42,10 @@ pub struct Gateway {
     /// Longest time after which a refused agent is told to come back.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::duration)]
     retry_after_max: Duration,
+    /// Messages that an agent may send over its WebSocket a second, 0 for any number: one that sends more is read from more
+    /// slowly.
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = value_parser!(u32).range(0..=50_000))]
+    agent_messages_per_second: u32,
     /// How long the headers of a request may take.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::duration)]
     header_timeout: Duration,
@@ -116,6 +120,7 @@ impl Gateway {
             admission_burst: self.admission_burst,
             retry_after_min: self.retry_after_min,
             retry_after_max: self.retry_after_max,
+            messages_per_second: self.agent_messages_per_second,
             header_timeout: self.header_timeout,
             http_idle_timeout: self.http_idle_timeout,
             body_timeout: self.body_timeout,

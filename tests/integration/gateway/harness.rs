@@ -312,6 +312,36 @@ impl Agent {
     }
 }
 
+const UPGRADE: &str = "GET /v1/opamp HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// A client's frame, not really masked.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    assert!(payload.len() < 126);
+    [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
+}
+
+/// A socket past its handshake, without a client that would correct what is sent.
+pub async fn raw_socket(bench: &Bench, early: &[u8]) -> TcpStream {
+    let mut socket = TcpStream::connect(bench.address).await.unwrap();
+    socket.write_all(&[UPGRADE.as_bytes(), early].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(socket.read_u8().await.unwrap());
+    }
+    let answer = String::from_utf8(answer).unwrap().to_lowercase();
+    assert!(answer.starts_with("http/1.1 101"), "{answer}");
+    assert!(answer.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{answer}");
+    socket
+}
+
+/// Everything until the end of the connection.
+pub async fn rest(mut socket: TcpStream) -> Vec<u8> {
+    let mut rest = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut rest)).await.expect("it ends");
+    rest
+}
+
 pub fn uid(n: u8) -> InstanceUid {
     InstanceUid::from_slice(&[n; 16]).unwrap()
 }

@@ -124,7 +124,9 @@ async fn requests_that_are_not_opamp_get_the_status_that_says_so() {
     let cases = [
         (get("/v1/opamp", ""), "426"),
         (get("/", ""), "404"),
-        (get("/v1/opamp/", ""), "404"),
+        (get("/v1/opamp/", ""), "426"),
+        (get("/v1/opamp//", ""), "404"),
+        (get("/v1/opamp/x", ""), "404"),
         (get("/v1/opamp", "").replacen("GET", "PUT", 1), "405"),
     ];
     for (request, status) in cases {
@@ -143,6 +145,56 @@ async fn requests_that_are_not_opamp_get_the_status_that_says_so() {
         let (head, _) = bench.post(headers, &body).await;
         assert!(head.starts_with(&format!("http/1.1 {status}")), "{headers}: {head}");
     }
+}
+
+/// None of them asks for the connection to be closed, and none is left waiting for an answer.
+#[tokio::test]
+async fn too_many_or_too_long_headers_are_refused_with_the_status_that_says_so() {
+    let bench = Bench::start(config()).await;
+    let request = |method: &str, headers: &str, body: usize| {
+        let mut request = format!("{method} /v1/opamp HTTP/1.1\r\nHost: x\r\nContent-Length: {body}\r\n{headers}\r\n");
+        request.push_str(&"b".repeat(body));
+        request
+    };
+    let many = |count: usize| (0..count).map(|n| format!("X-{n}: v\r\n")).collect::<String>();
+    let long = format!("X: {}\r\n", "v".repeat(20 << 10));
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let cases = [
+        ("99 and what is needed", request("GET", &many(99), 0)),
+        ("100 and what is needed", request("GET", &many(100), 0)),
+        ("101 and what is needed", request("GET", &many(101), 0)),
+        ("many", request("GET", &many(500), 0)),
+        ("more than a buffer of them", request("GET", &many(5_000), 0)),
+        ("with a body", request("POST", &many(150), 200_000)),
+        ("with an upgrade", request("GET", &(upgrade.to_owned() + &many(150)), 0)),
+        ("a long one", request("GET", &long, 0)),
+        ("a long one with a body", request("POST", &long, 200_000)),
+    ];
+    for (what, request) in cases {
+        let (head, _) = split(&bench.raw(request.as_bytes()).await);
+        assert!(head.starts_with("http/1.1 431"), "{what}: {head}");
+    }
+    let (head, _) =
+        bench.post(&format!("Content-Type: application/x-protobuf\r\n{}", many(90)), &full(1, 0).encode_to_vec()).await;
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+}
+
+/// A socket that is closed with bytes unread is reset, and its peer may learn of nothing else.
+#[tokio::test]
+async fn who_is_refused_for_headers_may_send_the_body_before_the_answer_is_read() {
+    let bench = Bench::start(config()).await;
+    let mut socket = TcpStream::connect(bench.address).await.unwrap();
+    let many: String = (0..150).map(|n| format!("X-{n}: v\r\n")).collect();
+    let head = format!("POST /v1/opamp HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n{many}\r\n");
+    socket.write_all(head.as_bytes()).await.unwrap();
+    socket.peek(&mut [0]).await.unwrap();
+    for _ in 0..10 {
+        socket.write_all(&[b'b'; 10_000]).await.expect("it is still read");
+    }
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 431");
 }
 
 #[tokio::test]

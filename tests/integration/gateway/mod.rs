@@ -7,4 +7,5 @@ mod duplicates;
 mod exchange;
 mod http;
 mod reports;
+mod throttling;
 mod websocket;
