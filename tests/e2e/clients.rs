@@ -1,5 +1,5 @@
 //! Clients that people get from package registries, against `muster standalone`: each connects, is seen, gets a
-//! configuration that `musterctl apply` made, and shows as APPLIED.
+//! configuration that `musterctl apply` made, shows as APPLIED, and comes back when the server does.
 
 use serde_json::Value;
 
@@ -50,12 +50,78 @@ async fn node_over_http() {
 }
 
 #[tokio::test]
+async fn java_over_websocket() {
+    let traits = Traits { transport: "ws", reports_effective_config: true, reports_health: false, says_goodbye: true };
+    is_configured(Kind::Java, traits).await;
+}
+
+#[tokio::test]
+async fn java_over_http() {
+    let traits =
+        Traits { transport: "http", reports_effective_config: true, reports_health: false, says_goodbye: false };
+    is_configured(Kind::Java, traits).await;
+}
+
+#[tokio::test]
 async fn a_client_with_a_wrong_token_is_refused() {
     let server = Standalone::start().await;
     let url = format!("ws://{}/v1/opamp", server.node.opamp());
     let Some(mut client) = Client::start(Kind::Go, &url, "muster_agent_wrong", "intruder") else { return };
     client.event("error", |error| error["message"] == "websocket: bad handshake").await;
     assert!(server.ctl().agents().await.is_empty());
+}
+
+#[tokio::test]
+async fn go_over_websocket_comes_back() {
+    comes_back(Kind::Go, "ws").await;
+}
+
+#[tokio::test]
+async fn go_over_http_comes_back() {
+    comes_back(Kind::Go, "http").await;
+}
+
+#[tokio::test]
+async fn java_over_websocket_comes_back() {
+    comes_back(Kind::Java, "ws").await;
+}
+
+#[tokio::test]
+async fn java_over_http_comes_back() {
+    comes_back(Kind::Java, "http").await;
+}
+
+#[tokio::test]
+async fn python_comes_back() {
+    comes_back(Kind::Python, "http").await;
+}
+
+#[tokio::test]
+async fn node_comes_back() {
+    comes_back(Kind::Node, "http").await;
+}
+
+/// The server ends in order and is started again: the client goes on where it was.
+async fn comes_back(kind: Kind, transport: &str) {
+    let mut server = Standalone::start().await;
+    let ctl = server.ctl();
+    let url = format!("{transport}://{}/v1/opamp", server.node.opamp());
+    let Some(mut client) = Client::start(kind, &url, &server.agent_token(), "checkout") else { return };
+    let uid = client.uid().await;
+    ctl.apply("base", "service.name = checkout", FILE, "before\n").await;
+    let before = client.event("config", |_| true).await;
+    has_settled(&ctl, &uid, "APPLIED", &before).await;
+
+    server.node.terminate();
+    server.node.ended().await;
+    server.node.start().await;
+    server.node.ready().await;
+    ctl.agent_is(&uid, "the client is back", |agent| is(agent, "connected", true)).await;
+    ctl.apply("base", "service.name = checkout", FILE, "after\n").await;
+    let after = client.event("config", |config| config["files"][FILE] == "after\n").await;
+    has_settled(&ctl, &uid, "APPLIED", &after).await;
+    assert_eq!(client.all("config").len(), 2, "each was offered once");
+    client.stop().await;
 }
 
 async fn is_configured(kind: Kind, traits: Traits) {

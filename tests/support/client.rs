@@ -17,6 +17,7 @@ pub enum Kind {
     Python,
     Node,
     Go,
+    Java,
 }
 
 pub struct Client {
@@ -85,24 +86,32 @@ impl Client {
 }
 
 fn program(kind: Kind) -> Option<Command> {
-    let cache = env::var_os("MUSTER_TEST_CACHE").map(PathBuf::from).or_else(|| {
-        let home = PathBuf::from(env::var_os("HOME")?);
-        Some(home.join(".cache/muster-test"))
-    })?;
-    let (name, path, script) = match kind {
-        Kind::Python => ("python", cache.join("python/venv/bin/python"), Some(interop("python/agent.py"))),
-        Kind::Node => ("node", "node".into(), Some(cache.join("node/agent.js"))),
-        Kind::Go => ("go", cache.join("go/agent"), None),
+    let (program, script) = match kind {
+        Kind::Python => (installed("python", "python/venv/bin/python")?, vec![interop("python/agent.py")]),
+        Kind::Node => ("node".into(), vec![installed("node", "node/agent.js")?]),
+        Kind::Go => (installed("go", "go/agent")?, vec![]),
+        Kind::Java => {
+            let classes = installed("java", "java/classes")?;
+            let path = format!("{}:{}/*", classes.display(), classes.with_file_name("lib").display());
+            ("java".into(), vec!["-cp".into(), path.into(), "Agent".into()])
+        }
     };
-    if env::var("MUSTER_TEST_SKIP").is_ok_and(|skipped| skipped.split_whitespace().any(|other| other == name)) {
-        eprintln!("SKIPPED: the {name} client is not installed");
-        return None;
-    }
-    let installed = if kind == Kind::Node { script.as_deref() } else { Some(path.as_path()) };
-    assert!(installed.is_some_and(Path::exists), "the {name} client is not installed: run scripts/test, which does it");
-    let mut command = Command::new(path);
+    let mut command = Command::new(program);
     command.args(script);
     Some(command)
+}
+
+/// What `scripts/test` has installed of a client, at this path of its cache; `None` if it was told to leave it out.
+pub fn installed(client: &str, path: &str) -> Option<PathBuf> {
+    if env::var("MUSTER_TEST_SKIP").is_ok_and(|skipped| skipped.split_whitespace().any(|other| other == client)) {
+        eprintln!("SKIPPED: the {client} client is not installed");
+        return None;
+    }
+    let cache = env::var_os("MUSTER_TEST_CACHE").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache/muster-test")))?;
+    let path = cache.join(path);
+    assert!(path.exists(), "the {client} client is not installed: run scripts/test, which does it");
+    Some(path)
 }
 
 fn interop(path: &str) -> PathBuf {

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod ctl;
 pub mod node;
 pub mod postgres;
