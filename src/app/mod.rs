@@ -4,6 +4,7 @@
 //! Architecture invariant: the one place that knows every component. Components do not know it.
 
 mod config_service;
+mod conformance;
 mod data_dir;
 mod first_token;
 mod gateway;
@@ -41,6 +42,7 @@ pub fn main() -> ExitCode {
         }
         Command::Migrate(role) => start::tool(Some(&role.process.clone()), odd, migrate::run(role)),
         Command::Load(role) => start::tool(Some(&role.process.clone()), odd, load::run(role)),
+        Command::Conformance(role) => start::judged(&role.process.clone(), odd, conformance::run(role)),
         Command::Healthcheck(role) => start::tool(None, odd, healthcheck::run(role)),
         Command::SettingsReference => {
             output::write(settings::reference::markdown().trim_end());

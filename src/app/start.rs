@@ -46,6 +46,19 @@ pub fn tool(
     }
 }
 
+/// Runs a command that judges something: 1 is a bad result, an error that there is none.
+pub fn judged(
+    process: &Process,
+    unknown_variables: Vec<String>,
+    run: impl Future<Output = anyhow::Result<ExitCode>>,
+) -> ExitCode {
+    let result = prepare(Some(process), unknown_variables).and_then(|runtime| runtime.block_on(Box::pin(run)));
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
 fn prepare(process: Option<&Process>, unknown_variables: Vec<String>) -> anyhow::Result<tokio::runtime::Runtime> {
     if let Some(process) = process {
         let format = match process.log_format {

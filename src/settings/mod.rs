@@ -9,6 +9,7 @@
 
 mod admin;
 mod config_service;
+mod conformance;
 mod connections;
 #[cfg(test)]
 mod defaults_tests;
@@ -26,11 +27,15 @@ mod values;
 
 pub use admin::Admin;
 pub use config_service::ConfigService;
+pub use conformance::{Conformance, ConformanceOutput};
 pub use connections::{Bus, Store};
 pub use error::Error;
 pub use gateway::Gateway;
 pub use layers::{Resolved, resolve};
 pub use load::{Load, Output};
 pub use process::{LogFormat, Process};
-pub use roles::{Cli, Command, ConfigServiceRole, GatewayRole, HealthcheckRole, LoadRole, MigrateRole, StandaloneRole};
+pub use roles::{
+    Cli, Command, ConfigServiceRole, ConformanceRole, GatewayRole, HealthcheckRole, LoadRole, MigrateRole,
+    StandaloneRole,
+};
 pub use secret::Secret;

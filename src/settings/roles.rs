@@ -4,7 +4,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{Admin, Bus, ConfigService, Error, Gateway, Load, Process, Secret, Store, listen::Node, secret};
+use super::{
+    Admin, Bus, ConfigService, Conformance, Error, Gateway, Load, Process, Secret, Store, listen::Node, secret,
+};
 
 /// A fleet control plane for telemetry agents: the server side of OpAMP.
 #[derive(Parser, Clone, Debug)]
@@ -28,6 +30,10 @@ pub enum Command {
     Migrate(MigrateRole),
     /// Run simulated agents against an OpAMP server, and report how it did.
     Load(LoadRole),
+    /// Check what an OpAMP server does, case by case, against the specification and what clients need.
+    ///
+    /// Exits with 0 if the server does all that it must, with 1 if not, with 2 if there is no server to ask.
+    Conformance(ConformanceRole),
     /// Ask for a URL, and exit with 0 if the answer is a success: a probe for containers.
     Healthcheck(HealthcheckRole),
     /// Print the settings reference in Markdown.
@@ -128,6 +134,14 @@ pub struct MigrateRole {
 pub struct LoadRole {
     #[command(flatten)]
     pub load: Load,
+    #[command(flatten)]
+    pub process: Process,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ConformanceRole {
+    #[command(flatten)]
+    pub conformance: Conformance,
     #[command(flatten)]
     pub process: Process,
 }

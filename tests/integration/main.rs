@@ -12,6 +12,7 @@ mod admin_on_servers;
 mod architecture;
 mod bus;
 mod config_service;
+mod conformance;
 mod gateway;
 mod load;
 mod metrics;

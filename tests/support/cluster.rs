@@ -62,11 +62,15 @@ impl Cluster {
 
     /// `musterctl` against one config service replica.
     pub fn ctl(&self, service: usize) -> Ctl {
-        Ctl::new(self.services[service].admin(), OPERATOR_TOKEN)
+        Ctl::new(self.services[service].admin(), self.operator_token())
     }
 
     pub fn agent_token(&self) -> &str {
         &self.agent_token
+    }
+
+    pub fn operator_token(&self) -> &str {
+        OPERATOR_TOKEN
     }
 
     /// Where each gateway takes agents.

@@ -34,8 +34,12 @@ impl Standalone {
         self.token("agent.token")
     }
 
+    pub fn operator_token(&self) -> String {
+        self.token("operator.token")
+    }
+
     pub fn ctl(&self) -> Ctl {
-        Ctl::new(self.node.admin(), &self.token("operator.token"))
+        Ctl::new(self.node.admin(), &self.operator_token())
     }
 
     pub fn data_dir(&self) -> PathBuf {

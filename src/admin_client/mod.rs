@@ -1,0 +1,239 @@
+//! The admin API for programs that need few of its calls: makes policies and tokens, and says what is known of an agent.
+//!
+//! Architecture invariant: gives and takes plain values. Nobody who uses it sees the API's generated types.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::{Value, json};
+use tonic::{
+    Code, Request, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::{Channel, Endpoint},
+};
+
+use crate::proto::admin::{
+    self, agents_client::AgentsClient, attribute_value, policies_client::PoliciesClient, tokens_client::TokensClient,
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0:?} is no URL: {1}")]
+    Url(String, String),
+    #[error("the operator token has characters that no token has")]
+    Token,
+    #[error("no connection to {0}: {1}")]
+    Connect(String, String),
+    #[error("{0}: {1}")]
+    Call(&'static str, String),
+}
+
+/// A connection to the admin API.
+#[derive(Clone)]
+pub struct AdminClient {
+    channel: Channel,
+    authorization: MetadataValue<Ascii>,
+}
+
+/// One file of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct File {
+    pub name: String,
+    pub content_type: String,
+    pub role: String,
+    pub body: Vec<u8>,
+}
+
+/// What the server knows of an agent. Values of attributes are JSON, bytes `{"bytes": hex}`.
+#[derive(Clone, Debug, Default)]
+pub struct AgentState {
+    pub is_connected: bool,
+    pub is_healthy: Option<bool>,
+    pub health_status: String,
+    pub health_error: String,
+    pub attributes: BTreeMap<String, Value>,
+    /// Components of the health by name, each with `healthy`, `status`, `last_error` and `components`.
+    pub components: Value,
+    /// `UNSET`, `APPLIED`, `APPLYING` or `FAILED`.
+    pub config_status: &'static str,
+    pub config_error: String,
+    pub reported_config_hash: Vec<u8>,
+    pub is_converged: bool,
+    pub capabilities: Vec<String>,
+}
+
+impl AdminClient {
+    pub async fn connect(url: &str, token: &str) -> Result<Self, Error> {
+        let mut authorization: MetadataValue<Ascii> =
+            format!("Bearer {}", token.trim()).parse().map_err(|_| Error::Token)?;
+        authorization.set_sensitive(true);
+        let endpoint = Endpoint::from_shared(url.to_owned());
+        let endpoint = endpoint.map_err(|error| Error::Url(url.to_owned(), error.to_string()))?;
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT);
+        let channel = endpoint.connect().await.map_err(|error| Error::Connect(url.to_owned(), root(&error)))?;
+        Ok(Self { channel, authorization })
+    }
+
+    /// Whether the server takes the token.
+    pub async fn check(&self) -> Result<(), Error> {
+        let request = self.request(admin::ListPoliciesRequest { page_size: 1, ..Default::default() });
+        self.policies().list_policies(request).await.map_err(failed("list policies"))?;
+        Ok(())
+    }
+
+    /// Makes a policy, or a new revision of it.
+    pub async fn apply_config(
+        &self,
+        name: &str,
+        selector: &str,
+        priority: i32,
+        files: &[File],
+        allow_empty: bool,
+    ) -> Result<(), Error> {
+        let file = |file: &File| admin::PolicyFile {
+            name: file.name.clone(),
+            content_type: file.content_type.clone(),
+            role: file.role.clone(),
+            body: file.body.clone().into(),
+            ..Default::default()
+        };
+        let request = self.request(admin::ApplyPolicyRequest {
+            name: name.to_owned(),
+            kind: admin::PolicyKind::Config as i32,
+            selector: selector.to_owned(),
+            priority,
+            files: files.iter().map(file).collect(),
+            allow_empty,
+            ..Default::default()
+        });
+        self.policies().apply_policy(request).await.map_err(failed("apply a policy"))?;
+        Ok(())
+    }
+
+    /// One that is not there is as good as deleted.
+    pub async fn delete_policy(&self, name: &str) -> Result<(), Error> {
+        let request = self.request(admin::DeletePolicyRequest { name: name.to_owned(), ..Default::default() });
+        gone(self.policies().delete_policy(request).await.map(|_| ()), "delete a policy")
+    }
+
+    /// The text of a new agent token.
+    pub async fn create_agent_token(&self, name: &str) -> Result<String, Error> {
+        let kind = admin::TokenKind::Agent as i32;
+        let request = self.request(admin::CreateTokenRequest { kind, name: name.to_owned(), ..Default::default() });
+        let answer = self.tokens().create_token(request).await.map_err(failed("create a token"))?;
+        Ok(answer.into_inner().text)
+    }
+
+    pub async fn revoke_token(&self, name: &str) -> Result<(), Error> {
+        let request = self.request(admin::RevokeTokenRequest { token: name.to_owned() });
+        gone(self.tokens().revoke_token(request).await.map(|_| ()), "revoke a token")
+    }
+
+    pub async fn agent(&self, uid: &str) -> Result<Option<AgentState>, Error> {
+        let request = self.request(admin::GetAgentRequest { instance_uid: uid.to_owned() });
+        match self.agents().get_agent(request).await {
+            Ok(answer) => Ok(Some(state(answer.into_inner()))),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(failed("get an agent")(status)),
+        }
+    }
+
+    /// The effective configuration that the agent reported.
+    pub async fn effective_config(&self, uid: &str) -> Result<Vec<File>, Error> {
+        let request = self.request(admin::GetAgentConfigRequest { instance_uid: uid.to_owned() });
+        let answer = self.agents().get_agent_config(request).await.map_err(failed("get an agent's configuration"))?;
+        let file = |file: admin::EffectiveFile| File {
+            name: file.name,
+            content_type: file.content_type,
+            role: String::new(),
+            body: file.body.to_vec(),
+        };
+        Ok(answer.into_inner().effective.into_iter().map(file).collect())
+    }
+
+    /// Deletes what is known of an agent, connected or not.
+    pub async fn forget_agent(&self, uid: &str) -> Result<(), Error> {
+        let request =
+            self.request(admin::ForgetAgentRequest { instance_uid: uid.to_owned(), force: true, ..Default::default() });
+        gone(self.agents().forget_agent(request).await.map(|_| ()), "forget an agent")
+    }
+
+    fn agents(&self) -> AgentsClient<Channel> {
+        AgentsClient::new(self.channel.clone())
+    }
+
+    fn policies(&self) -> PoliciesClient<Channel> {
+        PoliciesClient::new(self.channel.clone())
+    }
+
+    fn tokens(&self) -> TokensClient<Channel> {
+        TokensClient::new(self.channel.clone())
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("authorization", self.authorization.clone());
+        request
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(Status) -> Error {
+    move |status| Error::Call(what, format!("{:?}: {}", status.code(), status.message()))
+}
+
+fn gone(result: Result<(), Status>, what: &'static str) -> Result<(), Error> {
+    match result {
+        Err(status) if status.code() != Code::NotFound => Err(failed(what)(status)),
+        _ => Ok(()),
+    }
+}
+
+fn root(error: &dyn std::error::Error) -> String {
+    let mut reason = error;
+    while let Some(source) = reason.source() {
+        reason = source;
+    }
+    reason.to_string()
+}
+
+fn state(agent: admin::Agent) -> AgentState {
+    AgentState {
+        is_connected: agent.connected,
+        is_healthy: agent.healthy,
+        config_status: match agent.config_status() {
+            admin::ConfigStatus::Unset => "UNSET",
+            admin::ConfigStatus::Applied => "APPLIED",
+            admin::ConfigStatus::Applying => "APPLYING",
+            admin::ConfigStatus::Failed => "FAILED",
+        },
+        is_converged: agent.convergence() == admin::Convergence::Converged,
+        health_status: agent.health_status,
+        health_error: agent.health_error,
+        attributes: agent.attributes.into_iter().map(|(key, value)| (key, attribute(value))).collect(),
+        components: components(agent.components),
+        config_error: agent.config_error,
+        reported_config_hash: agent.reported_config_hash.to_vec(),
+        capabilities: agent.capabilities,
+    }
+}
+
+fn components(of: BTreeMap<String, admin::ComponentHealth>) -> Value {
+    let component = |it: admin::ComponentHealth| json!({"healthy": it.healthy, "status": it.status, "last_error": it.last_error, "components": components(it.components)});
+    of.into_iter().map(|(name, it)| (name, component(it))).collect()
+}
+
+fn attribute(value: admin::AttributeValue) -> Value {
+    use attribute_value::Value as Of;
+    match value.value {
+        None => Value::Null,
+        Some(Of::StringValue(text)) => text.into(),
+        Some(Of::BoolValue(value)) => value.into(),
+        Some(Of::IntValue(value)) => value.into(),
+        Some(Of::DoubleValue(value)) => value.into(),
+        Some(Of::BytesValue(bytes)) => json!({"bytes": hex::encode(bytes)}),
+        Some(Of::ListValue(list)) => list.values.into_iter().map(attribute).collect(),
+        Some(Of::MapValue(map)) => map.values.into_iter().map(|(key, value)| (key, attribute(value))).collect(),
+    }
+}

@@ -1,0 +1,29 @@
+//! The cases, by what they are about.
+
+mod config;
+mod exchange;
+mod extensions;
+mod http;
+mod http_bodies;
+mod identity;
+mod nodes;
+mod observed;
+mod state;
+mod ws_frames;
+mod ws_handshake;
+
+use super::case::Case;
+
+pub const ALL: &[&[Case]] = &[
+    http::CASES,
+    http_bodies::CASES,
+    ws_handshake::CASES,
+    ws_frames::CASES,
+    exchange::CASES,
+    state::CASES,
+    identity::CASES,
+    config::CASES,
+    observed::CASES,
+    extensions::CASES,
+    nodes::CASES,
+];

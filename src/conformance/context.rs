@@ -1,0 +1,280 @@
+//! What a case works with: connections, agents, the operator's hand; and what has to be put away after it.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use parking_lot::Mutex;
+use tokio::io::AsyncWriteExt;
+
+use super::{
+    agent::{Agent, CASE_ATTRIBUTE, can, uid_text},
+    case::{Step, Stop, Verdict},
+    http::{Http, Request, Response},
+    protobuf::Message,
+    reply::{RemoteConfig, Reply},
+    target::Target,
+    websocket::{Socket, accept_of},
+};
+use crate::admin_client::{AdminClient, AgentState, File};
+
+/// What all cases of one run share.
+pub struct World {
+    pub target: Target,
+    pub second: Option<Target>,
+    pub token: Option<String>,
+    pub admin: Option<AdminClient>,
+    /// How long an answer may take.
+    pub patience: Duration,
+    /// Makes names of this run unlike those of any other.
+    pub run: String,
+}
+
+/// What one case has.
+pub struct Context {
+    pub world: Arc<World>,
+    /// The case's name in lower case, unique to this run.
+    pub mark: String,
+    pub patience: Duration,
+    /// How long to wait for what must not come.
+    pub quiet: Duration,
+    /// For what a server may well do late.
+    pub long: Duration,
+    traces: Mutex<Traces>,
+}
+
+/// What the case leaves behind on the server.
+#[derive(Default)]
+struct Traces {
+    agents: Vec<[u8; 16]>,
+    policies: Vec<String>,
+    tokens: Vec<String>,
+    /// Plain HTTP was used, where no connection ends to say that an agent is gone.
+    is_over_http: bool,
+}
+
+impl Context {
+    pub fn new(world: Arc<World>, id: &str) -> Self {
+        let patience = world.patience;
+        Self {
+            mark: format!("{}-{}", world.run, id.to_lowercase()),
+            patience,
+            quiet: patience / 5,
+            long: patience * 6,
+            traces: Mutex::default(),
+            world,
+        }
+    }
+
+    /// An agent that nobody knows yet.
+    pub fn agent(&self) -> Agent {
+        let agent = Agent::new(uuid::Uuid::now_v7().into_bytes(), &self.mark);
+        self.remember(agent.uid);
+        agent
+    }
+
+    /// One that takes configurations.
+    pub fn config_agent(&self) -> Agent {
+        self.agent().with(can::CONFIG)
+    }
+
+    /// Has an agent by this uid put away at the end.
+    pub fn remember(&self, uid: [u8; 16]) {
+        self.traces.lock().agents.push(uid);
+    }
+
+    /// A request to the server as an agent makes it, without a body.
+    pub fn request(&self, method: &'static str) -> Request {
+        self.request_to(&self.world.target, method)
+    }
+
+    fn request_to(&self, target: &Target, method: &'static str) -> Request {
+        let mut headers = vec![("Host".to_owned(), target.url.authority())];
+        headers.push(("Content-Type".to_owned(), "application/x-protobuf".to_owned()));
+        if let Some(token) = &self.world.token {
+            headers.push(("Authorization".to_owned(), format!("Bearer {token}")));
+        }
+        Request { method, path: target.url.path.clone(), headers, body: Vec::new(), is_chunked: false }
+    }
+
+    /// A connection for plain HTTP.
+    pub async fn http(&self) -> Step<Http> {
+        self.http_to(&self.world.target).await
+    }
+
+    pub async fn http_to(&self, target: &Target) -> Step<Http> {
+        self.traces.lock().is_over_http = true;
+        let stream = target.connect(self.patience).await?;
+        let template = self.request_to(target, "POST");
+        Ok(Http { stream, buffer: Vec::new(), patience: self.patience, template })
+    }
+
+    /// Makes one request on a connection of its own.
+    pub async fn ask(&self, request: &Request) -> Step<Response> {
+        self.http().await?.exchange(request).await
+    }
+
+    /// An upgrade to WebSocket as an agent asks for it.
+    pub fn upgrade(&self) -> (Request, String) {
+        self.upgrade_to(&self.world.target)
+    }
+
+    fn upgrade_to(&self, target: &Target) -> (Request, String) {
+        let key = STANDARD.encode(rand::random::<[u8; 16]>());
+        let request = self.request_to(target, "GET").without("Content-Type");
+        let request = request.header("Connection", "Upgrade").header("Upgrade", "websocket");
+        (request.header("Sec-WebSocket-Version", "13").header("Sec-WebSocket-Key", &key), key)
+    }
+
+    /// A WebSocket.
+    pub async fn connect(&self) -> Step<Socket> {
+        self.connect_to(&self.world.target).await
+    }
+
+    pub async fn connect_to(&self, target: &Target) -> Step<Socket> {
+        let (request, key) = self.upgrade_to(target);
+        self.connect_with(target, &request, &key).await
+    }
+
+    /// A WebSocket by this very request.
+    pub async fn connect_with(&self, target: &Target, request: &Request, key: &str) -> Step<Socket> {
+        let stream = target.connect(self.patience).await?;
+        let template = self.request_to(target, "POST");
+        let mut http = Http { stream, buffer: Vec::new(), patience: self.patience, template };
+        let answer = http.exchange(request).await?;
+        if answer.status != 101 {
+            return Err(Stop::Fail(format!("the upgrade was answered with status {}", answer.status)));
+        }
+        if answer.header("sec-websocket-accept") != Some(&accept_of(key)) {
+            let accept = answer.header("sec-websocket-accept");
+            return Err(Stop::Fail(format!("the upgrade was answered with Sec-WebSocket-Accept {accept:?}")));
+        }
+        Ok(Socket { stream: http.stream, buffer: http.buffer, patience: self.patience })
+    }
+
+    /// A WebSocket on which an agent has said everything and been answered.
+    pub async fn online(&self, agent: &mut Agent) -> Step<(Socket, Reply)> {
+        let mut socket = self.connect().await?;
+        let reply = socket.say(&agent.full()).await?;
+        no_error(&reply)?;
+        Ok((socket, reply))
+    }
+
+    /// The other node.
+    pub fn second(&self) -> Step<&Target> {
+        self.world.second.as_ref().ok_or_else(|| Stop::Skip("needs --second-url".to_owned()))
+    }
+
+    /// The operator's hand.
+    pub fn admin(&self) -> Step<&AdminClient> {
+        self.world.admin.as_ref().ok_or_else(|| Stop::Skip("needs --admin".to_owned()))
+    }
+
+    /// Has the server offer one file to the agents of this case.
+    pub async fn offer(&self, name: &str, body: &str) -> Verdict {
+        self.offer_files(name, &[file("conformance.yaml", body)], &format!("{CASE_ATTRIBUTE} = {}", self.mark)).await
+    }
+
+    /// Makes a policy with these files for the agents that match.
+    pub async fn offer_files(&self, name: &str, files: &[File], selector: &str) -> Verdict {
+        let name = self.policy_name(name);
+        self.traces.lock().policies.push(name.clone());
+        let result = self.admin()?.apply_config(&name, selector, 100, files, false).await;
+        result.map_err(|error| Stop::Fail(format!("the operator could not make a policy: {error}")))
+    }
+
+    pub async fn withdraw(&self, name: &str) -> Verdict {
+        let result = self.admin()?.delete_policy(&self.policy_name(name)).await;
+        result.map_err(|error| Stop::Fail(format!("the operator could not delete a policy: {error}")))
+    }
+
+    fn policy_name(&self, name: &str) -> String {
+        format!("conformance-{}-{name}", self.mark)
+    }
+
+    /// A new agent token, revoked at the end.
+    pub async fn new_token(&self, name: &str) -> Step<String> {
+        let name = self.policy_name(name);
+        let text = self.admin()?.create_agent_token(&name).await.map_err(|error| error.to_string())?;
+        self.traces.lock().tokens.push(name);
+        Ok(text)
+    }
+
+    pub async fn revoke_token(&self, name: &str) -> Verdict {
+        Ok(self.admin()?.revoke_token(&self.policy_name(name)).await.map_err(|error| error.to_string())?)
+    }
+
+    /// What the operator sees of an agent.
+    pub async fn seen(&self, uid: &[u8]) -> Step<Option<AgentState>> {
+        Ok(self.admin()?.agent(&uid_text(uid)).await.map_err(|error| error.to_string())?)
+    }
+
+    /// Waits until the operator sees that of an agent.
+    pub async fn seen_as(&self, uid: &[u8], what: &str, is_so: impl Fn(&AgentState) -> bool) -> Step<AgentState> {
+        let deadline = tokio::time::Instant::now() + self.patience;
+        loop {
+            let state = self.seen(uid).await?;
+            match state {
+                Some(state) if is_so(&state) => return Ok(state),
+                state if tokio::time::Instant::now() >= deadline => {
+                    let state = state.map_or("an agent that is not known".to_owned(), |state| format!("{state:?}"));
+                    return Err(Stop::Fail(format!("the operator does not see that {what}, but {state}")));
+                }
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    /// Puts away what the case left on the server.
+    pub async fn clean_up(&self) {
+        let traces = std::mem::take(&mut *self.traces.lock());
+        if traces.is_over_http {
+            for uid in &traces.agents {
+                self.say_goodbye(uid).await;
+            }
+        }
+        let Some(admin) = &self.world.admin else { return };
+        for policy in &traces.policies {
+            report("policy", policy, admin.delete_policy(policy).await);
+        }
+        for token in &traces.tokens {
+            report("token", token, admin.revoke_token(token).await);
+        }
+        for uid in &traces.agents {
+            report("agent", &uid_text(uid), admin.forget_agent(&uid_text(uid)).await);
+        }
+    }
+
+    /// Nobody waits for the answer: it is a courtesy.
+    async fn say_goodbye(&self, uid: &[u8; 16]) {
+        let goodbye = Message::new().bytes(1, uid).uint(2, u64::from(u32::MAX)).message(9, &Message::new());
+        if let Ok(mut http) = self.http().await
+            && http.say(&goodbye).await.is_ok()
+        {
+            let _ = http.stream.shutdown().await;
+        }
+    }
+}
+
+fn report(kind: &str, name: &str, result: Result<(), crate::admin_client::Error>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "the {kind} {name} is left behind on the server");
+    }
+}
+
+pub fn file(name: &str, body: impl Into<Vec<u8>>) -> File {
+    File { name: name.to_owned(), content_type: "text/yaml".to_owned(), role: String::new(), body: body.into() }
+}
+
+/// Fails on a reply that is an error.
+pub fn no_error(reply: &Reply) -> Verdict {
+    match &reply.error {
+        Some(_) => Err(Stop::Fail(format!("answered with {}", reply.summary()))),
+        None => Ok(()),
+    }
+}
+
+/// The offer in a reply; there must be one.
+pub fn offer_of(reply: &Reply) -> Step<RemoteConfig> {
+    let offer = reply.remote_config.clone();
+    offer.ok_or_else(|| Stop::Fail(format!("no remote_config is offered: {}", reply.summary())))
+}
