@@ -11,7 +11,7 @@ use super::{
     context::Context,
     convert,
     errors::{self, from_store},
-    labels, pages,
+    health, labels, pages,
     pages::Pages,
     scan::{self, Query},
     watch,
@@ -19,9 +19,10 @@ use super::{
 use crate::{
     model::{AgentRecord, InstanceUid},
     proto::admin::{
-        self, AgentConfig, ForgetAgentRequest, ForgetAgentResponse, GetAgentConfigRequest, GetAgentRequest,
-        ListAgentsRequest, ListAgentsResponse, RetryConfigRequest, SetLabelsRequest, WatchAgentsRequest,
-        WatchAgentsResponse, agents_server::Agents,
+        self, AgentConfig, AgentHealth, ForgetAgentRequest, ForgetAgentResponse, GetAgentConfigRequest,
+        GetAgentHealthRequest, GetAgentRequest, ListAgentsRequest, ListAgentsResponse, ListHealthTransitionsRequest,
+        ListHealthTransitionsResponse, RetryConfigRequest, SetLabelsRequest, WatchAgentsRequest, WatchAgentsResponse,
+        agents_server::Agents,
     },
 };
 
@@ -64,6 +65,21 @@ impl Agents for Service {
         let Authorized { message, .. } = Authorized::of(request)?;
         let record = self.read(errors::uid(&message.instance_uid)?).await?;
         agent_config::get(&*self.0.store, &record).await.map(Response::new).map_err(from_store)
+    }
+
+    async fn get_agent_health(&self, request: Request<GetAgentHealthRequest>) -> Result<Response<AgentHealth>, Status> {
+        let Authorized { message, .. } = Authorized::of(request)?;
+        let record = self.read(errors::uid(&message.instance_uid)?).await?;
+        Ok(Response::new(health::get(&record)))
+    }
+
+    async fn list_health_transitions(
+        &self,
+        request: Request<ListHealthTransitionsRequest>,
+    ) -> Result<Response<ListHealthTransitionsResponse>, Status> {
+        let Authorized { message, .. } = Authorized::of(request)?;
+        let record = self.read(errors::uid(&message.instance_uid)?).await?;
+        health::history(&self.0, record.uid, message).await.map(Response::new)
     }
 
     async fn retry_config(&self, request: Request<RetryConfigRequest>) -> Result<Response<admin::Agent>, Status> {

@@ -6,6 +6,7 @@
 mod agent_config;
 mod agents;
 mod authorized;
+mod commands;
 mod context;
 mod convert;
 mod cors;
@@ -13,8 +14,10 @@ mod errors;
 mod fleet;
 mod gate;
 mod gateways;
+mod health;
 mod labels;
 mod listener;
+mod messages;
 pub mod metrics;
 mod pages;
 mod policies;

@@ -28,6 +28,11 @@ impl Publisher {
         self.hint(Hint { agent_tokens_changed: true, ..Default::default() }).await;
     }
 
+    /// There is a new command.
+    pub async fn commands_changed(&self) {
+        self.hint(Hint { commands_changed: true, ..Default::default() }).await;
+    }
+
     /// An operator changed something about this agent that may change what it should run.
     pub async fn agent_to_reconcile(&self, uid: InstanceUid) {
         self.hint(Hint { agents_to_reconcile: uid.to_bytes(), ..Default::default() }).await;

@@ -8,14 +8,14 @@ use tonic::{service::Routes, transport};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_web::GrpcWebLayer;
 
-use super::{Config, agents, context::Context, cors::Cors, fleet, gate::Gate, listener, policies, tokens};
+use super::{Config, agents, commands, context::Context, cors::Cors, fleet, gate::Gate, listener, policies, tokens};
 use crate::{
     bus::SharedBus,
     proto::{
         self,
         admin::{
-            agents_server::AgentsServer, fleet_server::FleetServer, policies_server::PoliciesServer,
-            tokens_server::TokensServer,
+            agents_server::AgentsServer, commands_server::CommandsServer, fleet_server::FleetServer,
+            policies_server::PoliciesServer, tokens_server::TokensServer,
         },
     },
     store::SharedStore,
@@ -98,6 +98,9 @@ fn routes(config: &Config, context: &Arc<Context>) -> Result<Routes, tonic_refle
         .max_encoding_message_size(MAX_RESPONSE_BYTES);
     let fleet = FleetServer::new(fleet::Service(context.clone())).max_decoding_message_size(MAX_SMALL_REQUEST_BYTES);
     let tokens = TokensServer::new(tokens::Service(context.clone())).max_decoding_message_size(MAX_SMALL_REQUEST_BYTES);
+    let commands = CommandsServer::new(commands::Service(context.clone()))
+        .max_decoding_message_size(MAX_SMALL_REQUEST_BYTES)
+        .max_encoding_message_size(MAX_RESPONSE_BYTES);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTORS)
@@ -107,6 +110,7 @@ fn routes(config: &Config, context: &Arc<Context>) -> Result<Routes, tonic_refle
         .add_service(policies)
         .add_service(fleet)
         .add_service(tokens)
+        .add_service(commands)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))
 }

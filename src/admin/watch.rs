@@ -50,7 +50,7 @@ const RELIST: Duration = Duration::from_secs(30);
 /// and no sooner than this after it was read last.
 const RELIST_PAUSE: Duration = Duration::from_secs(1);
 /// How often the operator's token is looked at again: a revoked one ends the watch.
-const CONFIRM: Duration = Duration::from_secs(5);
+pub const CONFIRM: Duration = Duration::from_secs(5);
 /// Agents read at once.
 const PAGE: usize = 1000;
 

@@ -62,5 +62,6 @@ fn kind(topic: &Topic) -> &'static str {
         Topic::Gateway(_) => "gateway",
         Topic::ConfigService => "config_service",
         Topic::AgentsChanged => "agents_changed",
+        Topic::AgentMessages => "agent_messages",
     }
 }

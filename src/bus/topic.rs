@@ -15,6 +15,8 @@ pub enum Topic {
     ConfigService,
     /// `AgentsChanged`: to whoever watches agents.
     AgentsChanged,
+    /// `AgentMessages`: to whoever watches custom messages.
+    AgentMessages,
 }
 
 impl fmt::Display for Topic {
@@ -24,6 +26,7 @@ impl fmt::Display for Topic {
             Self::Gateway(id) => write!(f, "gateway/{id}"),
             Self::ConfigService => f.write_str("config-service"),
             Self::AgentsChanged => f.write_str("agents-changed"),
+            Self::AgentMessages => f.write_str("agent-messages"),
         }
     }
 }
@@ -36,6 +39,7 @@ impl Topic {
             Some(("gateway", id)) => Some(Self::Gateway(id.to_owned())),
             None if text == "config-service" => Some(Self::ConfigService),
             None if text == "agents-changed" => Some(Self::AgentsChanged),
+            None if text == "agent-messages" => Some(Self::AgentMessages),
             _ => None,
         }
     }

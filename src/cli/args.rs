@@ -69,9 +69,45 @@ pub enum Command {
     /// Drop what is stored of an agent that is gone for good
     #[command(subcommand)]
     Forget(Forget),
-    /// What one agent should run
+    /// What one agent should run, how it is, and what it is made of
     #[command(subcommand)]
     Agent(Agent),
+    /// Have agents restart; each that can gets the command once
+    Restart {
+        #[command(flatten)]
+        to: Recipients,
+        /// Agents a second over the whole fleet [default: 100]
+        #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+        rate: u32,
+        /// Do not wait until all have been told
+        #[arg(long)]
+        no_wait: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Send a custom message to agents that announced its capability
+    Send {
+        #[command(flatten)]
+        to: Recipients,
+        #[command(flatten)]
+        data: Data,
+        /// Do not wait until all have been told
+        #[arg(long)]
+        no_wait: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Follow the custom messages that agents send; json is an object a line
+    Messages {
+        /// Only of this custom capability
+        #[arg(long, default_value = "", hide_default_value = true)]
+        capability: String,
+        /// Only of agents that match
+        #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
+        selector: String,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Summarise the fleet
     Fleet {
         #[command(flatten)]
@@ -92,6 +128,33 @@ pub struct Output {
     /// How to show the answer
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+/// One agent, or those that a selector matches.
+#[derive(ClapArgs)]
+pub struct Recipients {
+    #[arg(required_unless_present = "selector")]
+    pub uid: Option<String>,
+    /// All agents that match, such as: os.type = linux; an empty one matches every agent
+    #[arg(short = 'l', long, conflicts_with = "uid")]
+    pub selector: Option<String>,
+}
+
+/// What a custom message says.
+#[derive(ClapArgs)]
+pub struct Data {
+    /// Custom capability, such as com.example.pause/v2
+    #[arg(long)]
+    pub capability: String,
+    /// Kind of message
+    #[arg(long = "type", value_name = "TYPE")]
+    pub r#type: String,
+    /// The payload
+    #[arg(long, value_name = "TEXT")]
+    pub data: Option<String>,
+    /// File with the payload; - is stdin
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub data_file: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -189,6 +252,15 @@ pub enum Agent {
         /// The difference from what it runs to what it should run
         #[arg(long, conflicts_with = "effective")]
         diff: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// The health of an agent and its components
+    Health {
+        uid: String,
+        /// How it changed, newest first
+        #[arg(long)]
+        history: bool,
         #[command(flatten)]
         output: Output,
     },

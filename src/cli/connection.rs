@@ -20,8 +20,8 @@ use super::{
     error::{Error, Result},
 };
 use crate::proto::admin::{
-    agents_client::AgentsClient, fleet_client::FleetClient, policies_client::PoliciesClient,
-    tokens_client::TokensClient,
+    agents_client::AgentsClient, commands_client::CommandsClient, fleet_client::FleetClient,
+    policies_client::PoliciesClient, tokens_client::TokensClient,
 };
 
 const DEFAULT_SERVER: &str = "http://127.0.0.1:4321";
@@ -63,6 +63,10 @@ impl Client {
 
     pub fn policies(&self) -> PoliciesClient<Channel> {
         PoliciesClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    pub fn commands(&self) -> CommandsClient<Channel> {
+        CommandsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     pub fn fleet(&self) -> FleetClient<Channel> {

@@ -51,7 +51,7 @@ async fn run(args: Args) -> Result<()> {
 
 /// The commands that talk to a server.
 async fn call(command: Command, client: Client) -> Result<()> {
-    use command::{agent_config, agents, apply, fleet, policies, tokens};
+    use command::{agent_config, agents, apply, commands, fleet, policies, tokens};
     match command {
         Command::Get(Get::Agents { selector, output }) => agents::list(&client, selector, output.format).await,
         Command::Get(Get::Agent { uid, output }) => agents::get(&client, uid, output.format).await,
@@ -69,7 +69,17 @@ async fn call(command: Command, client: Client) -> Result<()> {
         Command::Agent(Agent::Config { uid, effective, diff, output }) => {
             agent_config::show(&client, uid, agent_config::Part::of(effective, diff), output.format).await
         }
+        Command::Agent(Agent::Health { uid, history, output }) => {
+            command::health::show(&client, uid, history, output.format).await
+        }
         Command::Agent(Agent::Retry { uid }) => agents::retry(&client, uid).await,
+        Command::Restart { to, rate, no_wait, output } => {
+            commands::restart(&client, to, rate, no_wait, output.format).await
+        }
+        Command::Send { to, data, no_wait, output } => commands::send(&client, to, data, no_wait, output.format).await,
+        Command::Messages { capability, selector, output } => {
+            commands::messages(&client, capability, selector, output.format).await
+        }
         Command::Fleet { output } => fleet::summary(&client, output.format).await,
         Command::Token(Token::Create { kind, name, expires }) => tokens::create(&client, kind, name, expires).await,
         Command::Token(Token::List { output }) => tokens::list(&client, output.format).await,

@@ -46,6 +46,8 @@ pub struct Config {
     /// Contents younger than this are never deleted. The store makes them young again only when they are a day old, and
     /// this service relies on them for an hour after that: so two days.
     pub gc_min_age: Duration,
+    /// Transitions of health are kept for so long.
+    pub health_history: Duration,
 }
 
 impl Default for Config {
@@ -69,6 +71,7 @@ impl Default for Config {
             body_cache_bytes: 64 << 20,
             gc_interval: Duration::from_secs(3_600),
             gc_min_age: Duration::from_secs(2 * 86_400),
+            health_history: Duration::from_secs(30 * 86_400),
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    announcements,
     decide::{Context, Decided, Found, Outcome, decide},
     metrics,
     openings::{Hold, Openings},
@@ -227,7 +228,8 @@ impl Worker {
         }
         let contents: Vec<_> = contents.into_iter().collect();
         let records: Vec<AgentRecord> = decided.iter().map(|(_, outcome)| outcome.record.clone()).collect();
-        let conflicts = self.shared.store.write_agents(&records, &contents).await?;
+        let news = announcements::news(&self.shared.store, &mut decided).await?;
+        let conflicts = self.shared.store.write_reports(&records, &contents, &news).await?;
         let conflicts: std::collections::HashSet<InstanceUid> = conflicts.into_iter().collect();
         let mut again = Vec::new();
         for (item, outcome) in decided {

@@ -19,6 +19,7 @@ pub const OWNED_SHARDS: &str = "muster_config_owned_shards";
 pub const POLICY_EPOCH: &str = "muster_config_policy_epoch";
 pub const BODIES: &str = "muster_config_bodies_sent_total";
 pub const DEAD_GATEWAYS: &str = "muster_config_dead_gateways_total";
+pub const COMMAND_TARGETS: &str = "muster_config_command_targets_total";
 pub const COLLECTED: &str = "muster_config_garbage_collected_total";
 pub const FAILURES: &str = "muster_config_failures_total";
 
@@ -40,6 +41,7 @@ pub fn describe() {
     describe_gauge!(POLICY_EPOCH, "Epoch of the policies in memory");
     describe_counter!(BODIES, "Bodies of configurations sent to gateways");
     describe_counter!(DEAD_GATEWAYS, "Gateways found dead, whose agents were marked as disconnected");
+    describe_counter!(COMMAND_TARGETS, "Agents' parts of commands, by the state that they came to");
     describe_counter!(COLLECTED, "Contents and configurations deleted because nothing referred to them");
     describe_counter!(FAILURES, "Failed attempts, by what was attempted; all are made again");
     // So that the first event is an increase.

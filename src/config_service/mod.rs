@@ -8,9 +8,12 @@
 //! - [`ingest`] takes reports in batches: reads, decides ([`decide`], pure), writes, answers.
 //! - [`reconcile`] brings a change of policies to every agent, [`sweep`] repeats what was not answered; both through
 //!   [`fanout`]; what must not go out faster than some pace ([`pace`]) is [`waiting`].
+//! - [`commands`] go once to each agent that they are for.
 //! - [`bodies`] and [`tokens`] answer gateways; [`presence`] finds dead ones; [`garbage`] cleans up.
 
+mod announcements;
 mod bodies;
+mod commands;
 mod config;
 mod decide;
 mod fanout;
@@ -102,6 +105,7 @@ impl ConfigService {
         tasks.spawn(sweep::run(shared.clone(), stop.clone()));
         tasks.spawn(presence::run(shared.clone(), stop.clone()));
         tasks.spawn(tokens::run(shared.clone(), inputs.token_requests, stop.clone()));
+        tasks.spawn(commands::run(shared.clone(), inputs.command_results, stop.clone()));
         tasks.spawn(bodies::run(shared.clone(), inputs.body_requests, stop.clone()));
         tasks.spawn(garbage::run(shared, stop.clone()));
         let mut outcome = Ok(());

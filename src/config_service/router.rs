@@ -68,7 +68,9 @@ fn batch(shared: &Shared, shard: Shard, payload: Bytes) {
         Ok(_) => return tracing::warn!(shard, "a batch without a gateway's name was dropped"),
         Err(error) => return tracing::warn!(shard, %error, "a batch could not be read"),
     };
-    let bus::ShardBatch { gateway, reports, probe_results, wanted_config_hashes, wants_agent_tokens } = batch;
+    let bus::ShardBatch { gateway, reports, probe_results, wanted_config_hashes, wants_agent_tokens, command_results } =
+        batch;
+    command_results.into_iter().for_each(|result| shared.take_command_result(result));
     if !wanted_config_hashes.is_empty() {
         let hashes = wanted_config_hashes.iter().filter_map(|hash| ContentHash::from_slice(hash)).collect();
         shared.request_bodies(bodies::Request { gateway: gateway.clone(), hashes });
@@ -99,6 +101,9 @@ fn hint(shared: &Shared, payload: Bytes) {
     if hint.policies_epoch > 0 {
         shared.reconcile.check_policies();
     }
+    if hint.commands_changed {
+        shared.commands.wake();
+    }
     if hint.agent_tokens_changed {
         shared.request_tokens(None);
     }
@@ -112,5 +117,6 @@ fn hint(shared: &Shared, payload: Bytes) {
 fn gap(shared: &Shared) {
     shared.gateways.distrust(Instant::now());
     shared.reconcile.check_policies();
+    shared.commands.wake();
     shared.request_tokens(None);
 }

@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::{
-    Config, bodies, fanout::Fanout, ingest, metrics, outbox::Outbox, policies::Policies, presence::Gateways,
+    Config, bodies, commands, fanout::Fanout, ingest, metrics, outbox::Outbox, policies::Policies, presence::Gateways,
     reconcile::Requests,
 };
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
         UnixMs,
         uid::{SHARD_COUNT, Shard},
     },
+    proto::bus,
     store::SharedStore,
 };
 
@@ -44,12 +45,14 @@ pub struct Shared {
     pub bodies: bodies::Bodies,
     pub fanout: Fanout,
     pub reconcile: Requests,
+    pub commands: commands::Wake,
     pub ready: Arc<AtomicBool>,
     listening: AtomicBool,
     owned: watch::Sender<Option<Owned>>,
     workers: Vec<ingest::Sender>,
     token_requests: mpsc::Sender<Option<String>>,
     body_requests: mpsc::Sender<bodies::Request>,
+    command_results: mpsc::Sender<bus::CommandResult>,
 }
 
 /// The receiving ends, each for one task.
@@ -58,6 +61,7 @@ pub struct Inputs {
     pub owned: watch::Receiver<Option<Owned>>,
     pub token_requests: mpsc::Receiver<Option<String>>,
     pub body_requests: mpsc::Receiver<bodies::Request>,
+    pub command_results: mpsc::Receiver<bus::CommandResult>,
 }
 
 impl Shared {
@@ -72,6 +76,7 @@ impl Shared {
         let (owned, owned_receiver) = watch::channel(None);
         let (token_requests, token_receiver) = mpsc::channel(WAITING_REQUESTS);
         let (body_requests, body_receiver) = mpsc::channel(WAITING_REQUESTS);
+        let (command_results, result_receiver) = mpsc::channel(commands::WAITING_RESULTS);
         let shared = Self {
             outbox: Outbox::new(bus.clone()),
             policies: Policies::new(store.clone()),
@@ -79,6 +84,7 @@ impl Shared {
             bodies: bodies::Bodies::new(config.body_cache_bytes),
             fanout: Fanout::default(),
             reconcile: Requests::default(),
+            commands: commands::Wake::default(),
             ready: Arc::default(),
             listening: AtomicBool::default(),
             config,
@@ -89,9 +95,15 @@ impl Shared {
             workers,
             token_requests,
             body_requests,
+            command_results,
         };
-        let inputs =
-            Inputs { reports, owned: owned_receiver, token_requests: token_receiver, body_requests: body_receiver };
+        let inputs = Inputs {
+            reports,
+            owned: owned_receiver,
+            token_requests: token_receiver,
+            body_requests: body_receiver,
+            command_results: result_receiver,
+        };
         (shared, inputs)
     }
 
@@ -131,6 +143,11 @@ impl Shared {
     pub fn request_bodies(&self, request: bodies::Request) {
         // Full: gateways ask again.
         let _ = self.body_requests.try_send(request);
+    }
+
+    pub fn take_command_result(&self, result: bus::CommandResult) {
+        // Full: the command is published again, and answered again.
+        let _ = self.command_results.try_send(result);
     }
 
     /// The bus now brings what is sent to this replica's shards.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::{
+    commands::Queued,
     connection::Connection,
     contender::Contender,
     full_state::FullState,
@@ -74,6 +75,10 @@ pub struct Rare {
     pub full_state: FullState,
     /// Wanted by the config service, not sent yet: hash and desired-state generation.
     pub offer: Option<(ContentHash, u64)>,
+    /// For this connection, not sent yet.
+    pub commands: Vec<Queued>,
+    /// The next message is to say which custom capabilities the server has.
+    pub tells_custom_capabilities: bool,
     /// Another connection that claims the same uid, while it is being found out which one is to have it.
     pub contender: Option<Box<Contender>>,
     /// The config service asked whether the agent still lives on the connection of this generation.
@@ -208,6 +213,8 @@ impl Entry {
         self.sequence_num = first_sequence_num;
         if let Some(rare) = &mut self.rare {
             rare.full_state.reconnected();
+            // They were for the connection before.
+            rare.commands = Vec::new();
         }
         let pending = self.rare().pending.get_or_insert_default();
         pending.opening = Some(Opening { first_sequence_num, previous_sequence_num });
@@ -321,6 +328,8 @@ impl Entry {
         let rare = self.rare();
         rare.waiting = None;
         rare.offer = None;
+        rare.commands = Vec::new();
+        rare.tells_custom_capabilities = false;
         rare.probed_generation = None;
         let pending = rare.pending.get_or_insert_default();
         pending.ending = Some(reason);
@@ -369,6 +378,8 @@ impl Rare {
         self.pending.is_none()
             && self.waiting.is_none()
             && self.offer.is_none()
+            && self.commands.is_empty()
+            && !self.tells_custom_capabilities
             && self.contender.is_none()
             && self.probed_generation.is_none()
             && self.full_state.is_idle(now_ms)

@@ -71,6 +71,8 @@ pub struct Config {
     pub drain_handover: Duration,
     /// Memory for configurations that are being offered.
     pub body_cache_bytes: usize,
+    /// Custom capabilities of the server, for agents that have any.
+    pub custom_capabilities: Vec<String>,
 }
 
 impl Default for Config {
@@ -104,6 +106,7 @@ impl Default for Config {
             drain_grace: Duration::from_secs(2),
             drain_handover: Duration::from_secs(10),
             body_cache_bytes: 64 << 20,
+            custom_capabilities: Vec::new(),
         }
     }
 }

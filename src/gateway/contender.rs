@@ -94,6 +94,9 @@ impl Contender {
             // Whatever was to be asked of the connection before is in it.
             entry.rare().full_state.satisfied();
         }
+        if !shared.config.custom_capabilities.is_empty() {
+            entry.rare().tells_custom_capabilities = true;
+        }
         entry.merge(self.message.message(), self.is_full, now, &shared.memory);
         if self.has_missed {
             entry.rare().full_state.missed(self.first_sequence_num);

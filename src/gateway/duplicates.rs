@@ -211,6 +211,10 @@ pub fn rename(shared: &Shared, old: InstanceUid, uid: InstanceUid, verdict: &Ver
     {
         connection.abandon("uid_contended");
     }
+    // Those that waited were for the uid that it had; who sent them hears so.
+    if let Some(rare) = &mut entry.rare {
+        rare.commands = Vec::new();
+    }
     let told = entry.rare.as_mut().map_or(Told::NotYet, |rare| address(&mut rare.waiting, uid));
     let link = entry.link.clone();
     if entry.is_live() || entry.pending().is_some() {

@@ -8,7 +8,7 @@ use super::{
     Shared,
     agents::{Echo, Entry, Link, Now, Waiting},
     connection::Connection,
-    duplicates, identity,
+    duplicates, identity, messages,
     reply::{self, Reply},
 };
 use crate::{
@@ -202,6 +202,14 @@ fn take(
     now: Now,
     is_opening: bool,
 ) -> Outcome {
+    if let Some(message) = incoming.custom_message.clone() {
+        messages::take(shared, uid, &entry.link, incoming.sequence_num, &payload[message]);
+    }
+    // An agent that has any may have use for the server's. A delta that opens a connection does not say whether it has.
+    let may_have_custom = incoming.has_custom_capabilities || is_opening && !incoming.is_full;
+    if may_have_custom && !shared.config.custom_capabilities.is_empty() {
+        entry.rare().tells_custom_capabilities = true;
+    }
     let taken = entry.take(incoming, payload, now, &shared.memory);
     if taken.is_gap {
         shared.metrics.gaps.increment(1);

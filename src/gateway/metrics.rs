@@ -45,6 +45,9 @@ gateway_metrics! {
         reports_acknowledged = "muster_gateway_reports_acknowledged_total", "Reports acknowledged as durable.";
         reports_failed = "muster_gateway_reports_publish_failed_total", "Batches that the bus did not take.";
         offers_sent = "muster_gateway_offers_sent_total", "Configurations sent to agents.";
+        commands_sent = "muster_gateway_commands_sent_total", "Commands sent to agents: restarts and custom messages.";
+        custom_messages = "muster_gateway_custom_messages_total", "Custom messages taken from agents.";
+        custom_messages_lost = "muster_gateway_custom_messages_lost_total", "Custom messages of agents that were dropped.";
         offers_dropped = "muster_gateway_offers_dropped_total", "Offers dropped as old, or as not for this agent.";
         oversize = "muster_gateway_messages_too_big_to_send_total", "Messages not sent because of their size.";
         sent_bytes = "muster_gateway_websocket_sent_bytes_total", "Bytes of messages sent over WebSocket.";

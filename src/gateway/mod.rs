@@ -7,7 +7,8 @@
 //! | `websocket`, `connection`, `outbox` | one WebSocket: frames, its reading task, its sending half |
 //! | `exchange`, `reply` | what a message does; what is sent back |
 //! | `agents`, `memory`, `full_state`, `uids`, `registry` | what is known of each agent, in memory |
-//! | `reports`, `verdicts`, `offers` | the conversation with the config service |
+//! | `reports`, `verdicts`, `offers`, `commands` | the conversation with the config service |
+//! | `messages` | custom messages of agents, on their way to whoever watches |
 //! | `identity`, `duplicates`, `contender` | who an agent is, when that is not plain |
 //! | `timers`, `sweeper`, `seldom`, `drain` | what time brings about |
 //!
@@ -17,6 +18,7 @@
 mod agents;
 mod auth;
 mod body;
+mod commands;
 mod config;
 mod connection;
 mod contender;
@@ -28,6 +30,7 @@ mod http;
 mod identity;
 mod listener;
 mod memory;
+mod messages;
 pub mod metrics;
 mod offers;
 mod outbox;
@@ -92,6 +95,8 @@ struct Shared {
     tokens: auth::Tokens,
     bodies: offers::Bodies,
     outgoing: reports::Outgoing,
+    commands: commands::Commands,
+    messages: messages::Messages,
     memory: memory::Memory,
     timers: timers::Timers,
     http_aliases: identity::HttpAliases,
@@ -123,6 +128,8 @@ impl Gateway {
             tokens: auth::Tokens::default(),
             bodies: offers::Bodies::new(config.body_cache_bytes, config.max_sent_bytes),
             outgoing: reports::Outgoing::default(),
+            commands: commands::Commands::default(),
+            messages: messages::Messages::default(),
             memory: memory::Memory::new(config.max_received_bytes, config.max_pending_bytes),
             timers: timers::Timers::default(),
             http_aliases: identity::HttpAliases::default(),
@@ -152,6 +159,7 @@ impl Gateway {
         let subscription = shared.bus.subscribe();
         tasks.spawn(named("bus", verdicts::run(shared.clone(), subscription)));
         tasks.spawn(named("reports", reports::run(shared.clone())));
+        tasks.spawn(named("messages", messages::run(shared.clone())));
         tasks.spawn(named("timers", timers::run(shared.clone())));
         tasks.spawn(named("sweeper", sweeper::run(shared.clone())));
         tasks.spawn(named("announce", sweeper::announce(shared.clone())));

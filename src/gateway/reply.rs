@@ -5,6 +5,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{
     Shared,
     agents::{Echo, Entry, Link, Waiting},
+    commands,
     connection::Connection,
     timers::Timer,
     websocket,
@@ -59,7 +60,9 @@ fn addressed(uid: Option<InstanceUid>, fields: &opamp::ServerToAgent) -> Bytes {
 /// Whether there is something that the agent should be sent now.
 fn has_news(shared: &Shared, entry: &Entry, now_ms: u64) -> bool {
     entry.rare.as_ref().is_some_and(|rare| {
-        rare.full_state.is_due(now_ms) || rare.offer.is_some_and(|(hash, _)| shared.bodies.has(&hash))
+        rare.full_state.is_due(now_ms)
+            || rare.tells_custom_capabilities
+            || rare.offer.is_some_and(|(hash, _)| shared.bodies.has(&hash))
     })
 }
 
@@ -67,17 +70,19 @@ fn has_news(shared: &Shared, entry: &Entry, now_ms: u64) -> bool {
 #[derive(Debug, Default)]
 struct News {
     asks_full_state: bool,
+    custom_capabilities: Option<opamp::CustomCapabilities>,
     offer: Option<Bytes>,
 }
 
 impl News {
     fn is_empty(&self) -> bool {
-        !self.asks_full_state && self.offer.is_none()
+        !self.asks_full_state && self.custom_capabilities.is_none() && self.offer.is_none()
     }
 
     fn addressed(self, echo: Echo) -> Reply {
         let flags = if self.asks_full_state { ServerToAgentFlags::ReportFullState as u64 } else { 0 };
-        Reply::with(echo, opamp::ServerToAgent { flags, ..Default::default() }, self.offer)
+        let custom_capabilities = self.custom_capabilities;
+        Reply::with(echo, opamp::ServerToAgent { flags, custom_capabilities, ..Default::default() }, self.offer)
     }
 }
 
@@ -91,6 +96,10 @@ fn take_news(shared: &Shared, entry: &mut Entry, now_ms: u64) -> News {
             news.asks_full_state = true;
             shared.metrics.full_state_asks.increment(1);
         }
+        if std::mem::take(&mut rare.tells_custom_capabilities) {
+            let capabilities = shared.config.custom_capabilities.clone();
+            news.custom_capabilities = Some(opamp::CustomCapabilities { capabilities });
+        }
         if let Some((hash, generation)) = rare.offer
             && let Some(body) = shared.bodies.get(&hash)
         {
@@ -102,8 +111,11 @@ fn take_news(shared: &Shared, entry: &mut Entry, now_ms: u64) -> News {
     news
 }
 
-/// A reply that says everything that the agent is to be told.
+/// A reply that says everything that the agent is to be told; or, over HTTP, takes along a command that waits.
 pub fn compose(shared: &Shared, entry: &mut Entry, echo: Echo, now_ms: u64) -> Reply {
+    if let Some(reply) = commands::for_poll(shared, entry, echo, now_ms) {
+        return reply;
+    }
     take_news(shared, entry, now_ms).addressed(echo)
 }
 
@@ -115,14 +127,14 @@ pub fn tell(shared: &Shared, entry: &mut Entry, connection: &Connection, echo: E
 /// Sends over a WebSocket what the agent is to be told; if no reply is owed, only if there is something (requests for full
 /// state wait for their turn). What a slow peer has no room for stays to be told: the sweeper comes back to it.
 fn tell_if(shared: &Shared, entry: &mut Entry, connection: &Connection, echo: Echo, is_owed: bool, now_ms: u64) {
-    let wishes = entry.rare.as_ref().map(|rare| (rare.offer, rare.full_state.clone()));
+    let wishes = entry.rare.as_ref().map(|rare| (rare.offer, rare.full_state.clone(), rare.tells_custom_capabilities));
     let offered_generation = entry.offered_generation;
     let news = take_news(shared, entry, now_ms);
     if !is_owed && news.is_empty() || send(shared, connection, &news.addressed(echo)) {
         return;
     }
-    if let (Some(rare), Some((offer, full_state))) = (&mut entry.rare, wishes) {
-        (rare.offer, rare.full_state) = (offer, full_state);
+    if let (Some(rare), Some((offer, full_state, tells))) = (&mut entry.rare, wishes) {
+        (rare.offer, rare.full_state, rare.tells_custom_capabilities) = (offer, full_state, tells);
         entry.offered_generation = offered_generation;
     }
 }
@@ -171,9 +183,18 @@ pub fn answer_waiting(shared: &Shared, entry: &mut Entry, now_ms: u64) {
     }
 }
 
+/// Sends what there is to tell over a WebSocket, as [`transmit`] does.
+pub fn send(shared: &Shared, connection: &Connection, message: &Reply) -> bool {
+    let is_sent = transmit(shared, connection, message);
+    if is_sent && message.tail.is_some() {
+        shared.metrics.offers_sent.increment(1);
+    }
+    is_sent
+}
+
 /// Sends a message over a WebSocket. Returns false if it was too big or the peer is too slow; the latter is found out by
 /// the sweeper, the former logged here.
-pub fn send(shared: &Shared, connection: &Connection, message: &Reply) -> bool {
+pub fn transmit(shared: &Shared, connection: &Connection, message: &Reply) -> bool {
     let payload_bytes = 1 + message.len();
     if payload_bytes > shared.config.max_sent_bytes {
         shared.metrics.oversize.increment(1);
@@ -187,9 +208,5 @@ pub fn send(shared: &Shared, connection: &Connection, message: &Reply) -> bool {
     head.put_u8(frame::HEADER);
     head.put_slice(&message.head);
     shared.metrics.sent_bytes.increment(payload_bytes as u64);
-    let is_sent = connection.outbox.try_send(head.freeze(), message.tail.clone(), shared.config.max_sent_bytes);
-    if is_sent && message.tail.is_some() {
-        shared.metrics.offers_sent.increment(1);
-    }
-    is_sent
+    connection.outbox.try_send(head.freeze(), message.tail.clone(), shared.config.max_sent_bytes)
 }

@@ -20,7 +20,7 @@ use crate::{
         ContentHash, InstanceUid,
         uid::{SHARD_COUNT, Shard},
     },
-    proto::bus::{Ending, ProbeResult, Report, ShardBatch, Transport},
+    proto::bus::{CommandResult, Ending, ProbeResult, Report, ShardBatch, Transport},
 };
 
 /// Reports are gathered for this long: long enough for a busy gateway's batches, too short for anybody to notice.
@@ -44,6 +44,7 @@ struct Gathered {
     /// Agents with something to report; an agent may be here twice, and is published once.
     uids: Vec<InstanceUid>,
     probe_results: Vec<ProbeResult>,
+    command_results: Vec<CommandResult>,
     hashes: Vec<ContentHash>,
     wants_tokens: bool,
 }
@@ -55,6 +56,10 @@ impl Outgoing {
 
     pub fn probe_result(&self, result: ProbeResult) {
         self.gather(|gathered| gathered.probe_results.push(result));
+    }
+
+    pub fn command_result(&self, result: CommandResult) {
+        self.gather(|gathered| gathered.command_results.push(result));
     }
 
     pub fn want_body(&self, hash: ContentHash) {
@@ -98,7 +103,7 @@ async fn publish(shared: &Shared, mut gathered: Gathered) {
     publish_questions(shared, gathered).await;
 }
 
-/// Probe results, wanted bodies and tokens: few, and in one batch a shard.
+/// Probe results, results of commands, wanted bodies and tokens: few, and in one batch a shard.
 async fn publish_questions(shared: &Shared, gathered: Gathered) {
     let mut batches: Vec<(Shard, ShardBatch)> = Vec::new();
     let mut at = |shard: Shard, add: &mut dyn FnMut(&mut ShardBatch)| {
@@ -111,6 +116,10 @@ async fn publish_questions(shared: &Shared, gathered: Gathered) {
     for result in gathered.probe_results {
         let shard = InstanceUid::from_slice(&result.instance_uid).map_or(0, |uid| uid.shard());
         at(shard, &mut |batch| batch.probe_results.push(result.clone()));
+    }
+    for result in gathered.command_results {
+        let shard = InstanceUid::from_slice(&result.instance_uid).map_or(0, |uid| uid.shard());
+        at(shard, &mut |batch| batch.command_results.push(result.clone()));
     }
     for hash in gathered.hashes {
         at(hash.shard(), &mut |batch| batch.wanted_config_hashes.push(hash.to_bytes()));

@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::{
     Shared,
     agents::Link,
+    commands,
     config::AgentAuth,
     connection::Connection,
     pace, reply, reports,
@@ -101,6 +102,7 @@ fn sweep_active(shared: &Shared, shard: Shard, now_ms: u64) {
             reply::deliver(shared, *uid, entry, false, now_ms);
             shared.want_body(*uid, entry);
         }
+        commands::deliver(shared, entry, now_ms);
         entry.tidy(now_ms);
         entry.rare.is_some()
     });

@@ -10,7 +10,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Shared, duplicates, reply};
+use super::{Shared, commands, duplicates, reply};
 use crate::model::InstanceUid;
 
 /// What is to be looked at when its time has come; mostly it has been settled by then.
@@ -80,6 +80,7 @@ pub async fn run(shared: Arc<Shared>) {
                 if let Some(entry) = agents.entries.get_mut(&uid) {
                     if entry.generation == generation {
                         reply::answer_waiting(&shared, entry, now_ms);
+                        commands::deliver(&shared, entry, now_ms);
                     } else {
                         duplicates::answer_contender(&shared, entry, generation);
                     }

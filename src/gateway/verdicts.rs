@@ -8,7 +8,7 @@ use tokio::task::coop::consume_budget;
 use super::{
     Shared,
     agents::{Entry, Link, Now},
-    duplicates, offers, reply, websocket,
+    commands, duplicates, offers, reply, websocket,
 };
 use crate::{
     bus::{Event, Subscription, Topic},
@@ -59,6 +59,9 @@ async fn take(shared: &Shared, batch: GatewayBatch) {
     }
     for group in &batch.offers {
         take_offers(shared, group).await;
+    }
+    for group in batch.commands {
+        commands::take(shared, group).await;
     }
     for probe in &batch.probes {
         consume_budget().await;
@@ -118,6 +121,7 @@ fn take_verdict_of(shared: &Shared, uid: InstanceUid, verdict: &Verdict) {
     }
     note_wishes(shared, entry, verdict);
     reply::deliver(shared, uid, entry, true, now.ms);
+    commands::deliver(shared, entry, now.ms);
     shared.want_body(uid, entry);
     entry.tidy(now.ms);
     shared.registry.set_active(agents, &uid);

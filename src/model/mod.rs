@@ -5,8 +5,10 @@
 
 pub mod agent;
 pub mod attributes;
+pub mod command;
 pub mod content;
 pub mod desired;
+pub mod health;
 pub mod offer;
 pub mod policy;
 pub mod quarantine;

@@ -9,14 +9,15 @@ use super::{
 
 /// One message that says what `older` and then `newer` said: of each top-level field the newest occurrence, as it came.
 /// (A field left out means unchanged; one that is present replaces, even if it is empty.) A
-/// capabilities field of zero is left out, since it means unchanged too.
+/// capabilities field of zero is left out, since it means unchanged too; and so is a custom message, which is an event.
 ///
 /// Both must have passed [`super::Incoming::parse`]; bytes that are not fields are dropped.
 pub fn merge(older: &[u8], newer: &[u8]) -> Vec<u8> {
     let mut newest: BTreeMap<u32, &[u8]> = BTreeMap::new();
     for message in [older, newer] {
         for field in fields::fields(message).map_while(Result::ok) {
-            if field.number == tag::CAPABILITIES && field.value == Value::Varint(0) {
+            let is_unchanged = field.number == tag::CAPABILITIES && field.value == Value::Varint(0);
+            if is_unchanged || field.number == tag::CUSTOM_MESSAGE {
                 continue;
             }
             newest.insert(field.number, &message[field.whole]);

@@ -1,5 +1,7 @@
 //! What an AgentToServer carries, found at its top level. A heartbeat is recognised without decoding anything.
 
+use std::ops::Range;
+
 use prost::Message;
 
 use super::fields::{self, Malformed, Value};
@@ -19,6 +21,9 @@ pub mod tag {
     pub const REMOTE_CONFIG_STATUS: u32 = 7;
     pub const AGENT_DISCONNECT: u32 = 9;
     pub const FLAGS: u32 = 10;
+    pub const CUSTOM_CAPABILITIES: u32 = 12;
+    pub const CUSTOM_MESSAGE: u32 = 13;
+    pub const AVAILABLE_COMPONENTS: u32 = 14;
 }
 
 /// The top level of one AgentToServer.
@@ -30,13 +35,17 @@ pub struct Incoming {
     pub capabilities: u64,
     /// `AgentToServerFlags` bits.
     pub flags: u64,
-    /// Carries something that is to be stored: anything but uid, sequence number, capabilities, flags and
-    /// agent_disconnect.
+    /// Carries something that is to be stored: anything but uid, sequence number, capabilities, flags, agent_disconnect and
+    /// custom_message.
     pub has_status: bool,
     /// Is a full report rather than a delta: it carries the agent's description, which clients send
     /// exactly when they send everything.
     pub is_full: bool,
     pub is_disconnect: bool,
+    /// Where its custom message is, encoded. That is an event, and no part of the agent's state.
+    pub custom_message: Option<Range<usize>>,
+    /// Announces custom capabilities, and at least one.
+    pub has_custom_capabilities: bool,
 }
 
 /// Why a message cannot be taken. The text goes to the agent in a BAD_REQUEST.
@@ -65,6 +74,8 @@ impl Incoming {
             has_status: false,
             is_full: false,
             is_disconnect: false,
+            custom_message: None,
+            has_custom_capabilities: false,
         };
         for field in fields::fields(message) {
             let field = field?;
@@ -74,15 +85,20 @@ impl Incoming {
                 (tag::CAPABILITIES, Value::Varint(bits)) => incoming.capabilities = bits,
                 (tag::FLAGS, Value::Varint(bits)) => incoming.flags = bits,
                 (tag::AGENT_DISCONNECT, Value::Bytes(_)) => incoming.is_disconnect = true,
-                (number @ (1..=2 | 4 | 9..=10), _) => return Err(InvalidMessage::WireType(number)),
-                (number, _) => {
+                (tag::CUSTOM_MESSAGE, Value::Bytes(range)) => incoming.custom_message = Some(range),
+                (number @ (1..=2 | 4 | 9..=10 | tag::CUSTOM_MESSAGE), _) => {
+                    return Err(InvalidMessage::WireType(number));
+                }
+                (number, value) => {
                     incoming.has_status = true;
+                    incoming.has_custom_capabilities |=
+                        number == tag::CUSTOM_CAPABILITIES && matches!(value, Value::Bytes(range) if !range.is_empty());
                     incoming.is_full |= number == tag::AGENT_DESCRIPTION;
                 }
             }
         }
         incoming.uid = uid?;
-        if incoming.has_status || incoming.is_disconnect {
+        if incoming.has_status || incoming.is_disconnect || incoming.custom_message.is_some() {
             opamp::AgentToServer::decode(message).map_err(|error| InvalidMessage::Undecodable(error.to_string()))?;
         }
         Ok(incoming)

@@ -22,6 +22,17 @@ pub struct Observation {
     /// An encoded `EffectiveConfig` that is to be stored under the hash that `Observed::effective_config`
     /// now has.
     pub effective_config: Option<Bytes>,
+    /// An encoded `CustomCapabilities`.
+    pub custom_capabilities: Option<Bytes>,
+    pub components: Option<Components>,
+}
+
+/// What an agent says of the components that it is built from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Components {
+    pub hash: Bytes,
+    /// An encoded `AvailableComponents`, if it has more than the hash.
+    pub body: Option<Bytes>,
 }
 
 /// Applies `message`, an encoded AgentToServer that may be a merge of several, to `observed`. What it leaves out stays;
@@ -53,6 +64,17 @@ pub fn observe(observed: &mut Observed, message: &Bytes) -> Result<Observation, 
                 next.config_status = ConfigStatus::from_number(status.status);
                 next.reported_config_hash = status.last_remote_config_hash;
                 next.config_error = status.error_message;
+            }
+            (tag::CUSTOM_CAPABILITIES, Value::Bytes(range)) => {
+                let body = message.slice(range);
+                decode::<opamp::CustomCapabilities>(&body)?;
+                observation.custom_capabilities = Some(body);
+            }
+            (tag::AVAILABLE_COMPONENTS, Value::Bytes(range)) => {
+                let body = message.slice(range);
+                let components = decode::<opamp::AvailableComponents>(&body)?;
+                let body = (!components.components.is_empty()).then_some(body);
+                observation.components = Some(Components { hash: components.hash, body });
             }
             _ => {}
         }

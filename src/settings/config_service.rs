@@ -52,6 +52,9 @@ pub struct ConfigService {
     /// How often contents that nothing refers to are deleted.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = values::duration)]
     gc_interval: Duration,
+    /// How long transitions of agents' health are kept; of one agent, no more than the newest 200.
+    #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = values::duration)]
+    health_history: Duration,
 }
 
 impl ConfigService {
@@ -71,6 +74,7 @@ impl ConfigService {
             offers_per_second: self.offers_per_second,
             body_cache_bytes: self.config_cache_bytes as usize,
             gc_interval: self.gc_interval,
+            health_history: self.health_history,
             ..Default::default()
         };
         config.check().map_err(|error| Error::Conflict(error.to_string()))?;

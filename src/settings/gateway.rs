@@ -103,6 +103,9 @@ pub struct Gateway {
     /// Memory for configurations that are being offered.
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = value_parser!(u32).range(1 << 20..))]
     offer_cache_bytes: u32,
+    /// Custom capabilities that agents are told the server has, such as com.example.pause/v2; separated by commas.
+    #[arg(long, value_name = "NAMES", default_value = "", hide_default_value = true, value_parser = values::names)]
+    custom_capabilities: values::Names,
 }
 
 impl Gateway {
@@ -140,6 +143,7 @@ impl Gateway {
             drain_grace: self.drain_grace,
             drain_handover: self.drain_handover,
             body_cache_bytes: self.offer_cache_bytes as usize,
+            custom_capabilities: self.custom_capabilities.0.clone(),
         })
     }
 

@@ -9,6 +9,9 @@
 //! - `policies`, `revisions`: policies, their immutable revisions.
 //! - `counters`: the epoch, which counts all changes of policies, and the version of the list of agent tokens.
 //! - `shard_progress`: up to which epoch each shard has been reconciled.
+//! - `commands`, `command_targets`: what operators had agents do once, and what became of it.
+//! - `announcements`, `health_transitions`: of agents that announce custom capabilities or components, and whose health
+//!   changed.
 //! - `tokens`: hashes of agent and operator tokens; `audit`: who changed what, written with the change.
 //!
 //! Two implementations pass one contract suite. What is the same in both is in `shared`, one file an aggregate; what a
@@ -35,7 +38,9 @@ pub use types::*;
 
 use crate::model::{
     AgentRecord, ContentHash, InstanceUid, Labels, UnixMs,
+    command::{Command, CommandId, Target, TargetState},
     desired::PolicySet,
+    health::Transition,
     policy::{FileRef, Policy, Revision},
     uid::Shard,
 };
@@ -82,8 +87,20 @@ pub trait Store: Send + Sync + 'static {
     /// Writes each record whose stored version is the one it carries (0: no row yet), with the version one larger, and
     /// all `contents`. Returns the uids of those that were not written because another writer came first: to be read
     /// and decided again. Labels are not written: they belong to [`Self::set_labels`].
-    async fn write_agents(&self, agents: &[AgentRecord], contents: &[(ContentHash, Bytes)])
-    -> Result<Vec<InstanceUid>>;
+    async fn write_agents(
+        &self,
+        agents: &[AgentRecord],
+        contents: &[(ContentHash, Bytes)],
+    ) -> Result<Vec<InstanceUid>> {
+        self.write_reports(agents, contents, &[]).await
+    }
+    /// As [`Self::write_agents`], with `news` of the agents that are written.
+    async fn write_reports(
+        &self,
+        agents: &[AgentRecord],
+        contents: &[(ContentHash, Bytes)],
+        news: &[News],
+    ) -> Result<Vec<InstanceUid>>;
     /// Writes what each agent should have, and nothing else, under the same guard as [`Self::write_agents`]; also
     /// returns who was not written, such as agents that are not stored.
     async fn write_desired(&self, agents: &[DesiredWrite]) -> Result<Vec<InstanceUid>>;
@@ -112,6 +129,45 @@ pub trait Store: Send + Sync + 'static {
     /// Gateways that any connected agent's row names, with the number of those agents.
     async fn gateways_in_use(&self) -> Result<Vec<(String, u64)>>;
     async fn fleet_summary(&self) -> Result<FleetSummary>;
+
+    // What agents announce, and the history of their health.
+
+    /// Of those of `uids` that announced anything, in no particular order.
+    async fn read_announced(&self, uids: &[InstanceUid]) -> Result<Vec<(InstanceUid, Announced)>>;
+    /// Transitions of an agent's health with their numbers, newest first, numbers below `before`. At most
+    /// [`MAX_TRANSITIONS_KEPT`] are kept.
+    async fn health_history(&self, uid: InstanceUid, before: Option<i64>, limit: u32)
+    -> Result<Vec<(i64, Transition)>>;
+    /// Deletes transitions older than `before`; returns how many.
+    async fn forget_health(&self, before: UnixMs) -> Result<u64>;
+
+    // Commands.
+
+    /// Returns false, and changes nothing, if there is a command with this id.
+    async fn create_command(&self, command: &NewCommand, actor: &Actor) -> Result<bool>;
+    async fn get_command(&self, id: CommandId) -> Result<CommandProgress>;
+    /// Targets in one of `states` (all if empty), in the order of their uids after `after`.
+    async fn command_targets(
+        &self,
+        id: CommandId,
+        states: &[TargetState],
+        after: Option<InstanceUid>,
+        limit: u32,
+    ) -> Result<Vec<Target>>;
+    /// Commands that are not finished, oldest first.
+    async fn open_commands(&self) -> Result<Vec<Command>>;
+    /// Some of the targets that wait, in `shards` (bit n: shard n).
+    async fn waiting_targets(&self, id: CommandId, shards: u64, limit: u32) -> Result<Vec<InstanceUid>>;
+    /// Takes targets that still wait; returns those that were taken. Of several who try, one succeeds.
+    async fn claim_targets(&self, id: CommandId, claims: &[Claim], now: UnixMs) -> Result<Vec<InstanceUid>>;
+    /// Targets under way, in `shards`.
+    async fn targets_under_way(&self, shards: u64, limit: u32) -> Result<Vec<Target>>;
+    /// Changes the state of targets that are under way, and of no others.
+    async fn settle_targets(&self, settled: &[(CommandId, InstanceUid, TargetState)], now: UnixMs) -> Result<()>;
+    /// Marks the commands all of whose targets are settled as finished; returns how many.
+    async fn finish_commands(&self, now: UnixMs) -> Result<u64>;
+    /// Deletes commands that were finished before `before`; returns how many.
+    async fn forget_commands(&self, before: UnixMs) -> Result<u64>;
 
     // Contents.
 

@@ -117,6 +117,19 @@ fn countable(text: &str) -> String {
     text.chars().take(MAX_COUNTABLE_CHARS).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
+/// Ends each name of a component's path; no name has it.
+const NAME_END: char = '\u{1f}';
+
+/// The path of a component as one text.
+pub(super) fn component_text(path: &[String]) -> String {
+    path.iter().flat_map(|name| [name.replace(NAME_END, "\u{fffd}"), NAME_END.to_string()]).collect()
+}
+
+/// The reverse of [`component_text`].
+pub(super) fn component_of(text: &str) -> Vec<String> {
+    text.split_terminator(NAME_END).map(str::to_owned).collect()
+}
+
 /// `hash, body`.
 pub(super) type ContentRow = (Vec<u8>, Vec<u8>);
 

@@ -1,13 +1,18 @@
 //! What goes into and comes out of the store beside the domain's own types.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use crate::model::{
     AgentRecord, ContentHash, InstanceUid, UnixMs,
     agent::Desired,
+    command::{Action, Command, CommandId, TargetState},
+    health::Transition,
     policy::{Policy, PolicyKind, RevisionContent},
     uid::Shard,
 };
+use crate::proto::opamp;
 
 /// Who makes a change; goes into the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,3 +173,62 @@ pub struct AuditEntry {
     /// JSON: what is worth keeping of the change. Never a secret.
     pub detail: serde_json::Value,
 }
+
+/// A command that is to be made, with everybody whom it concerns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewCommand {
+    pub id: CommandId,
+    pub action: Action,
+    /// As the operator said it.
+    pub addressee: String,
+    pub per_second: u32,
+    /// Each uid once. Of those to whom it cannot go, the state is a settled one from the start.
+    pub targets: Vec<(InstanceUid, TargetState)>,
+}
+
+/// A command, and how many of its targets are in each state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CommandProgress {
+    pub command: Command,
+    pub counts: BTreeMap<TargetState, u64>,
+}
+
+/// Takes a waiting target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub uid: InstanceUid,
+    /// [`TargetState::UnderWay`], with the connection that it is sent to; or a settled one.
+    pub state: TargetState,
+    pub gateway: String,
+    pub connection_generation: u64,
+}
+
+/// What is written beside an agent's row when a report has been taken.
+#[derive(Clone, Debug, PartialEq)]
+pub struct News {
+    pub uid: InstanceUid,
+    /// See [`Announced`]; `None` leaves what is stored.
+    pub custom_capabilities: Option<Bytes>,
+    pub components_hash: Option<Bytes>,
+    pub transitions: Vec<Transition>,
+}
+
+/// What an agent announced of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// Encoded `CustomCapabilities`, empty when none were sent.
+    pub custom_capabilities: Bytes,
+    /// `AvailableComponents.hash` verbatim, empty when none was sent.
+    pub components_hash: Bytes,
+}
+
+impl Announced {
+    /// The names of the custom capabilities.
+    pub fn capabilities(&self) -> Vec<String> {
+        use prost::Message;
+        opamp::CustomCapabilities::decode(self.custom_capabilities.clone()).unwrap_or_default().capabilities
+    }
+}
+
+/// Transitions of health kept for one agent: the newest.
+pub const MAX_TRANSITIONS_KEPT: u32 = 200;

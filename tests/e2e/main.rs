@@ -9,6 +9,7 @@ mod chaos;
 mod clients;
 mod cluster;
 mod collector;
+mod commands;
 mod faults;
 mod hostile;
 mod moves;

@@ -11,6 +11,7 @@ use crate::{
     model::{
         AgentRecord, Attributes, ContentHash, UnixMs,
         agent::Transport,
+        health::Transition,
         offer::{self, Convergence},
     },
     proto::{admin, opamp},
@@ -75,17 +76,34 @@ fn health(record: &AgentRecord) -> opamp::ComponentHealth {
     opamp::ComponentHealth::decode(record.observed.health.clone()).unwrap_or_default()
 }
 
+/// The whole tree; `None` when the agent reports no health.
+pub fn health_tree(record: &AgentRecord) -> Option<admin::ComponentHealth> {
+    (!record.observed.health.is_empty() || record.observed.healthy.is_some())
+        .then(|| component(health(record), MAX_DEPTH))
+}
+
+pub fn transition(transition: Transition) -> admin::HealthTransition {
+    let Transition { at, component, healthy, status, last_error } = transition;
+    admin::HealthTransition { time: Some(timestamp(at)), component, healthy, status, last_error }
+}
+
+fn component(health: opamp::ComponentHealth, depth: u32) -> admin::ComponentHealth {
+    let time = |nanos: u64| (nanos > 0).then(|| timestamp(UnixMs::try_from(nanos / 1_000_000).unwrap_or(0)));
+    admin::ComponentHealth {
+        healthy: health.healthy,
+        status: health.status,
+        last_error: health.last_error,
+        start_time: time(health.start_time_unix_nano),
+        status_time: time(health.status_time_unix_nano),
+        components: components(health.component_health_map, depth - 1),
+    }
+}
+
 fn components(map: BTreeMap<String, opamp::ComponentHealth>, depth: u32) -> BTreeMap<String, admin::ComponentHealth> {
     if depth == 0 {
         return BTreeMap::new();
     }
-    let one = |health: opamp::ComponentHealth| admin::ComponentHealth {
-        healthy: health.healthy,
-        status: health.status,
-        last_error: health.last_error,
-        components: components(health.component_health_map, depth - 1),
-    };
-    map.into_iter().map(|(name, health)| (name, one(health))).collect()
+    map.into_iter().map(|(name, health)| (name, component(health, depth))).collect()
 }
 
 fn attribute(value: Option<&opamp::any_value::Value>, depth: u32) -> admin::AttributeValue {

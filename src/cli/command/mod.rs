@@ -3,8 +3,10 @@
 pub mod agent_config;
 pub mod agents;
 pub mod apply;
+pub mod commands;
 pub mod contexts;
 pub mod fleet;
+pub mod health;
 pub mod policies;
 pub mod tokens;
 pub mod watch;

@@ -1,7 +1,9 @@
 //! The API's messages as people and programs see them.
 
 pub mod agent;
+pub mod command;
 pub mod fleet;
+pub mod health;
 pub mod policy;
 pub mod token;
 

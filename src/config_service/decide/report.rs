@@ -3,19 +3,24 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message;
 
 use super::recompute;
 use crate::{
     config_service::{policies::Snapshot, report::Report},
     model::{
         AgentRecord, ContentHash, InstanceUid, UnixMs,
-        agent::Presence,
+        agent::{Observed, Presence},
         desired::DesiredConfig,
+        health::{self, Transition},
         offer::{self, Convergence},
         quarantine,
     },
-    proto::{bus, opamp::AgentCapabilities},
-    protocol::observe,
+    proto::{
+        bus,
+        opamp::{AgentCapabilities, ComponentHealth},
+    },
+    protocol::observe::{self, Components, Observation},
 };
 
 /// What a decision depends on besides the report and the record.
@@ -46,10 +51,20 @@ pub struct Decided {
     /// What the record's desired hash stands for, if it was computed.
     pub config: Option<Arc<DesiredConfig>>,
     pub verdict: bus::Verdict,
+    pub news: News,
     /// An operator can see a difference.
     pub is_visible: bool,
     /// The message could not be read, so only its arrival is stored.
     pub unreadable: Option<String>,
+}
+
+/// What a report says that is stored beside the record.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct News {
+    pub transitions: Vec<Transition>,
+    /// An encoded `CustomCapabilities`.
+    pub custom_capabilities: Option<Bytes>,
+    pub components: Option<Components>,
 }
 
 /// One connection of an agent.
@@ -169,9 +184,15 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     if start == Start::Unknown {
         record.observed.complete = false;
     }
-    let (contents, unreadable) = match observe::observe(&mut record.observed, &report.message) {
-        Ok(observation) => (record.observed.effective_config.zip(observation.effective_config), None),
-        Err(error) => (None, Some(error.to_string())),
+    let (observation, unreadable) = match observe::observe(&mut record.observed, &report.message) {
+        Ok(observation) => (observation, None),
+        Err(error) => (Observation::default(), Some(error.to_string())),
+    };
+    let contents = record.observed.effective_config.zip(observation.effective_config.clone());
+    let news = News {
+        transitions: transitions(&before.observed, &record.observed, report.last_seen),
+        custom_capabilities: observation.custom_capabilities,
+        components: observation.components,
     };
     let accepts = |record: &AgentRecord| record.observed.has(AgentCapabilities::AcceptsRemoteConfig);
     if accepts(&before) && !accepts(&record) {
@@ -195,7 +216,16 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     // What is stored for the agent already is not collected as garbage, and need not be stored again.
     let contents = contents.filter(|(hash, _)| before.observed.effective_config != Some(*hash));
     let is_visible = is_visibly_different(&before, &record);
-    Outcome::Write(Box::new(Decided { record, contents, config, verdict, is_visible, unreadable }))
+    Outcome::Write(Box::new(Decided { record, contents, config, verdict, news, is_visible, unreadable }))
+}
+
+fn transitions(before: &Observed, after: &Observed, at: UnixMs) -> Vec<Transition> {
+    if before.health == after.health {
+        return Vec::new();
+    }
+    let decode = |health: &Bytes| ComponentHealth::decode(health.clone()).ok();
+    let known = (!before.health.is_empty()).then(|| decode(&before.health)).flatten();
+    decode(&after.health).map(|after| health::transitions(known.as_ref(), &after, at)).unwrap_or_default()
 }
 
 fn presence(before: &Presence, report: &Report) -> Presence {

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{Backend, Tx, content_batches, desired};
+use super::{Backend, Tx, content_batches, desired, news_batches};
 use crate::{
     model::{AgentRecord, ContentHash, InstanceUid, UnixMs, uid::Shard},
     store::{
-        DesiredWrite, Result,
+        DesiredWrite, News, Result,
         batch::Batch,
         row::{self, AgentRow, agent_columns},
     },
@@ -24,14 +24,17 @@ pub(super) async fn write(
     store: &Backend,
     agents: &[AgentRecord],
     bodies: &[(ContentHash, Bytes)],
+    news: &[News],
 ) -> Result<Vec<InstanceUid>> {
     let batch = Batch::new(agents);
     let mut tx = store.begin().await?;
     lock(&mut tx, &batch.shards()).await?;
     content_batches::put(&mut tx, bodies).await?;
     let mut written = Columns::of(&batch.agents).write(&mut tx).await?;
-    tx.commit().await?;
     written.sort_unstable();
+    let news: Vec<_> = news.iter().filter(|news| written.binary_search(&news.uid.as_uuid()).is_ok()).collect();
+    news_batches::write(&mut tx, &news).await?;
+    tx.commit().await?;
     Ok(batch.not_written(|uid| written.binary_search(&uid.as_uuid()).is_ok()))
 }
 

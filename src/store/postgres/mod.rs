@@ -1,8 +1,10 @@
 //! Postgres, for production: shared by any number of config service replicas.
 
 mod agent_batches;
+mod command_batches;
 mod content_batches;
 mod desired;
+mod news_batches;
 
 #[path = "../shared/mod.rs"]
 mod shared;

@@ -8,12 +8,14 @@
 
 mod agents;
 mod audit;
+mod commands;
 mod contents;
 mod counters;
 mod fleet;
+mod news;
 mod operations;
 mod policies;
 mod schema;
 mod tokens;
 
-use super::{Backend, Connection, MIGRATOR, Tx, agent_batches, content_batches};
+use super::{Backend, Connection, MIGRATOR, Tx, agent_batches, command_batches, content_batches, news_batches};

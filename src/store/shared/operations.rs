@@ -3,17 +3,22 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Backend, agent_batches, agents, audit, contents, counters, fleet, policies, schema, tokens};
+use super::{
+    Backend, agent_batches, agents, audit, commands, contents, counters, fleet, news, policies, schema, tokens,
+};
 use crate::{
     model::{
         AgentRecord, ContentHash, InstanceUid, UnixMs,
+        command::{Command, CommandId, Target, TargetState},
         desired::PolicySet,
+        health::Transition,
         policy::{Policy, Revision},
         uid::Shard,
     },
     store::{
-        Actor, AgentFilter, Applied, ApplyPolicy, AuditEntry, ConfigFiles, DesiredWrite, FleetSummary, LabelChanges,
-        NewToken, Result, Store, Token, TokenDigest, TokenKind, metrics::observed,
+        Actor, AgentFilter, Announced, Applied, ApplyPolicy, AuditEntry, Claim, CommandProgress, ConfigFiles,
+        DesiredWrite, FleetSummary, LabelChanges, NewCommand, NewToken, News, Result, Store, Token, TokenDigest,
+        TokenKind, metrics::observed,
     },
 };
 
@@ -31,12 +36,13 @@ impl Store for Backend {
         observed("read_agents", self.limit(), agent_batches::read(self, uids)).await
     }
 
-    async fn write_agents(
+    async fn write_reports(
         &self,
         agents: &[AgentRecord],
         contents: &[(ContentHash, Bytes)],
+        news: &[News],
     ) -> Result<Vec<InstanceUid>> {
-        observed("write_agents", self.limit(), agent_batches::write(self, agents, contents)).await
+        observed("write_agents", self.limit(), agent_batches::write(self, agents, contents, news)).await
     }
 
     async fn write_desired(&self, agents: &[DesiredWrite]) -> Result<Vec<InstanceUid>> {
@@ -80,6 +86,69 @@ impl Store for Backend {
 
     async fn fleet_summary(&self) -> Result<FleetSummary> {
         observed("fleet_summary", self.limit(), fleet::summary(self)).await
+    }
+
+    async fn read_announced(&self, uids: &[InstanceUid]) -> Result<Vec<(InstanceUid, Announced)>> {
+        observed("read_announced", self.limit(), news::read_announced(self, uids)).await
+    }
+
+    async fn health_history(
+        &self,
+        uid: InstanceUid,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<(i64, Transition)>> {
+        observed("health_history", self.limit(), news::health_history(self, uid, before, limit)).await
+    }
+
+    async fn forget_health(&self, before: UnixMs) -> Result<u64> {
+        observed("forget_health", Self::MAINTENANCE_LIMIT, news::forget_health(self, before)).await
+    }
+
+    async fn create_command(&self, command: &NewCommand, actor: &Actor) -> Result<bool> {
+        observed("create_command", self.limit(), commands::create(self, command, actor)).await
+    }
+
+    async fn get_command(&self, id: CommandId) -> Result<CommandProgress> {
+        observed("get_command", self.limit(), commands::get(self, id)).await
+    }
+
+    async fn command_targets(
+        &self,
+        id: CommandId,
+        states: &[TargetState],
+        after: Option<InstanceUid>,
+        limit: u32,
+    ) -> Result<Vec<Target>> {
+        observed("command_targets", self.limit(), commands::targets(self, id, states, after, limit)).await
+    }
+
+    async fn open_commands(&self) -> Result<Vec<Command>> {
+        observed("open_commands", self.limit(), commands::open(self)).await
+    }
+
+    async fn waiting_targets(&self, id: CommandId, shards: u64, limit: u32) -> Result<Vec<InstanceUid>> {
+        observed("waiting_targets", self.limit(), commands::waiting(self, id, shards, limit)).await
+    }
+
+    async fn claim_targets(&self, id: CommandId, claims: &[Claim], now: UnixMs) -> Result<Vec<InstanceUid>> {
+        observed("claim_targets", self.limit(), commands::claim(self, id, claims, now)).await
+    }
+
+    async fn targets_under_way(&self, shards: u64, limit: u32) -> Result<Vec<Target>> {
+        observed("targets_under_way", self.limit(), commands::under_way(self, shards, limit)).await
+    }
+
+    async fn settle_targets(&self, settled: &[(CommandId, InstanceUid, TargetState)], now: UnixMs) -> Result<()> {
+        observed("settle_targets", self.limit(), commands::settle(self, settled, now)).await
+    }
+
+    async fn finish_commands(&self, now: UnixMs) -> Result<u64> {
+        observed("finish_commands", self.limit(), commands::finish(self, now)).await
+    }
+
+    async fn forget_commands(&self, before: UnixMs) -> Result<u64> {
+        observed("forget_commands", Self::MAINTENANCE_LIMIT, commands::forget(self, before)).await
     }
 
     async fn put_contents(&self, bodies: &[(ContentHash, Bytes)]) -> Result<()> {

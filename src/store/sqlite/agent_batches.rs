@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use sqlx::types::{Json, Uuid};
 
-use super::{Backend, Tx, content_batches};
+use super::{Backend, Tx, content_batches, news_batches};
 use crate::{
     model::{AgentRecord, ContentHash, InstanceUid, Labels, agent::Desired, uid::Shard},
     store::{
-        DesiredWrite, Result,
+        DesiredWrite, News, Result,
         batch::Batch,
         row::{self, AgentRow, agent_columns},
     },
@@ -27,6 +27,7 @@ pub(super) async fn write(
     store: &Backend,
     agents: &[AgentRecord],
     bodies: &[(ContentHash, Bytes)],
+    news: &[News],
 ) -> Result<Vec<InstanceUid>> {
     let batch = Batch::new(agents);
     let mut tx = store.begin().await?;
@@ -38,6 +39,8 @@ pub(super) async fn write(
             written.insert(agent.uid);
         }
     }
+    let news: Vec<_> = news.iter().filter(|news| written.contains(&news.uid)).collect();
+    news_batches::write(&mut tx, &news).await?;
     tx.commit().await?;
     Ok(batch.not_written(|uid| written.contains(&uid)))
 }

@@ -4,7 +4,9 @@
 //! have connections of their own and, the file being in WAL mode, do not wait for writes.
 
 mod agent_batches;
+mod command_batches;
 mod content_batches;
+mod news_batches;
 
 #[path = "../shared/mod.rs"]
 mod shared;

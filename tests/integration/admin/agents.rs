@@ -4,14 +4,15 @@ use std::{collections::BTreeSet, time::Duration};
 
 use muster::{
     bus::Role,
-    model::agent::ConfigStatus,
+    model::{agent::ConfigStatus, health::Transition},
     proto::{
         admin::{
-            self, ForgetAgentRequest, GetAgentConfigRequest, GetAgentRequest, ListAgentsRequest, RetryConfigRequest,
-            SetLabelsRequest,
+            self, ForgetAgentRequest, GetAgentConfigRequest, GetAgentHealthRequest, GetAgentRequest, ListAgentsRequest,
+            ListHealthTransitionsRequest, RetryConfigRequest, SetLabelsRequest,
         },
         opamp,
     },
+    store::News,
 };
 use prost::Message;
 use tonic::Code;
@@ -227,4 +228,58 @@ async fn a_connected_agent_is_only_forgotten_by_force() {
     let audited: BTreeSet<_> =
         world.store.list_audit(None, 10).await.unwrap().into_iter().map(|e| (e.actor, e.target)).collect();
     assert!(audited.contains(&("root".to_owned(), uid(1).to_string())), "{audited:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_of_health_comes_in_pages_newest_first() {
+    let world = World::start().await;
+    let mut record = agent(1, &[]);
+    let part = opamp::ComponentHealth { status_time_unix_nano: 1_700_000_000_000_000_000, ..Default::default() };
+    let health = opamp::ComponentHealth {
+        healthy: true,
+        component_health_map: [("otlp".to_owned(), part)].into(),
+        ..Default::default()
+    };
+    (record.observed.health, record.observed.healthy) = (health.encode_to_vec().into(), Some(true));
+    let transitions = (0..5).map(|n| Transition {
+        at: 1_700_000_000_000 + n,
+        component: if n == 4 { vec!["pipeline:traces".into(), "otlp".into()] } else { Vec::new() },
+        healthy: (n != 4).then_some(n % 2 == 0),
+        status: format!("s{n}"),
+        last_error: String::new(),
+    });
+    let news =
+        News { uid: uid(1), custom_capabilities: None, components_hash: None, transitions: transitions.collect() };
+    assert_eq!(world.store.write_reports(&[record], &[], &[news]).await.unwrap(), []);
+    world.put(&[agent(2, &[])]).await;
+
+    let get = async |n| {
+        let request = GetAgentHealthRequest { instance_uid: uid(n).to_string() };
+        world.agents().get_agent_health(world.request(request)).await.unwrap().into_inner().health
+    };
+    assert_eq!(get(2).await, None);
+    let health = get(1).await.expect("health");
+    assert_eq!((health.healthy, health.components["otlp"].healthy), (true, false));
+    assert_eq!(health.components["otlp"].status_time.as_ref().map(|at| at.seconds), Some(1_700_000_000));
+
+    let mut request =
+        ListHealthTransitionsRequest { instance_uid: uid(1).to_string(), page_size: 2, ..Default::default() };
+    let mut seen = Vec::new();
+    loop {
+        let page = world.agents().list_health_transitions(world.request(request.clone())).await.unwrap().into_inner();
+        seen.extend(page.transitions);
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(seen.iter().map(|it| it.status.as_str()).collect::<Vec<_>>(), ["s4", "s3", "s2", "s1", "s0"]);
+    assert_eq!((seen[0].healthy, seen[0].component.len(), seen[1].healthy), (None, 2, Some(false)));
+    let other = ListHealthTransitionsRequest {
+        instance_uid: uid(2).to_string(),
+        page_token: request.page_token,
+        ..Default::default()
+    };
+    let status = world.agents().list_health_transitions(world.request(other)).await.unwrap_err();
+    assert_eq!(violated(&status), ["page_token".to_owned()].into());
 }

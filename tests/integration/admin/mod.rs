@@ -2,6 +2,7 @@
 
 mod agents;
 mod auth;
+mod commands;
 mod musterctl;
 mod partial_apply;
 mod policies;

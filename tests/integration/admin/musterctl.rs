@@ -2,7 +2,12 @@
 
 use std::{fs, path::Path, process::Stdio};
 
-use muster::{model::Labels, store::TokenKind};
+use muster::{
+    model::{Labels, health::Transition},
+    proto::opamp,
+    store::{News, TokenKind},
+};
+use prost::Message;
 use serde_json::Value;
 use tokio::{io::AsyncWriteExt, process::Command};
 
@@ -244,4 +249,60 @@ async fn what_cannot_be_reached_is_named() {
     let error = fails(&world, &["fleet", "--server", "127.0.0.1:1"]).await;
     assert_eq!(error, "error: no connection to http://127.0.0.1:1/: Connection refused (os error 111)\n");
     assert!(run(&world, &["completion", "bash"]).await.contains("musterctl"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_for_one_agent_fails_if_it_cannot_get_it() {
+    let world = World::start().await;
+    world.put(&[agent(1, &[])]).await;
+    let (one, two) = (uid(1).to_string(), uid(2).to_string());
+    let output = run_with(&world, &["restart", &one], "").await;
+    assert!(!output.ok && output.stdout.starts_with("restart ") && output.stdout.contains(": 0 sent, 1 not capable\n"));
+    assert!(output.stderr.contains(&format!("agent {one} did not get it: not capable")), "{}", output.stderr);
+    assert!(fails(&world, &["restart", &two]).await.contains("AGENT_NOT_FOUND"));
+    assert!(fails(&world, &["restart", "-l", "os = beos"]).await.contains("NO_AGENT_MATCHES"));
+    assert!(fails(&world, &["restart"]).await.contains("required"));
+    assert!(fails(&world, &["restart", &one, "-l", ""]).await.contains("cannot be used with"));
+    // Of those that a selector matches, some as a rule cannot.
+    let arguments = ["send", "-l", "", "--capability", "c", "--type", "t", "--data-file", "-"];
+    let output = run_with(&world, &[&arguments[..], &["-o", "json"]].concat(), "from stdin").await;
+    assert!(output.ok, "{}", output.stderr);
+    let command: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!((&command["not_capable"], &command["action"]), (&1.into(), &"message".into()));
+    assert_eq!(command["not_sent"][0]["outcome"], "not_capable");
+    let audit = world.store.list_audit(None, 1).await.unwrap();
+    assert_eq!(audit[0].detail["bytes"], "from stdin".len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_shown_as_a_tree_and_as_its_history() {
+    let world = World::start().await;
+    let mut record = agent(1, &[]);
+    let part = opamp::ComponentHealth { last_error: "refused".into(), ..Default::default() };
+    let health = opamp::ComponentHealth {
+        healthy: true,
+        status: "running".into(),
+        component_health_map: [("otlp".to_owned(), part)].into(),
+        ..Default::default()
+    };
+    (record.observed.health, record.observed.healthy) = (health.encode_to_vec().into(), Some(true));
+    let transition = Transition {
+        at: 1_700_000_000_000,
+        component: vec!["otlp".into()],
+        healthy: Some(false),
+        status: String::new(),
+        last_error: "refused".into(),
+    };
+    let news = News { uid: uid(1), custom_capabilities: None, components_hash: None, transitions: vec![transition] };
+    assert_eq!(world.store.write_reports(&[record], &[], &[news]).await.unwrap(), []);
+    let one = uid(1).to_string();
+    let text = run(&world, &["agent", "health", &one]).await;
+    let lines: Vec<_> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(lines, ["COMPONENT HEALTHY STATUS SINCE ERROR", "(agent) yes running - -", "otlp no - - refused"]);
+    let history = run(&world, &["agent", "health", &one, "--history"]).await;
+    assert!(history.lines().nth(1).unwrap().starts_with("2023-11-14T22:13:20.000Z   otlp"), "{history}");
+    let value = json(&world, &["agent", "health", &one, "--history"]).await;
+    assert_eq!(value["health"]["components"]["otlp"]["last_error"], "refused");
+    assert_eq!(value["history"][0]["component"][0], "otlp");
+    assert_eq!(json(&world, &["agent", "health", &one]).await.get("history"), None);
 }

@@ -10,8 +10,8 @@ use muster::{
     model::{AgentRecord, ContentHash, InstanceUid, agent::Presence},
     proto::{
         admin::{
-            ApplyPolicyRequest, PolicyFile, PolicyKind, agents_client::AgentsClient, fleet_client::FleetClient,
-            policies_client::PoliciesClient, tokens_client::TokensClient,
+            ApplyPolicyRequest, PolicyFile, PolicyKind, agents_client::AgentsClient, commands_client::CommandsClient,
+            fleet_client::FleetClient, policies_client::PoliciesClient, tokens_client::TokensClient,
         },
         bus::Hint,
         opamp,
@@ -80,6 +80,10 @@ impl World {
 
     pub fn policies(&self) -> PoliciesClient<Channel> {
         PoliciesClient::new(self.channel.clone())
+    }
+
+    pub fn commands(&self) -> CommandsClient<Channel> {
+        CommandsClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
     pub fn fleet(&self) -> FleetClient<Channel> {

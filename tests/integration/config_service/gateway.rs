@@ -32,6 +32,16 @@ pub enum Heard {
     Body(bus::OfferBody),
     Probe(bus::Probe),
     Tokens(bus::AgentTokens),
+    Command(SentCommand),
+}
+
+/// One agent's part of a command group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SentCommand {
+    pub id: Vec<u8>,
+    pub uid: InstanceUid,
+    pub generation: u64,
+    pub action: bus::command_group::Action,
 }
 
 /// One agent's part of an offer group.
@@ -216,6 +226,14 @@ impl Gateway {
         self.heard.extend(batch.bodies.into_iter().map(Heard::Body));
         self.heard.extend(batch.verdicts.into_iter().map(Heard::Verdict));
         self.heard.extend(batch.probes.into_iter().map(Heard::Probe));
+        for group in batch.commands {
+            assert_eq!(group.instance_uids.len(), 16 * group.connection_generations.len());
+            let uids = group.instance_uids.chunks(16).map(|uid| InstanceUid::from_slice(uid).unwrap());
+            for (uid, generation) in uids.zip(group.connection_generations) {
+                let (id, action) = (group.command_id.to_vec(), group.action.clone().unwrap());
+                self.heard.push(Heard::Command(SentCommand { id, uid, generation, action }));
+            }
+        }
         for group in batch.offers {
             let uids = group.instance_uids.chunks(16).map(|uid| InstanceUid::from_slice(uid).unwrap());
             assert_eq!(group.instance_uids.len(), 16 * group.desired_generations.len());

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cluster;
+mod commands;
 mod gateway;
 mod offers;
 mod openings;
@@ -28,6 +29,16 @@ macro_rules! on_both {
 }
 
 on_both! {
+    commands:
+        a_restart_goes_to_the_connection_of_each_agent_that_can
+        an_unanswered_command_is_published_again_for_the_same_connection
+        an_agent_that_has_moved_gets_it_where_it_is
+        what_is_held_for_a_connection_ends_with_it
+        another_replica_takes_up_what_is_under_way
+        a_gateway_that_dies_takes_the_fate_of_its_commands_along
+        a_command_keeps_to_its_rate
+        a_message_goes_to_agents_that_announced_its_capability
+        transitions_of_health_are_recorded_and_reports_are_not;
     offers:
         a_verdict_offers_and_the_body_comes_on_request
         a_change_of_policies_reaches_every_gateway_with_its_body_first

@@ -18,8 +18,8 @@ use muster::{
     model::{ContentHash, InstanceUid, uid::SHARD_COUNT},
     proto::{
         bus::{
-            AgentToken, AgentTokens, GatewayBatch, OfferBody, OfferGroup, Probe, ProbeResult, Report, ShardBatch,
-            Verdict,
+            AgentToken, AgentTokens, CommandResult, GatewayBatch, OfferBody, OfferGroup, Probe, ProbeResult, Report,
+            ShardBatch, Verdict,
         },
         opamp::{
             AgentCapabilities, AgentDescription, AgentRemoteConfig, AgentToServer, ComponentHealth, ServerToAgent,
@@ -58,6 +58,7 @@ pub struct Service {
     pub reports: mpsc::UnboundedReceiver<Report>,
     pub probe_results: mpsc::UnboundedReceiver<ProbeResult>,
     pub wanted: mpsc::UnboundedReceiver<ContentHash>,
+    pub command_results: mpsc::UnboundedReceiver<CommandResult>,
     acknowledges: Arc<AtomicBool>,
 }
 
@@ -151,6 +152,7 @@ impl Service {
         let (report, reports) = mpsc::unbounded_channel();
         let (probe_result, probe_results) = mpsc::unbounded_channel();
         let (want, wanted) = mpsc::unbounded_channel();
+        let (command_result, command_results) = mpsc::unbounded_channel();
         let acknowledges = Arc::new(AtomicBool::new(true));
         let mut subscription = bus.subscribe();
         subscription.set_topics((0..SHARD_COUNT).map(Topic::Shard).collect()).await;
@@ -169,12 +171,13 @@ impl Service {
                 }
                 batch.reports.into_iter().for_each(|it| drop(report.send(it)));
                 batch.probe_results.into_iter().for_each(|it| drop(probe_result.send(it)));
+                batch.command_results.into_iter().for_each(|it| drop(command_result.send(it)));
                 for hash in batch.wanted_config_hashes {
                     let _ = want.send(ContentHash::from_slice(&hash).expect("a hash"));
                 }
             }
         });
-        Self { bus, reports, probe_results, wanted, acknowledges }
+        Self { bus, reports, probe_results, wanted, command_results, acknowledges }
     }
 
     /// From now on reports are acknowledged only by what the test says.

@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod commands;
 mod drain;
 mod duplicates;
 mod exchange;

@@ -1,6 +1,6 @@
 //! Every test of the contract, run over both stores.
 
-use super::{agents, concurrency, contents, policies, tokens};
+use super::{agents, commands, concurrency, contents, policies, tokens};
 
 macro_rules! contract {
     ($($module:ident: $($test:ident)*;)*) => {
@@ -38,6 +38,11 @@ contract! {
         a_forgotten_agent_is_gone
         a_gateways_agents_are_disconnected
         the_fleet_is_counted;
+    commands:
+        a_command_is_made_once
+        a_target_is_claimed_once_and_settled_once
+        announcements_are_kept_field_by_field
+        the_history_of_health_is_bounded;
     contents:
         bodies_and_configs_are_kept
         garbage_is_what_nothing_refers_to;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod agents;
+mod commands;
 mod concurrency;
 mod contents;
 mod contract;
