@@ -101,6 +101,33 @@ async fn node_comes_back() {
     comes_back(Kind::Node, "http").await;
 }
 
+/// A machine was copied with all that is on it.
+#[tokio::test]
+async fn two_go_agents_with_one_uid_become_two() {
+    let server = Standalone::start().await;
+    let (url, token, ctl) = (format!("ws://{}/v1/opamp", server.node.opamp()), server.agent_token(), server.ctl());
+    let Some(mut first) = Client::start(Kind::Go, &url, &token, "checkout") else { return };
+    let uid = first.uid().await;
+    ctl.agent_is(&uid, "the first is seen", |agent| is(agent, "connected", true)).await;
+    let Some(mut second) = Client::start_with(Kind::Go, &url, &token, "checkout", &["--uid", &uid]) else { return };
+    let other = second.event("identity", |_| true).await["instance_uid"].as_str().unwrap().to_owned();
+    assert_ne!(other, uid);
+
+    // The client says no more than its new uid in the messages that follow, and is asked for the rest.
+    ctl.agent_is(&other, "the second is seen", |agent| agent["attributes"]["service.name"] == "checkout").await;
+    ctl.apply("base", "service.name = checkout", FILE, "for both\n").await;
+    for (client, uid) in [(&mut first, &uid), (&mut second, &other)] {
+        let config = client.event("config", |_| true).await;
+        has_settled(&ctl, uid, "APPLIED", &config).await;
+    }
+    assert_eq!(ctl.agents().await.len(), 2);
+    assert_eq!((first.all("identity").len(), second.all("identity").len()), (0, 1), "one of them was renamed, once");
+    // It keeps its name.
+    second.stop().await;
+    ctl.agent_is(&other, "the second has left", |agent| is(agent, "connected", false)).await;
+    ctl.agent_is(&uid, "the first is still there", |agent| is(agent, "connected", true)).await;
+}
+
 /// The server ends in order and is started again: the client goes on where it was.
 async fn comes_back(kind: Kind, transport: &str) {
     let mut server = Standalone::start().await;

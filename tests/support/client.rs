@@ -32,10 +32,15 @@ pub struct Client {
 impl Client {
     /// Starts a client; `None` if `scripts/test` was told to leave it out.
     pub fn start(kind: Kind, url: &str, token: &str, service: &str) -> Option<Self> {
+        Self::start_with(kind, url, token, service, &[])
+    }
+
+    /// As [`Self::start`], with further arguments.
+    pub fn start_with(kind: Kind, url: &str, token: &str, service: &str, more: &[&str]) -> Option<Self> {
         let mut command = program(kind)?;
         let folder = tempfile::tempdir().unwrap();
         let (events, log) = (folder.path().join("events"), folder.path().join("log"));
-        command.args(["--url", url, "--token", token, "--service", service, "--interval", "1"]);
+        command.args(["--url", url, "--token", token, "--service", service, "--interval", "1"]).args(more);
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(File::create(&events).unwrap())

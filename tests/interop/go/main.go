@@ -2,21 +2,18 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/open-telemetry/opamp-go/client"
-	"github.com/open-telemetry/opamp-go/client/types"
 	"github.com/open-telemetry/opamp-go/protobufs"
 )
 
@@ -37,65 +34,38 @@ func emit(event string, details map[string]any) {
 	_ = json.NewEncoder(os.Stdout).Encode(line)
 }
 
-type agent struct {
-	opamp     client.OpAMPClient
-	lock      sync.Mutex
-	effective *protobufs.AgentConfigMap
-}
-
-func (a *agent) onMessage(ctx context.Context, message *types.MessageData) {
-	if message.RemoteConfig == nil {
-		return
-	}
-	offered := message.RemoteConfig
-	files := map[string]string{}
-	isBad := false
-	for name, file := range offered.Config.GetConfigMap() {
-		files[name] = string(file.Body)
-		isBad = isBad || strings.Contains(string(file.Body), "fail:")
-	}
-	emit("config", map[string]any{"hash": hex.EncodeToString(offered.ConfigHash), "files": files})
-	a.report(offered.ConfigHash, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLYING, "")
-	if isBad {
-		a.report(offered.ConfigHash, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_FAILED, "the config says so")
-		return
-	}
-	a.lock.Lock()
-	a.effective = offered.Config
-	a.lock.Unlock()
-	a.report(offered.ConfigHash, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLIED, "")
-	if err := a.opamp.UpdateEffectiveConfig(ctx); err != nil {
-		emit("error", map[string]any{"message": err.Error()})
-	}
-}
-
-func (a *agent) report(hash []byte, status protobufs.RemoteConfigStatuses, message string) {
-	err := a.opamp.SetRemoteConfigStatus(&protobufs.RemoteConfigStatus{
-		LastRemoteConfigHash: hash,
-		Status:               status,
-		ErrorMessage:         message,
-	})
+func failed(err error) {
 	if err != nil {
 		emit("error", map[string]any{"message": err.Error()})
-		return
 	}
-	name := strings.TrimPrefix(status.String(), "RemoteConfigStatuses_")
-	emit("status", map[string]any{"status": name, "hash": hex.EncodeToString(hash)})
 }
 
-func (a *agent) effectiveConfig(context.Context) (*protobufs.EffectiveConfig, error) {
-	a.lock.Lock()
-	defer a.lock.Unlock()
-	return &protobufs.EffectiveConfig{ConfigMap: a.effective}, nil
+// An order is a line of standard input.
+type order struct {
+	Do         string
+	Capability string
+	Type       string
+	Data       string
 }
 
-func attributes(pairs ...string) []*protobufs.KeyValue {
-	var list []*protobufs.KeyValue
-	for i := 0; i+1 < len(pairs); i += 2 {
-		value := &protobufs.AnyValue{Value: &protobufs.AnyValue_StringValue{StringValue: pairs[i+1]}}
-		list = append(list, &protobufs.KeyValue{Key: pairs[i], Value: value})
+// obey carries out one order.
+func (a *agent) obey(line []byte) error {
+	var order order
+	if err := json.Unmarshal(line, &order); err != nil {
+		return err
 	}
-	return list
+	switch order.Do {
+	case "send":
+		return a.send(&protobufs.CustomMessage{
+			Capability: order.Capability,
+			Type:       order.Type,
+			Data:       []byte(order.Data),
+		})
+	case "certificate":
+		return a.askForCertificate()
+	default:
+		return fmt.Errorf("unknown order %q", order.Do)
+	}
 }
 
 func run() error {
@@ -103,69 +73,34 @@ func run() error {
 	token := flag.String("token", "", "")
 	service := flag.String("service", "", "")
 	interval := flag.Float64("interval", 1, "")
+	fixed := flag.String("uid", "", "")
 	flag.Parse()
 
-	a := &agent{effective: &protobufs.AgentConfigMap{}}
-	if strings.HasPrefix(*url, "ws") {
-		a.opamp = client.NewWebSocket(silent{})
-	} else {
-		a.opamp = client.NewHTTP(silent{})
-	}
 	uid, err := uuid.NewV7()
+	if *fixed != "" {
+		uid, err = uuid.Parse(*fixed)
+	}
 	if err != nil {
-		return err
-	}
-	description := &protobufs.AgentDescription{
-		IdentifyingAttributes:    attributes("service.name", *service, "service.version", "1.0"),
-		NonIdentifyingAttributes: attributes("os.type", "linux", "client", "go"),
-	}
-	capabilities := protobufs.AgentCapabilities_AgentCapabilities_ReportsStatus |
-		protobufs.AgentCapabilities_AgentCapabilities_AcceptsRemoteConfig |
-		protobufs.AgentCapabilities_AgentCapabilities_ReportsRemoteConfig |
-		protobufs.AgentCapabilities_AgentCapabilities_ReportsEffectiveConfig |
-		protobufs.AgentCapabilities_AgentCapabilities_ReportsHealth |
-		protobufs.AgentCapabilities_AgentCapabilities_ReportsHeartbeat
-	if err := a.opamp.SetAgentDescription(description); err != nil {
-		return err
-	}
-	health := &protobufs.ComponentHealth{Healthy: true, StartTimeUnixNano: uint64(time.Now().UnixNano())}
-	if err := a.opamp.SetHealth(health); err != nil {
-		return err
-	}
-	if err := a.opamp.SetCapabilities(&capabilities); err != nil {
 		return err
 	}
 	heartbeat := time.Duration(*interval * float64(time.Second))
+	a := newAgent(uid, *service, heartbeat, server{url: *url, headers: bearer(*token)})
 	emit("started", map[string]any{"instance_uid": uid.String()})
-	err = a.opamp.Start(context.Background(), types.StartSettings{
-		OpAMPServerURL:    *url,
-		Header:            http.Header{"Authorization": []string{"Bearer " + *token}},
-		InstanceUid:       types.InstanceUid(uid),
-		HeartbeatInterval: &heartbeat,
-		Callbacks: types.Callbacks{
-			OnConnect: func(context.Context) { emit("connected", nil) },
-			OnConnectFailed: func(_ context.Context, err error) {
-				emit("error", map[string]any{"message": err.Error()})
-			},
-			OnError: func(_ context.Context, err *protobufs.ServerErrorResponse) {
-				emit("error", map[string]any{"message": err.ErrorMessage})
-			},
-			OnMessage:          a.onMessage,
-			GetEffectiveConfig: a.effectiveConfig,
-		},
-	})
-	if err != nil {
+	if err := a.connect(); err != nil {
 		return err
 	}
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	if err := a.opamp.Stop(ctx); err != nil {
-		return err
+	go a.reconnect()
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		failed(a.obey(lines.Bytes()))
 	}
+	a.disconnect()
 	emit("stopped", nil)
 	return nil
 }
+
+func asHex(hash []byte) string    { return hex.EncodeToString(hash) }
+func asBase64(data []byte) string { return base64.StdEncoding.EncodeToString(data) }
 
 func main() {
 	if err := run(); err != nil {

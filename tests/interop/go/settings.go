@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/open-telemetry/opamp-go/protobufs"
+)
+
+type privateKey = *ecdsa.PrivateKey
+
+// server is where the agent connects, and how.
+type server struct {
+	url     string
+	headers http.Header
+	tls     *tls.Config
+}
+
+// onSettings takes offered settings whole: what they leave out is not kept. Without an endpoint they are about the
+// heartbeat alone, which the client sees to.
+func (a *agent) onSettings(_ context.Context, offered *protobufs.OpAMPConnectionSettings) error {
+	headers := http.Header{}
+	for _, header := range offered.GetHeaders().GetHeaders() {
+		headers.Add(header.Key, header.Value)
+	}
+	emit("settings", map[string]any{
+		"endpoint":    offered.DestinationEndpoint,
+		"headers":     headers,
+		"heartbeat":   offered.HeartbeatIntervalSeconds,
+		"certificate": string(offered.GetCertificate().GetCert()),
+	})
+	if offered.DestinationEndpoint == "" {
+		return nil
+	}
+	a.lock.Lock()
+	defer a.lock.Unlock()
+	next := server{url: offered.DestinationEndpoint, headers: headers}
+	var err error
+	if next.tls, err = a.tlsOf(offered); err != nil {
+		return err
+	}
+	a.server = next
+	a.heartbeat = time.Duration(offered.HeartbeatIntervalSeconds) * time.Second
+	a.restart()
+	return nil
+}
+
+// tlsOf is for a certificate that came with its key, or that is for the key that the agent made itself.
+func (a *agent) tlsOf(offered *protobufs.OpAMPConnectionSettings) (*tls.Config, error) {
+	certificate := offered.Certificate
+	if certificate == nil && offered.Tls == nil {
+		return nil, nil
+	}
+	config := &tls.Config{}
+	authorities := offered.GetTls().GetCaPemContents()
+	if authorities == "" {
+		authorities = string(certificate.GetCaCert())
+	}
+	if authorities != "" {
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM([]byte(authorities)) {
+			return nil, fmt.Errorf("no certificate of an authority was offered")
+		}
+	}
+	if len(certificate.GetCert()) > 0 {
+		key := certificate.PrivateKey
+		if len(key) == 0 {
+			if a.key == nil {
+				return nil, fmt.Errorf("a certificate was offered without a key, and none was asked for")
+			}
+			der, err := x509.MarshalPKCS8PrivateKey(a.key)
+			if err != nil {
+				return nil, err
+			}
+			key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+		}
+		pair, err := tls.X509KeyPair(certificate.Cert, key)
+		if err != nil {
+			return nil, err
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return config, nil
+}
+
+// askForCertificate makes a key, and has the server asked for a certificate for it.
+func (a *agent) askForCertificate() error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	a.lock.Lock()
+	a.key = key
+	uid, opamp := a.uid, a.opamp
+	a.lock.Unlock()
+	template := &x509.CertificateRequest{Subject: pkix.Name{CommonName: uid.String()}}
+	der, err := x509.CreateCertificateRequest(rand.Reader, template, key)
+	if err != nil {
+		return err
+	}
+	return opamp.RequestConnectionSettings(&protobufs.ConnectionSettingsRequest{
+		Opamp: &protobufs.OpAMPConnectionSettingsRequest{
+			CertificateRequest: &protobufs.CertificateRequest{
+				Csr: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}),
+			},
+		},
+	})
+}
