@@ -12,6 +12,11 @@ pub mod bus {
     tonic::include_proto!("muster.bus.v1");
 }
 
+/// What the store keeps encoded.
+pub mod store {
+    tonic::include_proto!("muster.store.v1");
+}
+
 /// The admin API.
 pub mod admin {
     tonic::include_proto!("muster.admin.v1");

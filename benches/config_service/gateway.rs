@@ -64,6 +64,7 @@ impl Gateway {
                 last_seen_unix_ms: 1,
                 opening: None,
                 ending: None,
+                sent_connection_settings: Bytes::new(),
             });
         }
         for (shard, reports) in shards {
@@ -82,7 +83,7 @@ impl Gateway {
         while offered.len() < count {
             let Some(batch) = self.next().await else { continue };
             for group in batch.offers {
-                hash = group.config_hash;
+                hash = group.hash;
                 offered.extend(group.instance_uids.chunks(16).map(|uid| InstanceUid::from_slice(uid).unwrap()));
             }
             seen(offered.len());

@@ -7,7 +7,7 @@ use muster::{
     config_service::{Config, ConfigService},
     model::{
         ContentHash,
-        policy::{FileRef, PolicyKind, RevisionContent},
+        policy::{FileRef, PolicyKind, PolicyOffer, RevisionContent},
     },
     proto::bus,
     store::{Actor, ApplyPolicy, SharedStore},
@@ -86,7 +86,7 @@ async fn apply(store: &SharedStore, round: u64) {
     let revision = RevisionContent {
         selector: "os.type = linux".parse().unwrap(),
         priority: 0,
-        files: BTreeMap::from([("collector.yaml".to_owned(), file)]),
+        offer: PolicyOffer::Config(BTreeMap::from([("collector.yaml".to_owned(), file)])),
         allow_empty: false,
         max_per_second: 0,
     };

@@ -28,8 +28,8 @@ pub async fn measure(store: &SharedStore, agents: u64) {
     batches(store, agents, "store: read and write whole rows", |store, uids| async move {
         let mut records = read(&store, uids).await;
         for record in &mut records {
-            record.desired.config = Some(ContentHash::of(b"one"));
-            record.desired.generation += 1;
+            record.desired.config.hash = Some(ContentHash::of(b"one"));
+            record.desired.config.generation += 1;
         }
         write(&store, &records).await;
     })
@@ -37,7 +37,7 @@ pub async fn measure(store: &SharedStore, agents: u64) {
     batches(store, agents, "store: read and write what is desired", |store, uids| async move {
         let mut records = read(&store, uids).await;
         for record in &mut records {
-            record.desired.generation += 1;
+            record.desired.config.generation += 1;
         }
         let desired: Vec<DesiredWrite> = records.iter().map(DesiredWrite::of).collect();
         assert!(store.write_desired(&desired).await.unwrap().is_empty());

@@ -18,7 +18,7 @@ pub async fn get(store: &dyn Store, agent: &AgentRecord) -> Result<AgentConfig> 
     let desired = policies.desired(&Attributes::decode(&agent.observed.description), &agent.labels);
     let mut config = AgentConfig {
         instance_uid: agent.uid.to_string(),
-        assigned_config_hash: agent.desired.config.map(ContentHash::to_bytes).unwrap_or_default(),
+        assigned_config_hash: agent.desired.config.hash.map(ContentHash::to_bytes).unwrap_or_default(),
         ..Default::default()
     };
     if let Some(desired) = desired {

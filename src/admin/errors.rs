@@ -58,6 +58,11 @@ impl Violations {
         self.0.push(FieldViolation::new(field, description));
     }
 
+    #[cfg(test)]
+    pub fn fields(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|violation| violation.field.as_str())
+    }
+
     /// The value, or a violation and `None`.
     pub fn take<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {
         result.map_err(|description| self.add(field, description)).ok()

@@ -1,5 +1,7 @@
 //! What an apply must look like.
 
+mod settings;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -9,7 +11,7 @@ use super::errors::{Violations, selector_problem};
 use crate::{
     model::{
         ContentHash, Selector,
-        policy::{FileRef, PolicyKind, RevisionContent},
+        policy::{FileRef, PolicyKind, PolicyOffer, RevisionContent},
     },
     proto::admin::{self, ApplyPolicyRequest, PolicyFile},
     store::ApplyPolicy,
@@ -33,15 +35,39 @@ pub fn check(request: ApplyPolicyRequest) -> Result<ApplyPolicy, Status> {
     violations.take("name", check_name(&request.name));
     let kind = match request.kind() {
         admin::PolicyKind::Config => Some(PolicyKind::Config),
+        admin::PolicyKind::Packages => Some(PolicyKind::Packages),
+        admin::PolicyKind::ConnectionSettings => Some(PolicyKind::ConnectionSettings),
         admin::PolicyKind::Unspecified => violations.take("kind", Err("must be given".to_owned())),
     };
     let selector: Result<Selector, _> = request.selector.parse();
     let selector = violations.take("selector", selector.map_err(|error| selector_problem(&error)));
-    let is_empty = request.files.is_empty();
-    let (files, bodies) = check_files(request.files, &mut violations);
-    if is_empty && !request.allow_empty {
-        let problem = "a policy without files offers nothing; with allow_empty it may leave agents empty";
-        violations.add("files", problem);
+    // What stands in the field of another kind would be lost.
+    let given = [
+        ("files", !request.files.is_empty(), PolicyKind::Config),
+        ("packages", !request.packages.is_empty(), PolicyKind::Packages),
+        ("connection_settings", request.connection_settings.is_some(), PolicyKind::ConnectionSettings),
+    ];
+    for (field, is_given, of) in given {
+        if let Some(kind) = kind.filter(|kind| is_given && *kind != of) {
+            violations.add(field, format!("is of policies of the kind {}, not of {}", of.name(), kind.name()));
+        }
+    }
+    let mut bodies = Vec::new();
+    let offer = match kind.unwrap_or(PolicyKind::Config) {
+        PolicyKind::Config => {
+            if request.files.is_empty() && !request.allow_empty {
+                let problem = "a policy without files offers nothing; with allow_empty it may leave agents empty";
+                violations.add("files", problem);
+            }
+            let (files, of_files) = check_files(request.files, &mut violations);
+            bodies = of_files;
+            PolicyOffer::Config(files)
+        }
+        PolicyKind::Packages => PolicyOffer::Packages(request.packages),
+        PolicyKind::ConnectionSettings => settings::check(request.connection_settings, &mut violations),
+    };
+    if request.allow_empty && kind == Some(PolicyKind::ConnectionSettings) {
+        violations.add("allow_empty", "connection settings are withdrawn one by one, and never emptied");
     }
     if request.max_per_second > MAX_PER_SECOND {
         violations.add("max_per_second", format!("must be at most {MAX_PER_SECOND}"));
@@ -56,7 +82,7 @@ pub fn check(request: ApplyPolicyRequest) -> Result<ApplyPolicy, Status> {
         content: RevisionContent {
             selector,
             priority: request.priority,
-            files,
+            offer,
             allow_empty: request.allow_empty,
             max_per_second: request.max_per_second,
         },

@@ -264,7 +264,7 @@ pub enum Agent {
         #[command(flatten)]
         output: Output,
     },
-    /// Offer an agent its configuration again although it refused it
+    /// Offer an agent again what it should have, of every kind, although it refused it
     Retry { uid: String },
 }
 

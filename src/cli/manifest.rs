@@ -1,5 +1,7 @@
 //! Manifests: policies as YAML. Errors name the file, the document and the line.
 
+mod settings;
+
 use std::{
     collections::BTreeMap,
     fmt, fs,
@@ -11,6 +13,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_saphyr::Spanned;
 
 use crate::proto::admin::{ApplyPolicyRequest, PolicyFile, PolicyKind};
+use settings::{Connections, OpAmp, Other, Telemetry};
 
 /// Largest file body, which is also the server's limit.
 const MAX_BODY_BYTES: u64 = 4 * 1024 * 1024;
@@ -63,14 +66,20 @@ impl fmt::Display for Invalid {
 }
 
 impl Document {
-    /// Where a field is that the server refuses: its own line, its file's, or the document's.
+    /// Where a field is that the server refuses: its own line, that of what it is in, or the document's.
     pub fn place_of(&self, field: &str) -> Place {
-        let enclosing = field.rfind("].").map(|at| &field[..=at]);
-        let line = self.lines.get(field).or_else(|| self.lines.get(enclosing?));
+        let mut enclosing = Some(field);
+        let line = std::iter::from_fn(|| {
+            let field = enclosing?;
+            enclosing = field.rfind('.').map(|at| &field[..at]);
+            Some(self.lines.get(field))
+        });
+        let line = line.flatten().next();
         Place { line: line.copied().unwrap_or(self.place.line), ..self.place.clone() }
     }
 }
 
+/// All fields of all kinds, so that one at the wrong kind is told from one that is misspelt.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {
@@ -81,7 +90,17 @@ struct Manifest {
     #[serde(default)]
     priority: i32,
     #[serde(default)]
-    files: BTreeMap<String, Spanned<File>>,
+    files: Option<Spanned<BTreeMap<String, Spanned<File>>>>,
+    #[serde(default)]
+    opamp: Option<Spanned<OpAmp>>,
+    #[serde(default)]
+    own_metrics: Option<Spanned<Telemetry>>,
+    #[serde(default)]
+    own_traces: Option<Spanned<Telemetry>>,
+    #[serde(default)]
+    own_logs: Option<Spanned<Telemetry>>,
+    #[serde(default)]
+    other: Option<Spanned<BTreeMap<String, Spanned<Other>>>>,
     #[serde(default)]
     allow_empty: bool,
     #[serde(default)]
@@ -200,11 +219,24 @@ fn document(place: Place, folder: &Path, manifest: Spanned<Manifest>) -> Result<
     ] {
         lines.insert(name.to_owned(), line);
     }
-    if manifest.kind.value != "Config" {
-        refuse(lines["kind"], format!("kind: {:?} is not a kind of policy; Config is", manifest.kind.value));
+    let kind = match manifest.kind.value.as_str() {
+        "Config" => PolicyKind::Config,
+        "ConnectionSettings" => PolicyKind::ConnectionSettings,
+        other => {
+            refuse(
+                lines["kind"],
+                format!("kind: {other:?} is not a kind of policy; Config and ConnectionSettings are"),
+            );
+            PolicyKind::Unspecified
+        }
+    };
+    for (field, line, of) in manifest.fields_of_kinds() {
+        if kind != of && kind != PolicyKind::Unspecified {
+            refuse(line, format!("{field}: is not a field of kind {}", manifest.kind.value));
+        }
     }
     let mut files = Vec::new();
-    for (name, file) in manifest.files {
+    for (name, file) in manifest.files.map(|files| files.value).unwrap_or_default() {
         let line = file.referenced.line();
         lines.insert(format!("files[{name:?}]"), line);
         match body(folder, &file.value) {
@@ -218,6 +250,17 @@ fn document(place: Place, folder: &Path, manifest: Spanned<Manifest>) -> Result<
             Err(problem) => refuse(line, format!("files: {name:?}: {problem}")),
         }
     }
+    let connections = Connections {
+        opamp: manifest.opamp,
+        own_metrics: manifest.own_metrics,
+        own_traces: manifest.own_traces,
+        own_logs: manifest.own_logs,
+        other: manifest.other.map(|other| other.value).unwrap_or_default(),
+    };
+    let mut note = |field, line| {
+        lines.insert(field, line);
+    };
+    let connection_settings = connections.into_offers(folder, &mut refuse, &mut note);
     for (key, line) in manifest.rollout.iter().flat_map(Rollout::stepped) {
         refuse(line, format!("rollout: {key}: stepped rollouts are not there yet; max_per_second is"));
     }
@@ -226,15 +269,34 @@ fn document(place: Place, folder: &Path, manifest: Spanned<Manifest>) -> Result<
     }
     let request = ApplyPolicyRequest {
         name: manifest.name.value,
-        kind: PolicyKind::Config.into(),
+        kind: kind.into(),
         selector: manifest.selector.value,
         priority: manifest.priority,
         files,
+        connection_settings: (kind == PolicyKind::ConnectionSettings).then_some(connection_settings),
         allow_empty: manifest.allow_empty,
         max_per_second: manifest.rollout.map_or(0, |rollout| rollout.max_per_second),
         ..Default::default()
     };
     Ok(Document { place, lines, request })
+}
+
+impl Manifest {
+    /// The fields that are given and belong to one kind.
+    fn fields_of_kinds(&self) -> Vec<(&'static str, u64, PolicyKind)> {
+        fn line<T>(given: &Option<Spanned<T>>) -> Option<u64> {
+            given.as_ref().map(|given| given.referenced.line())
+        }
+        let fields = [
+            ("files", line(&self.files), PolicyKind::Config),
+            ("opamp", line(&self.opamp), PolicyKind::ConnectionSettings),
+            ("own_metrics", line(&self.own_metrics), PolicyKind::ConnectionSettings),
+            ("own_traces", line(&self.own_traces), PolicyKind::ConnectionSettings),
+            ("own_logs", line(&self.own_logs), PolicyKind::ConnectionSettings),
+            ("other", line(&self.other), PolicyKind::ConnectionSettings),
+        ];
+        fields.into_iter().filter_map(|(field, line, kind)| Some((field, line?, kind))).collect()
+    }
 }
 
 impl Rollout {
@@ -256,13 +318,14 @@ fn body(folder: &Path, file: &File) -> Result<Vec<u8>, String> {
         (Some(_), Some(_)) => Err("path and body exclude each other".to_owned()),
         (None, None) => Err("path or body is needed".to_owned()),
         (None, Some(body)) => Ok(body.clone().into_bytes()),
-        (Some(path), None) => {
-            let path = folder.join(path);
-            let file = fs::File::open(&path).map_err(|error| error.to_string());
-            let body = file.and_then(|file| read(file, MAX_BODY_BYTES));
-            body.map_err(|problem| format!("{}: {problem}", path.display()))
-        }
+        (Some(path), None) => read_file(&folder.join(path), MAX_BODY_BYTES),
     }
+}
+
+fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
+    let file = fs::File::open(path).map_err(|error| error.to_string());
+    let body = file.and_then(|file| read(file, limit));
+    body.map_err(|problem| format!("{}: {problem}", path.display()))
 }
 
 #[cfg(test)]

@@ -13,16 +13,17 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    decide::Meaning,
     metrics,
     shared::{Outage, Shared, isolated},
 };
 use crate::{
-    model::{ContentHash, desired::DesiredConfig},
+    model::{ContentHash, policy::PolicyKind},
     proto::{bus, opamp},
     store::{self, ConfigFiles, SharedStore},
 };
 
-/// A config hash that was stored is stored again after so long, well within the age at which unused ones are deleted.
+/// What was stored is stored again after so long, well within the age at which unused ones are deleted.
 const STORE_AGAIN: Duration = Duration::from_secs(3_600);
 /// Hashes remembered as stored; beyond, all are forgotten and stored again.
 const MAX_STORED_HASHES: usize = 10_000;
@@ -43,7 +44,7 @@ pub struct Bodies {
 #[derive(Default)]
 struct Cache {
     /// Each with a number that grows with use.
-    bodies: HashMap<ContentHash, (Bytes, u64)>,
+    bodies: HashMap<ContentHash, (bus::OfferBody, u64)>,
     bytes: usize,
     max_bytes: usize,
     uses: u64,
@@ -54,46 +55,74 @@ impl Bodies {
         Self { cache: Mutex::new(Cache { max_bytes, ..Cache::default() }), stored: Mutex::default() }
     }
 
-    /// Sees to it that the store knows what the hashes of `configs` stand for, before any record names them.
+    /// Sees to it that the store knows what hashes stand for, before any record names them.
     pub async fn store<'a>(
         &self,
         store: &SharedStore,
-        configs: impl Iterator<Item = &'a Arc<DesiredConfig>>,
+        meanings: impl Iterator<Item = &'a Meaning>,
     ) -> store::Result<()> {
-        let mut seen = HashSet::new();
-        let now = Instant::now();
-        for config in configs.filter(|config| seen.insert(config.hash)) {
-            if self.stored.lock().get(&config.hash).is_some_and(|at| now.duration_since(*at) < STORE_AGAIN) {
-                continue;
-            }
+        let (mut configs, mut offers) = (HashMap::new(), HashMap::new());
+        for Meaning { config, packages, connection_settings } in meanings {
+            configs.extend(config.iter().map(|config| (config.hash, config)));
+            offers.extend(packages.iter().chain(connection_settings).map(|offer| (offer.hash, offer)));
+        }
+        for (hash, config) in configs.into_iter().filter(|(hash, _)| !self.is_stored(hash)) {
             let files: ConfigFiles =
                 config.files.iter().map(|(name, desired)| (name.clone(), desired.file.clone())).collect();
-            store.put_config(config.hash, &files).await?;
-            let mut stored = self.stored.lock();
-            if stored.len() >= MAX_STORED_HASHES {
-                stored.clear();
-            }
-            stored.insert(config.hash, now);
+            store.put_config(hash, &files).await?;
+            self.note_stored(hash);
+        }
+        for (hash, offer) in offers.into_iter().filter(|(hash, _)| !self.is_stored(hash)) {
+            store.put_offer(offer).await?;
+            self.note_stored(hash);
         }
         Ok(())
     }
 
-    /// An encoded `AgentRemoteConfig`; `None` if the store does not know the hash, or lacks a file of it.
-    pub async fn get(&self, store: &SharedStore, hash: ContentHash) -> store::Result<Option<Bytes>> {
+    fn is_stored(&self, hash: &ContentHash) -> bool {
+        self.stored.lock().get(hash).is_some_and(|at| at.elapsed() < STORE_AGAIN)
+    }
+
+    fn note_stored(&self, hash: ContentHash) {
+        let mut stored = self.stored.lock();
+        if stored.len() >= MAX_STORED_HASHES {
+            stored.clear();
+        }
+        stored.insert(hash, Instant::now());
+    }
+
+    /// `None` if the store does not know the hash, or lacks a file of it.
+    pub async fn get(&self, store: &SharedStore, hash: ContentHash) -> store::Result<Option<bus::OfferBody>> {
         if let Some(body) = self.cache.lock().get(&hash) {
             return Ok(Some(body));
         }
-        let Some(files) = store.get_config(hash).await? else {
-            return Ok(None);
+        let body = match store.get_config(hash).await? {
+            Some(files) => self.config(store, hash, &files).await?.map(|body| (PolicyKind::Config, body)),
+            None => store.get_offer(hash).await?.map(|offer| (offer.kind, offer.body)),
         };
+        let body = body.map(|(kind, body)| bus::OfferBody {
+            kind: bus::OfferKind::from(kind) as i32,
+            hash: hash.to_bytes(),
+            body,
+        });
+        if let Some(body) = &body {
+            self.cache.lock().insert(hash, body.clone());
+        }
+        Ok(body)
+    }
+
+    /// An encoded `AgentRemoteConfig`.
+    async fn config(
+        &self,
+        store: &SharedStore,
+        hash: ContentHash,
+        files: &ConfigFiles,
+    ) -> store::Result<Option<Bytes>> {
         let wanted: HashSet<ContentHash> = files.values().map(|file| file.content).collect();
         let contents = store.get_contents(&wanted.into_iter().collect::<Vec<_>>()).await?;
-        let body = assemble(hash, &files, &contents.into_iter().collect());
-        match &body {
-            Some(body) => self.cache.lock().insert(hash, body.clone()),
-            None => {
-                tracing::error!(config = %hash, "a file of a stored configuration is missing; it cannot be offered")
-            }
+        let body = assemble(hash, files, &contents.into_iter().collect());
+        if body.is_none() {
+            tracing::error!(config = %hash, "a file of a stored configuration is missing; it cannot be offered");
         }
         Ok(body)
     }
@@ -116,7 +145,7 @@ fn assemble(hash: ContentHash, files: &ConfigFiles, contents: &HashMap<ContentHa
 }
 
 impl Cache {
-    fn get(&mut self, hash: &ContentHash) -> Option<Bytes> {
+    fn get(&mut self, hash: &ContentHash) -> Option<bus::OfferBody> {
         self.uses += 1;
         let (body, used) = self.bodies.get_mut(hash)?;
         *used = self.uses;
@@ -124,17 +153,17 @@ impl Cache {
     }
 
     /// Makes room by dropping what was used least recently. A body that alone is too large is not kept.
-    fn insert(&mut self, hash: ContentHash, body: Bytes) {
-        if body.len() > self.max_bytes || self.bodies.contains_key(&hash) {
+    fn insert(&mut self, hash: ContentHash, body: bus::OfferBody) {
+        if body.body.len() > self.max_bytes || self.bodies.contains_key(&hash) {
             return;
         }
-        self.bytes += body.len();
+        self.bytes += body.body.len();
         while self.bytes > self.max_bytes {
             let oldest = self.bodies.iter().min_by_key(|(_, (_, used))| *used).map(|(hash, _)| *hash);
             let Some((dropped, _)) = oldest.and_then(|oldest| self.bodies.remove(&oldest)) else {
                 break;
             };
-            self.bytes -= dropped.len();
+            self.bytes -= dropped.body.len();
         }
         self.uses += 1;
         self.bodies.insert(hash, (body, self.uses));
@@ -153,9 +182,8 @@ pub async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<Request>, sto
 
 async fn answer(shared: &Shared, request: Request) -> store::Result<()> {
     for hash in request.hashes.into_iter().take(MAX_HASHES_PER_REQUEST) {
-        if let Some(remote_config) = shared.bodies.get(&shared.store, hash).await? {
+        if let Some(body) = shared.bodies.get(&shared.store, hash).await? {
             // One body a message: bodies may be large, and each is of use by itself.
-            let body = bus::OfferBody { config_hash: hash.to_bytes(), remote_config };
             let batch = bus::GatewayBatch { bodies: vec![body], ..Default::default() };
             shared.outbox.to_gateway(&request.gateway, batch).await;
             ::metrics::counter!(metrics::BODIES).increment(1);
@@ -171,13 +199,14 @@ mod tests {
     #[test]
     fn the_least_recently_used_body_makes_room() {
         let hash = |n: u8| ContentHash([n; 32]);
+        let body = |body: &'static [u8]| bus::OfferBody { body: body.into(), ..Default::default() };
         let mut cache = Cache { max_bytes: 10, ..Cache::default() };
         for n in 1..=2 {
-            cache.insert(hash(n), Bytes::from_static(b"12345"));
+            cache.insert(hash(n), body(b"12345"));
         }
         assert!(cache.get(&hash(1)).is_some());
-        cache.insert(hash(3), Bytes::from_static(b"123"));
-        cache.insert(hash(4), Bytes::from_static(b"this is too large"));
+        cache.insert(hash(3), body(b"123"));
+        cache.insert(hash(4), body(b"this is too large"));
         let kept: Vec<bool> = (1..=4).map(|n| cache.get(&hash(n)).is_some()).collect();
         assert_eq!((kept, cache.bytes), (vec![true, false, true, false], 8));
     }

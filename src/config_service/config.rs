@@ -8,6 +8,9 @@ use super::Error;
 /// message leaves undone is done before anyone asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// Where agents reach this deployment, such as `wss://opamp.example.com/v1/opamp`: offered to agents that are to connect
+    /// with other credentials where no policy says where to. Empty if it is not known.
+    pub opamp_url: String,
     /// How long to wait for more reports before a batch that is not full is taken.
     pub batch_wait: Duration,
     /// Most reports in one batch: one read and one write of the store. At most [`crate::store::MAX_BATCH`].
@@ -53,6 +56,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            opamp_url: String::new(),
             batch_wait: Duration::from_millis(3),
             batch_size: 1_000,
             ingest_workers: 2,

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use parking_lot::Mutex;
 
 use super::{
-    decide::{Change, reconcile},
+    decide::{Change, Offer, reconcile},
     metrics,
     outbox::{Letters, concatenated},
     pace::Pacer,
@@ -15,14 +15,14 @@ use super::{
     waiting::{Lane, Waiting},
 };
 use crate::{
-    model::{AgentRecord, ContentHash, InstanceUid},
+    model::{AgentRecord, ContentHash, InstanceUid, policy::PolicyKind},
     proto::bus,
     store::{self, DesiredWrite},
 };
 
 /// How often records that others wrote first are read and decided again.
 const MAX_ROUNDS: usize = 5;
-/// Remembered pairs of gateway and config; beyond, bodies may be sent again.
+/// Remembered pairs of gateway and hash; beyond, bodies may be sent again.
 const MAX_SENT_BODIES: usize = 10_000;
 
 /// Why a fan-out ended before its end. It begins again.
@@ -60,16 +60,16 @@ pub async fn settle(
     for _ in 0..MAX_ROUNDS {
         let mut changes = decide(records, snapshot);
         changes.retain(|change| {
-            let lane = change.offer.as_ref().and_then(|offer| Lane::of(offer, &shared.config));
+            let lane = if change.offers.is_empty() { None } else { Lane::of(change.pace.as_ref(), &shared.config) };
             lane.is_none_or(|lane| {
                 waiting.add(lane, change.record.uid);
                 false
             })
         });
-        let offers = changes.iter().any(|change| change.offer.is_some());
+        let offers = changes.iter().any(|change| !change.offers.is_empty());
         let may_offer = if offers { check(shared, snapshot) } else { Ok(()) };
         if may_offer.is_err() {
-            changes.retain(|change| change.offer.is_none());
+            changes.retain(|change| change.offers.is_empty());
         }
         let conflicts = write(shared, snapshot, changes, cause).await?;
         may_offer?;
@@ -110,7 +110,7 @@ pub(super) async fn write(
     if changes.is_empty() {
         return Ok(Vec::new());
     }
-    shared.bodies.store(&shared.store, changes.iter().filter_map(|change| change.config.as_ref())).await?;
+    shared.bodies.store(&shared.store, changes.iter().map(|change| &change.meaning)).await?;
     let desired: Vec<DesiredWrite> = changes.iter().map(|change| DesiredWrite::of(&change.record)).collect();
     let conflicts = shared.store.write_desired(&desired).await?;
     ::metrics::counter!(metrics::CONFLICTS).increment(conflicts.len() as u64);
@@ -128,8 +128,8 @@ pub(super) async fn write(
 
 /// Records how old the change is that the offers among `changes` bring.
 fn note_lag<'a>(snapshot: &Snapshot, changes: impl Iterator<Item = &'a Change>) {
-    let mut offers = changes.filter_map(|change| change.offer.as_ref());
-    let revised_at = offers.next().and_then(|offer| match &offer.pace {
+    let mut offered = changes.filter(|change| !change.offers.is_empty());
+    let revised_at = offered.next().and_then(|change| match &change.pace {
         Some(pace) => Some(pace.revised_at),
         None => snapshot.revised_at(),
     });
@@ -140,44 +140,46 @@ fn note_lag<'a>(snapshot: &Snapshot, changes: impl Iterator<Item = &'a Change>) 
 }
 
 async fn send_offers<'a>(shared: &Shared, changes: impl Iterator<Item = &'a Change>, cause: &'static str) {
-    let mut groups = HashMap::<(&str, ContentHash, bool), (Vec<InstanceUid>, Vec<u64>)>::new();
+    let mut groups = HashMap::<(&str, PolicyKind, ContentHash, bool), (Vec<InstanceUid>, Vec<u64>)>::new();
     for change in changes {
         let record = &change.record;
-        let Some((offer, config)) = change.offer.as_ref().zip(record.desired.config) else {
-            continue;
-        };
-        let group = groups.entry((&record.presence.gateway, config, offer.repeat)).or_default();
-        group.0.push(record.uid);
-        group.1.push(record.desired.generation);
-        ::metrics::counter!(metrics::OFFERS, "cause" => cause).increment(1);
+        for Offer { kind, repeat } in &change.offers {
+            let desired = record.desired.of(*kind);
+            let Some(hash) = desired.hash else { continue };
+            let group = groups.entry((&record.presence.gateway, *kind, hash, *repeat)).or_default();
+            group.0.push(record.uid);
+            group.1.push(desired.generation);
+            ::metrics::counter!(metrics::OFFERS, "cause" => cause).increment(1);
+        }
     }
     let mut letters = Letters::default();
-    for ((gateway, config, repeat), (uids, desired_generations)) in groups {
+    for ((gateway, kind, hash, repeat), (uids, generations)) in groups {
         let batch = letters.to(gateway);
-        batch.bodies.extend(first_body(shared, gateway, config).await);
+        batch.bodies.extend(first_body(shared, gateway, hash).await);
         batch.offers.push(bus::OfferGroup {
-            config_hash: config.to_bytes(),
+            kind: bus::OfferKind::from(kind) as i32,
+            hash: hash.to_bytes(),
             instance_uids: concatenated(&uids),
-            desired_generations,
+            generations,
             repeat,
         });
     }
     letters.send(&shared.outbox).await;
 }
 
-/// The body that goes ahead of the first offer of `config` to `gateway`.
-async fn first_body(shared: &Shared, gateway: &str, config: ContentHash) -> Option<bus::OfferBody> {
+/// The body that goes ahead of the first offer of `hash` to `gateway`.
+async fn first_body(shared: &Shared, gateway: &str, hash: ContentHash) -> Option<bus::OfferBody> {
     {
         let mut sent = shared.fanout.sent_bodies.lock();
         if sent.len() >= MAX_SENT_BODIES {
             sent.clear();
         }
-        if !sent.insert((gateway.to_owned(), config)) {
+        if !sent.insert((gateway.to_owned(), hash)) {
             return None;
         }
     }
     // If it cannot be read now, the gateway asks for it.
-    let remote_config = shared.bodies.get(&shared.store, config).await.ok().flatten()?;
+    let body = shared.bodies.get(&shared.store, hash).await.ok().flatten()?;
     ::metrics::counter!(metrics::BODIES).increment(1);
-    Some(bus::OfferBody { config_hash: config.to_bytes(), remote_config })
+    Some(body)
 }

@@ -221,7 +221,7 @@ impl Worker {
         }
         // In one order everywhere, so that two replicas do not wait for each other.
         decided.sort_unstable_by_key(|(item, _)| item.uid);
-        self.shared.bodies.store(&self.shared.store, decided.iter().filter_map(|(_, d)| d.config.as_ref())).await?;
+        self.shared.bodies.store(&self.shared.store, decided.iter().map(|(_, decided)| &decided.meaning)).await?;
         let mut contents: HashMap<ContentHash, Bytes> = HashMap::new();
         for (_, outcome) in &mut decided {
             contents.extend(outcome.contents.take());
@@ -264,7 +264,7 @@ impl Results {
     fn answer(&mut self, gateway: &str, verdict: bus::Verdict) {
         self.verdicts += 1;
         ::metrics::counter!(metrics::FULL_STATE).increment(u64::from(verdict.report_full_state));
-        ::metrics::counter!(metrics::OFFERS, "cause" => "report").increment(u64::from(!verdict.config_hash.is_empty()));
+        ::metrics::counter!(metrics::OFFERS, "cause" => "report").increment(verdict.offers.len() as u64);
         self.letters.to(gateway).verdicts.push(verdict);
     }
 

@@ -8,8 +8,9 @@ use parking_lot::Mutex;
 use crate::{
     model::{
         Attributes, Labels,
-        desired::{DesiredConfig, PolicySet},
+        desired::{DesiredConfig, DesiredOffer, PolicySet},
     },
+    proto::opamp,
     store::{self, SharedStore},
 };
 
@@ -19,18 +20,23 @@ const MAX_REMEMBERED_TARGETS: usize = 4_096;
 /// All policies at one epoch.
 pub struct Snapshot {
     set: PolicySet,
+    /// Where agents reach this deployment; empty if nobody said.
+    opamp_url: Arc<str>,
     /// By the indices of the matching policies. Only a memory: what it holds follows from `set`.
     targets: Mutex<HashMap<Vec<u32>, Target>>,
 }
 
-/// What an agent should have.
+/// What the policies that match an agent come to.
 #[derive(Clone, Debug, Default)]
 pub struct Target {
     pub config: Option<Arc<DesiredConfig>>,
+    pub packages: Option<Arc<DesiredOffer>>,
+    /// Those that the agent takes are made into its offer.
+    pub connection_settings: Arc<opamp::ConnectionSettingsOffers>,
     pub pace: Option<Pace>,
 }
 
-/// How fast the change that led to a configuration may go out.
+/// How fast the change that led to it may go out.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pace {
     pub policy: Arc<str>,
@@ -41,12 +47,16 @@ pub struct Pace {
 }
 
 impl Snapshot {
-    pub fn new(set: PolicySet) -> Self {
-        Self { set, targets: Mutex::default() }
+    pub fn new(set: PolicySet, opamp_url: Arc<str>) -> Self {
+        Self { set, opamp_url, targets: Mutex::default() }
     }
 
     pub fn epoch(&self) -> u64 {
         self.set.epoch
+    }
+
+    pub fn opamp_url(&self) -> &str {
+        &self.opamp_url
     }
 
     pub fn target(&self, attributes: &Attributes, labels: &Labels) -> Target {
@@ -54,7 +64,12 @@ impl Snapshot {
         if let Some(target) = self.targets.lock().get(&matching) {
             return target.clone();
         }
-        let target = Target { config: self.set.merge(&matching).map(Arc::new), pace: self.pace(&matching) };
+        let target = Target {
+            config: self.set.merge(&matching).map(Arc::new),
+            packages: self.set.merge_packages(&matching).map(Arc::new),
+            connection_settings: Arc::new(self.set.merge_settings(&matching)),
+            pace: self.pace(&matching),
+        };
         let mut targets = self.targets.lock();
         if targets.len() < MAX_REMEMBERED_TARGETS {
             targets.insert(matching, target.clone());
@@ -80,6 +95,7 @@ impl Snapshot {
 /// The newest snapshot, shared by whoever decides.
 pub struct Policies {
     store: SharedStore,
+    opamp_url: Arc<str>,
     /// `None` until the first load.
     current: ArcSwap<Option<Arc<Snapshot>>>,
     /// Held while reading, so that an older answer never replaces a newer one.
@@ -87,8 +103,8 @@ pub struct Policies {
 }
 
 impl Policies {
-    pub fn new(store: SharedStore) -> Self {
-        Self { store, current: ArcSwap::default(), loading: tokio::sync::Mutex::default() }
+    pub fn new(store: SharedStore, opamp_url: &str) -> Self {
+        Self { store, opamp_url: opamp_url.into(), current: ArcSwap::default(), loading: tokio::sync::Mutex::default() }
     }
 
     /// The snapshot in memory, if one was ever loaded.
@@ -119,7 +135,7 @@ impl Policies {
     }
 
     async fn load(&self) -> store::Result<Arc<Snapshot>> {
-        let snapshot = Arc::new(Snapshot::new(self.store.policy_set().await?));
+        let snapshot = Arc::new(Snapshot::new(self.store.policy_set().await?, self.opamp_url.clone()));
         tracing::debug!(epoch = snapshot.epoch(), policies = snapshot.set.policies().len(), "policies read");
         self.current.store(Arc::new(Some(snapshot.clone())));
         Ok(snapshot)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    model::{InstanceUid, UnixMs, agent::Transport},
+    model::{ContentHash, InstanceUid, UnixMs, agent::Transport, policy::PolicyKind},
     proto::bus,
     protocol::{fields, message::tag},
 };
@@ -24,6 +24,8 @@ pub struct Report {
     pub last_seen: UnixMs,
     pub opening: Option<bus::Opening>,
     pub is_ending: bool,
+    /// The connection settings that were put on the agent's connection.
+    pub sent_connection_settings: Option<ContentHash>,
 }
 
 impl Report {
@@ -49,6 +51,7 @@ impl Report {
             last_seen: UnixMs::try_from(report.last_seen_unix_ms).unwrap_or(UnixMs::MAX),
             opening: report.opening,
             is_ending: report.ending.is_some(),
+            sent_connection_settings: ContentHash::from_slice(&report.sent_connection_settings),
         })
     }
 
@@ -57,8 +60,13 @@ impl Report {
         fields::fields(&self.message).map_while(Result::ok).any(|found| found.number == field)
     }
 
-    pub fn carries_config_status(&self) -> bool {
-        self.carries(tag::REMOTE_CONFIG_STATUS)
+    /// Whether it says what became of an offer of this kind.
+    pub fn carries_status(&self, kind: PolicyKind) -> bool {
+        self.carries(match kind {
+            PolicyKind::Config => tag::REMOTE_CONFIG_STATUS,
+            PolicyKind::Packages => tag::PACKAGE_STATUSES,
+            PolicyKind::ConnectionSettings => tag::CONNECTION_SETTINGS_STATUS,
+        })
     }
 
     pub fn carries_description(&self) -> bool {

@@ -68,11 +68,10 @@ fn batch(shared: &Shared, shard: Shard, payload: Bytes) {
         Ok(_) => return tracing::warn!(shard, "a batch without a gateway's name was dropped"),
         Err(error) => return tracing::warn!(shard, %error, "a batch could not be read"),
     };
-    let bus::ShardBatch { gateway, reports, probe_results, wanted_config_hashes, wants_agent_tokens, command_results } =
-        batch;
+    let bus::ShardBatch { gateway, reports, probe_results, wanted_hashes, wants_agent_tokens, command_results } = batch;
     command_results.into_iter().for_each(|result| shared.take_command_result(result));
-    if !wanted_config_hashes.is_empty() {
-        let hashes = wanted_config_hashes.iter().filter_map(|hash| ContentHash::from_slice(hash)).collect();
+    if !wanted_hashes.is_empty() {
+        let hashes = wanted_hashes.iter().filter_map(|hash| ContentHash::from_slice(hash)).collect();
         shared.request_bodies(bodies::Request { gateway: gateway.clone(), hashes });
     }
     if wants_agent_tokens {

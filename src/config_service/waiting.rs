@@ -8,10 +8,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     Config,
-    decide::Offer,
     fanout::{Stopped, check, decide, write},
     pace::Pacer,
-    policies::Snapshot,
+    policies::{Pace, Snapshot},
     shared::Shared,
 };
 use crate::{
@@ -37,9 +36,9 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// `None` for an offer that need not wait.
-    pub fn of(offer: &Offer, config: &Config) -> Option<Self> {
-        match &offer.pace {
+    /// Of an offer with this pace; `None` if it need not wait.
+    pub fn of(pace: Option<&Pace>, config: &Config) -> Option<Self> {
+        match pace {
             Some(pace) => Some(Self { name: pace.policy.to_string(), per_second: pace.per_second }),
             None if config.offers_per_second > 0 => {
                 Some(Self { name: String::new(), per_second: config.offers_per_second })
@@ -111,7 +110,7 @@ async fn release(
         let chunk: Vec<InstanceUid> = uids.iter().take(size).filter(|uid| is_ours(uid)).copied().collect();
         // Another task may have offered to them meanwhile: what is no longer due takes no time.
         let changes = decide(shared.store.read_agents(&chunk).await?, snapshot);
-        let due = changes.iter().filter(|change| change.offer.is_some()).count();
+        let due = changes.iter().filter(|change| !change.offers.is_empty()).count();
         if due > 0 {
             sleep_until(shared.fanout.pacer.reserve(&lane.name, rate, due, Instant::now())).await;
         }

@@ -15,11 +15,8 @@ use super::{
     memory::{Kept, Memory, NotKept},
 };
 use crate::{
-    model::{ContentHash, InstanceUid},
-    proto::{
-        bus::{Opening, ending::Reason},
-        opamp::AgentCapabilities,
-    },
+    model::{ContentHash, InstanceUid, offer::capabilities_that_accept, policy::PolicyKind},
+    proto::bus::{Opening, ending::Reason},
     protocol::{Incoming, merge},
 };
 
@@ -53,12 +50,12 @@ pub struct Entry {
     /// Of the pending report, or else of the last one.
     pub report_number: u64,
     /// The newest report of this connection that had all that a full report says; 0 if none had.
-    pub full_report_number: u64,
+    pub full_report_number: u32,
     pub sequence_num: u64,
     /// 0 while unknown: some clients leave them out after a reconnect.
     pub capabilities: u64,
-    /// Desired-state generation of what was last offered on this connection; 0 if nothing was.
-    pub offered_generation: u64,
+    /// For each kind the desired-state generation of what was last offered on this connection; 0 if nothing was.
+    pub offered: [u32; PolicyKind::ALL.len()],
     pub heard_s: u32,
     /// HTTP: the longest recent time between two polls, in seconds.
     pub interval_s: u16,
@@ -73,8 +70,8 @@ pub struct Rare {
     pub pending: Option<Pending>,
     pub waiting: Option<Waiting>,
     pub full_state: FullState,
-    /// Wanted by the config service, not sent yet: hash and desired-state generation.
-    pub offer: Option<(ContentHash, u64)>,
+    /// Wanted by the config service, not sent yet: at most one of a kind.
+    pub offers: Vec<Offer>,
     /// For this connection, not sent yet.
     pub commands: Vec<Queued>,
     /// The next message is to say which custom capabilities the server has.
@@ -83,6 +80,15 @@ pub struct Rare {
     pub contender: Option<Box<Contender>>,
     /// The config service asked whether the agent still lives on the connection of this generation.
     pub probed_generation: Option<u64>,
+}
+
+/// Something that the agent is to be offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    pub kind: PolicyKind,
+    pub hash: ContentHash,
+    /// Of the agent's desired state of this kind.
+    pub generation: u32,
 }
 
 /// What was said and is not known to be durable.
@@ -95,6 +101,8 @@ pub struct Pending {
     pub last_seen_unix_ms: u64,
     pub opening: Option<Opening>,
     pub ending: Option<Reason>,
+    /// Connection settings that were put on the agent's connection.
+    pub sent_connection_settings: Option<ContentHash>,
     /// When to publish it again, by the gateway's clock; 0 if it waits for its first publication.
     pub due_ms: u64,
     pub attempts: u8,
@@ -146,7 +154,7 @@ impl Entry {
             full_report_number: 0,
             sequence_num: 0,
             capabilities: 0,
-            offered_generation: 0,
+            offered: Default::default(),
             heard_s: 0,
             interval_s: 0,
             has_repeated: false,
@@ -190,9 +198,9 @@ impl Entry {
         !matches!(self.link, Link::Gone { .. })
     }
 
-    /// Whether it may be offered a configuration, for all that is known here.
-    pub fn accepts_remote_config(&self) -> bool {
-        self.capabilities == 0 || self.capabilities & AgentCapabilities::AcceptsRemoteConfig as u64 != 0
+    /// Whether it may be offered something of this kind, for all that is known here.
+    pub fn accepts(&self, kind: PolicyKind) -> bool {
+        self.capabilities == 0 || self.capabilities & capabilities_that_accept(kind) != 0
     }
 
     /// The number after which nothing is missing: what another gateway, or the next connection, is to continue from.
@@ -208,7 +216,7 @@ impl Entry {
         self.generation = generation;
         self.report_number = 0;
         self.full_report_number = 0;
-        self.offered_generation = 0;
+        self.offered = Default::default();
         // Nothing is missing before the first message but what the config service finds out.
         self.sequence_num = first_sequence_num;
         if let Some(rare) = &mut self.rare {
@@ -241,9 +249,7 @@ impl Entry {
         let has_new_capabilities = incoming.capabilities != 0 && incoming.capabilities != self.capabilities;
         if has_new_capabilities {
             self.capabilities = incoming.capabilities;
-            if !self.accepts_remote_config() {
-                self.withdraw_offer();
-            }
+            self.withdraw_offers();
         }
         let is_opening = self.pending().is_some_and(|pending| pending.opening.is_some());
         self.heard(now.seconds());
@@ -255,12 +261,30 @@ impl Entry {
         Taken { is_reported: true, is_gap: is_gap && !incoming.is_full }
     }
 
-    /// The agent takes no configuration any more. If it does again, it is offered one as if for the first time.
-    fn withdraw_offer(&mut self) {
-        self.offered_generation = 0;
-        if let Some(rare) = &mut self.rare {
-            rare.offer = None;
+    /// Of kinds that the agent does not accept any more. If it does again, it is offered them as if for the first time.
+    fn withdraw_offers(&mut self) {
+        for kind in PolicyKind::ALL.into_iter().filter(|kind| !self.accepts(*kind)).collect::<Vec<_>>() {
+            self.offered[kind as usize] = 0;
+            if let Some(rare) = &mut self.rare {
+                rare.offers.retain(|offer| offer.kind != kind);
+            }
         }
+    }
+
+    /// Something was put on the agent's connection. Returns whether the config service is to be told.
+    pub fn sent(&mut self, offers: &[Offer]) -> bool {
+        for offer in offers {
+            self.offered[offer.kind as usize] = offer.generation;
+        }
+        let Some(settings) = offers.iter().find(|offer| offer.kind == PolicyKind::ConnectionSettings) else {
+            return false;
+        };
+        self.report_number += 1;
+        let pending = self.rare().pending.get_or_insert_default();
+        pending.sent_connection_settings = Some(settings.hash);
+        pending.due_ms = 0;
+        pending.attempts = 0;
+        true
     }
 
     /// Makes `message` part of the pending report. If the whole grows too big, the newest is kept and the rest forgotten.
@@ -285,7 +309,7 @@ impl Entry {
         pending.due_ms = 0;
         pending.attempts = 0;
         if is_full && pending.is_full {
-            self.full_report_number = self.report_number;
+            self.full_report_number = u32::try_from(self.report_number).unwrap_or(u32::MAX);
         }
     }
 
@@ -300,13 +324,20 @@ impl Entry {
         if self.rare().waiting.is_none() {
             self.rare().waiting = waiting;
         }
-        let Some(pending) = pending.filter(|pending| !pending.message.message().is_empty()) else { return };
+        let Some(pending) = pending else { return };
+        if let Some(hash) = pending.sent_connection_settings {
+            self.rare().pending.get_or_insert_default().sent_connection_settings.get_or_insert(hash);
+        }
+        if pending.message.message().is_empty() {
+            return;
+        }
         // The later connection's message is the newer one.
         let newer = self.rare().pending.take().unwrap_or_default();
         self.merge(pending.message.message(), pending.is_full, now, memory);
         self.merge(newer.message.message(), newer.is_full, now, memory);
         let merged = self.rare().pending.get_or_insert_default();
         (merged.opening, merged.ending) = (newer.opening, newer.ending);
+        merged.sent_connection_settings = newer.sent_connection_settings;
     }
 
     fn heard(&mut self, now_s: u32) {
@@ -327,7 +358,7 @@ impl Entry {
         let last_seen_unix_ms = now.unix_ms.saturating_sub(now.ms.saturating_sub(u64::from(self.heard_s) * 1000));
         let rare = self.rare();
         rare.waiting = None;
-        rare.offer = None;
+        rare.offers = Vec::new();
         rare.commands = Vec::new();
         rare.tells_custom_capabilities = false;
         rare.probed_generation = None;
@@ -377,7 +408,7 @@ impl Rare {
     fn is_empty(&self, now_ms: u64) -> bool {
         self.pending.is_none()
             && self.waiting.is_none()
-            && self.offer.is_none()
+            && self.offers.is_empty()
             && self.commands.is_empty()
             && !self.tells_custom_capabilities
             && self.contender.is_none()

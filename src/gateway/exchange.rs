@@ -117,17 +117,15 @@ pub async fn receive_http(shared: &Arc<Shared>, payload: &[u8], hint: Option<Ins
         Ok(Err(_)) => return Some(Reply::plain(echo)),
     }
     let now_ms = shared.clock.now_ms();
-    let mut agents = shared.registry.lock(&uid);
+    let agents = &mut *shared.registry.lock(&uid);
     Some(match agents.entries.get_mut(&uid).filter(|entry| matches!(entry.link, Link::Http)) {
         Some(entry) => {
             if let Some(rare) = &mut entry.rare {
                 rare.waiting = None;
             }
-            let message = reply::compose(shared, entry, echo, now_ms);
-            if message.tail.is_some() {
-                shared.metrics.offers_sent.increment(1);
-            }
+            let message = reply::compose(shared, uid, entry, echo, now_ms);
             shared.want_body(uid, entry);
+            shared.registry.set_active(agents, &uid);
             message
         }
         None => Reply::plain(echo),
@@ -238,10 +236,10 @@ fn take(
     }
     let outcome = match origin {
         Origin::WebSocket(connection) => {
-            reply::tell(shared, entry, connection, echo, now.ms);
+            reply::tell(shared, uid, entry, connection, echo, now.ms);
             Outcome::Settled
         }
-        Origin::Http => Outcome::Reply(reply::compose(shared, entry, echo, now.ms)),
+        Origin::Http => Outcome::Reply(reply::compose(shared, uid, entry, echo, now.ms)),
     };
     shared.want_body(uid, entry);
     outcome

@@ -1,4 +1,4 @@
-//! Offered configurations: bodies by hash, encoded once for everybody, and what is wanted of them.
+//! What agents are offered: bodies by hash, encoded once for everybody, and what is wanted of them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,18 +6,22 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::task::coop::consume_budget;
 
-use super::{Shared, agents::Entry, reply};
+use super::{
+    Shared,
+    agents::{Entry, Offer},
+    reply,
+};
 use crate::{
-    model::{ContentHash, InstanceUid},
-    protocol::reply::{UID_FIELD_BYTES, remote_config_field},
+    model::{ContentHash, InstanceUid, policy::PolicyKind},
+    protocol::reply::{UID_FIELD_BYTES, offer_field},
 };
 
-/// Different bodies asked for at one time: far more than there are configurations in flight.
+/// Different bodies asked for at one time: far more than there are in flight.
 const MAX_WANTED: usize = 1_024;
 /// A body that nobody sent for this long is not asked for any more; the config service offers it again.
 const WANT_FOR_MS: u64 = 60_000;
 /// Room for what stands beside the offer in a message.
-const ENVELOPE_BYTES: usize = UID_FIELD_BYTES + 64;
+pub const ENVELOPE_BYTES: usize = UID_FIELD_BYTES + 64;
 
 #[derive(Debug)]
 pub struct Bodies {
@@ -36,7 +40,7 @@ struct State {
 
 #[derive(Debug)]
 struct Cached {
-    /// `remote_config` of a ServerToAgent, encoded.
+    /// Of a ServerToAgent, encoded.
     field: Bytes,
     last_use: u64,
 }
@@ -66,7 +70,7 @@ impl Bodies {
         self.state.lock().cached.contains_key(hash)
     }
 
-    /// The encoded field that offers this configuration.
+    /// The encoded field that offers it.
     pub fn get(&self, hash: &ContentHash) -> Option<Bytes> {
         let mut state = self.state.lock();
         state.uses += 1;
@@ -98,16 +102,16 @@ impl Bodies {
         state.wanted.keys().copied().collect()
     }
 
-    /// Takes a body, an encoded AgentRemoteConfig.
-    pub fn insert(&self, hash: ContentHash, remote_config: &[u8]) -> Inserted {
+    /// Takes the encoded body of an offer.
+    pub fn insert(&self, kind: PolicyKind, hash: ContentHash, body: &[u8]) -> Inserted {
         let mut state = self.state.lock();
         let waiting: Vec<_> =
             state.wanted.remove(&hash).map(|wanted| wanted.uids.into_iter().collect()).unwrap_or_default();
-        if remote_config.len() > self.max_body_bytes {
+        if body.len() > self.max_body_bytes {
             return Inserted::TooBig(waiting);
         }
         state.uses += 1;
-        let cached = Cached { field: remote_config_field(remote_config), last_use: state.uses };
+        let cached = Cached { field: offer_field(kind, body), last_use: state.uses };
         state.cached_bytes += cached.field.len();
         if let Some(replaced) = state.cached.insert(hash, cached) {
             state.cached_bytes -= replaced.field.len();
@@ -123,13 +127,12 @@ impl Bodies {
 }
 
 impl Shared {
-    /// If the agent is to be offered something whose body is not here, has it sent.
+    /// If the agent is to be offered something whose body is not here, has that sent.
     pub fn want_body(&self, uid: InstanceUid, entry: &Entry) {
-        if let Some((hash, _)) = entry.rare.as_ref().and_then(|rare| rare.offer)
-            && !self.bodies.has(&hash)
-            && self.bodies.want(hash, uid, self.clock.now_ms())
-        {
-            self.outgoing.want_body(hash);
+        for Offer { hash, .. } in entry.rare.iter().flat_map(|rare| &rare.offers) {
+            if !self.bodies.has(hash) && self.bodies.want(*hash, uid, self.clock.now_ms()) {
+                self.outgoing.want_body(*hash);
+            }
         }
     }
 
@@ -141,25 +144,29 @@ impl Shared {
     }
 }
 
-/// Notes that the agent is to be offered `hash`. The offer with the largest generation wins; one that this connection has
+/// Notes what the agent is to be offered. Of a kind the offer with the largest generation wins; one that this connection has
 /// been sent is dropped, unless it `repeat`s because nothing was heard of it.
-pub fn note(shared: &Shared, entry: &mut Entry, hash: ContentHash, generation: u64, repeat: bool) {
-    let newest = entry.rare.as_ref().and_then(|rare| rare.offer).map_or(0, |(_, generation)| generation);
-    let is_old = generation < entry.offered_generation.max(newest)
-        || generation == entry.offered_generation && generation != 0 && !repeat;
-    if is_old || !entry.is_live() || !entry.accepts_remote_config() {
+pub fn note(shared: &Shared, entry: &mut Entry, offer: Offer, repeat: bool) {
+    let Offer { kind, generation, .. } = offer;
+    let noted = entry.rare.as_ref().and_then(|rare| rare.offers.iter().find(|noted| noted.kind == kind));
+    let sent = entry.offered[kind as usize];
+    let is_old = generation < sent.max(noted.map_or(0, |noted| noted.generation))
+        || generation == sent && generation != 0 && !repeat;
+    if is_old || !entry.is_live() || !entry.accepts(kind) {
         shared.metrics.offers_dropped.increment(1);
         return;
     }
-    entry.rare().offer = Some((hash, generation));
+    let offers = &mut entry.rare().offers;
+    offers.retain(|noted| noted.kind != kind);
+    offers.push(offer);
 }
 
 /// Takes an offer, and sends it if its body is here.
-pub fn offer(shared: &Shared, uid: InstanceUid, hash: ContentHash, generation: u64, repeat: bool) {
+pub fn offer(shared: &Shared, uid: InstanceUid, offer: Offer, repeat: bool) {
     let now_ms = shared.clock.now_ms();
     let agents = &mut *shared.registry.lock(&uid);
     let Some(entry) = agents.entries.get_mut(&uid) else { return };
-    note(shared, entry, hash, generation, repeat);
+    note(shared, entry, offer, repeat);
     reply::deliver(shared, uid, entry, false, now_ms);
     shared.want_body(uid, entry);
     entry.tidy(now_ms);
@@ -167,17 +174,17 @@ pub fn offer(shared: &Shared, uid: InstanceUid, hash: ContentHash, generation: u
 }
 
 /// Takes a body and sends it to whoever waits for it.
-pub async fn take_body(shared: &Shared, hash: ContentHash, remote_config: &[u8]) {
-    match shared.bodies.insert(hash, remote_config) {
+pub async fn take_body(shared: &Shared, kind: PolicyKind, hash: ContentHash, body: &[u8]) {
+    match shared.bodies.insert(kind, hash, body) {
         Inserted::TooBig(uids) => {
             shared.metrics.oversize.increment(1);
-            let bytes = remote_config.len();
-            tracing::warn!(config = %hash, bytes, "configuration not sent: it is over the size limit");
+            let bytes = body.len();
+            tracing::warn!(kind = kind.name(), %hash, bytes, "offer not sent: it is over the size limit");
             for uid in uids {
                 consume_budget().await;
                 let mut agents = shared.registry.lock(&uid);
                 if let Some(rare) = agents.entries.get_mut(&uid).and_then(|entry| entry.rare.as_mut()) {
-                    rare.offer.take_if(|(offered, _)| *offered == hash);
+                    rare.offers.retain(|offer| offer.hash != hash);
                 }
             }
         }
@@ -200,6 +207,8 @@ pub async fn take_body(shared: &Shared, hash: ContentHash, remote_config: &[u8])
 mod tests {
     use super::*;
 
+    const KIND: PolicyKind = PolicyKind::Config;
+
     fn hash(n: u8) -> ContentHash {
         ContentHash([n; 32])
     }
@@ -208,14 +217,14 @@ mod tests {
     fn the_least_used_bodies_make_room() {
         let bodies = Bodies::new(2_500, 10_000);
         for n in 1..=2 {
-            assert_eq!(bodies.insert(hash(n), &[n; 1_000]), Inserted::For(vec![]));
+            assert_eq!(bodies.insert(KIND, hash(n), &[n; 1_000]), Inserted::For(vec![]));
         }
         bodies.get(&hash(1)).expect("it was just put there");
-        bodies.insert(hash(3), &[3; 1_000]);
+        bodies.insert(KIND, hash(3), &[3; 1_000]);
         assert!(bodies.has(&hash(1)) && !bodies.has(&hash(2)) && bodies.has(&hash(3)));
-        bodies.insert(hash(3), &[3; 1_000]);
+        bodies.insert(KIND, hash(3), &[3; 1_000]);
         assert!(bodies.has(&hash(1)), "the same body again takes no room");
-        assert_eq!(bodies.insert(hash(4), &[4; 10_000]), Inserted::TooBig(vec![]));
+        assert_eq!(bodies.insert(KIND, hash(4), &[4; 10_000]), Inserted::TooBig(vec![]));
     }
 
     #[test]
@@ -225,7 +234,7 @@ mod tests {
         assert!(bodies.want(hash(1), one, 5));
         assert!(!bodies.want(hash(1), two, 5), "asked for once");
         assert_eq!(bodies.still_wanted(6), [hash(1)]);
-        let Inserted::For(mut uids) = bodies.insert(hash(1), b"body") else { panic!("it is small") };
+        let Inserted::For(mut uids) = bodies.insert(KIND, hash(1), b"body") else { panic!("it is small") };
         uids.sort();
         assert_eq!(uids, [one, two]);
         assert!(bodies.want(hash(2), one, 10));

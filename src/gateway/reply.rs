@@ -4,9 +4,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
     Shared,
-    agents::{Echo, Entry, Link, Waiting},
+    agents::{Echo, Entry, Link, Offer, Waiting},
     commands,
     connection::Connection,
+    offers,
     timers::Timer,
     websocket,
 };
@@ -62,7 +63,7 @@ fn has_news(shared: &Shared, entry: &Entry, now_ms: u64) -> bool {
     entry.rare.as_ref().is_some_and(|rare| {
         rare.full_state.is_due(now_ms)
             || rare.tells_custom_capabilities
-            || rare.offer.is_some_and(|(hash, _)| shared.bodies.has(&hash))
+            || rare.offers.iter().any(|offer| shared.bodies.has(&offer.hash))
     })
 }
 
@@ -71,22 +72,31 @@ fn has_news(shared: &Shared, entry: &Entry, now_ms: u64) -> bool {
 struct News {
     asks_full_state: bool,
     custom_capabilities: Option<opamp::CustomCapabilities>,
-    offer: Option<Bytes>,
+    offers: Vec<Offer>,
+    /// The offers' fields, encoded.
+    fields: Vec<Bytes>,
 }
 
 impl News {
     fn is_empty(&self) -> bool {
-        !self.asks_full_state && self.custom_capabilities.is_none() && self.offer.is_none()
+        !self.asks_full_state && self.custom_capabilities.is_none() && self.offers.is_empty()
     }
 
-    fn addressed(self, echo: Echo) -> Reply {
+    fn addressed(&self, echo: Echo) -> Reply {
         let flags = if self.asks_full_state { ServerToAgentFlags::ReportFullState as u64 } else { 0 };
-        let custom_capabilities = self.custom_capabilities;
-        Reply::with(echo, opamp::ServerToAgent { flags, custom_capabilities, ..Default::default() }, self.offer)
+        let custom_capabilities = self.custom_capabilities.clone();
+        let fields = opamp::ServerToAgent { flags, custom_capabilities, ..Default::default() };
+        let Some((tail, rest)) = self.fields.split_first() else { return Reply::with(echo, fields, None) };
+        let mut reply = Reply::with(echo, fields, Some(tail.clone()));
+        if !rest.is_empty() {
+            // Seldom, and small beside a configuration, which is the first.
+            reply.head = std::iter::once(&reply.head).chain(rest).flatten().copied().collect::<Vec<u8>>().into();
+        }
+        reply
     }
 }
 
-/// Takes from the agent's entry what it is to be told: told once.
+/// Takes from the agent's entry what it is to be told: told once. Once it is, [`note_sent`] is to be called.
 fn take_news(shared: &Shared, entry: &mut Entry, now_ms: u64) -> News {
     let mut news = News::default();
     if let Some(rare) = &mut entry.rare {
@@ -100,59 +110,80 @@ fn take_news(shared: &Shared, entry: &mut Entry, now_ms: u64) -> News {
             let capabilities = shared.config.custom_capabilities.clone();
             news.custom_capabilities = Some(opamp::CustomCapabilities { capabilities });
         }
-        if let Some((hash, generation)) = rare.offer
-            && let Some(body) = shared.bodies.get(&hash)
-        {
-            rare.offer = None;
-            entry.offered_generation = generation;
-            news.offer = Some(body);
-        }
+        rare.offers.sort_unstable_by_key(|offer| offer.kind);
+        let mut room = shared.config.max_sent_bytes.saturating_sub(offers::ENVELOPE_BYTES);
+        rare.offers.retain(|offer| match shared.bodies.get(&offer.hash) {
+            // What does not fit is sent by itself, a moment later.
+            Some(field) if news.fields.is_empty() || field.len() <= room => {
+                room = room.saturating_sub(field.len());
+                news.fields.push(field);
+                news.offers.push(*offer);
+                false
+            }
+            _ => true,
+        });
     }
     news
 }
 
 /// A reply that says everything that the agent is to be told; or, over HTTP, takes along a command that waits.
-pub fn compose(shared: &Shared, entry: &mut Entry, echo: Echo, now_ms: u64) -> Reply {
+pub fn compose(shared: &Shared, uid: InstanceUid, entry: &mut Entry, echo: Echo, now_ms: u64) -> Reply {
     if let Some(reply) = commands::for_poll(shared, entry, echo, now_ms) {
         return reply;
     }
-    take_news(shared, entry, now_ms).addressed(echo)
+    let news = take_news(shared, entry, now_ms);
+    note_sent(shared, uid, entry, &news.offers);
+    news.addressed(echo)
+}
+
+fn note_sent(shared: &Shared, uid: InstanceUid, entry: &mut Entry, offers: &[Offer]) {
+    shared.metrics.offers_sent.increment(offers.len() as u64);
+    if entry.sent(offers) {
+        shared.outgoing.report(uid);
+    }
 }
 
 /// Replies over a WebSocket with what the agent is to be told.
-pub fn tell(shared: &Shared, entry: &mut Entry, connection: &Connection, echo: Echo, now_ms: u64) {
-    tell_if(shared, entry, connection, echo, true, now_ms);
+pub fn tell(shared: &Shared, uid: InstanceUid, entry: &mut Entry, connection: &Connection, echo: Echo, now_ms: u64) {
+    tell_if(shared, uid, entry, connection, Some(echo), now_ms);
 }
 
 /// Sends over a WebSocket what the agent is to be told; if no reply is owed, only if there is something (requests for full
 /// state wait for their turn). What a slow peer has no room for stays to be told: the sweeper comes back to it.
-fn tell_if(shared: &Shared, entry: &mut Entry, connection: &Connection, echo: Echo, is_owed: bool, now_ms: u64) {
-    let wishes = entry.rare.as_ref().map(|rare| (rare.offer, rare.full_state.clone(), rare.tells_custom_capabilities));
-    let offered_generation = entry.offered_generation;
+fn tell_if(
+    shared: &Shared,
+    uid: InstanceUid,
+    entry: &mut Entry,
+    connection: &Connection,
+    owed: Option<Echo>,
+    now_ms: u64,
+) {
+    let wishes =
+        entry.rare.as_ref().map(|rare| (rare.offers.clone(), rare.full_state.clone(), rare.tells_custom_capabilities));
     let news = take_news(shared, entry, now_ms);
-    if !is_owed && news.is_empty() || send(shared, connection, &news.addressed(echo)) {
+    if owed.is_none() && news.is_empty() {
         return;
     }
-    if let (Some(rare), Some((offer, full_state, tells))) = (&mut entry.rare, wishes) {
-        (rare.offer, rare.full_state, rare.tells_custom_capabilities) = (offer, full_state, tells);
-        entry.offered_generation = offered_generation;
+    if send(shared, connection, &news.addressed(owed.unwrap_or(Echo { uid, new_uid: None }))) {
+        note_sent(shared, uid, entry, &news.offers);
+    } else if let (Some(rare), Some((offers, full_state, tells))) = (&mut entry.rare, wishes) {
+        (rare.offers, rare.full_state, rare.tells_custom_capabilities) = (offers, full_state, tells);
     }
 }
 
 /// Tells the agent what there is to tell: by the reply that is held back for it, if that is complete, or by a push. Over
 /// HTTP without such a reply it waits for the next poll.
 pub fn deliver(shared: &Shared, uid: InstanceUid, entry: &mut Entry, is_answered: bool, now_ms: u64) {
-    let mut echo = Echo { uid, new_uid: None };
-    let mut is_owed = false;
+    let mut owed = None;
     if let Some(rare) = &mut entry.rare
         && rare.waiting.is_some()
     {
-        let lacks_body = rare.offer.is_some_and(|(hash, _)| !shared.bodies.has(&hash));
+        let lacks_body = rare.offers.iter().any(|offer| !shared.bodies.has(&offer.hash));
         if !is_answered || lacks_body {
             return;
         }
         match rare.waiting.take() {
-            Some(Waiting::WebSocket(owed)) => (echo, is_owed) = (owed, true),
+            Some(Waiting::WebSocket(echo)) => owed = Some(echo),
             Some(Waiting::Http(waiter)) => {
                 let _ = waiter.send(uid);
                 return;
@@ -163,7 +194,7 @@ pub fn deliver(shared: &Shared, uid: InstanceUid, entry: &mut Entry, is_answered
         return;
     }
     if let Link::WebSocket(connection) = entry.link.clone() {
-        tell_if(shared, entry, &connection, echo, is_owed, now_ms);
+        tell_if(shared, uid, entry, &connection, owed, now_ms);
     }
 }
 
@@ -176,10 +207,10 @@ pub fn limit_waiting(shared: &Shared, uid: InstanceUid, entry: &Entry) {
 }
 
 /// Answers a reply that is held back, with what there is.
-pub fn answer_waiting(shared: &Shared, entry: &mut Entry, now_ms: u64) {
+pub fn answer_waiting(shared: &Shared, uid: InstanceUid, entry: &mut Entry, now_ms: u64) {
     let waiting = entry.rare.as_mut().and_then(|rare| rare.waiting.take());
     if let (Some(Waiting::WebSocket(echo)), Link::WebSocket(connection)) = (waiting, entry.link.clone()) {
-        tell(shared, entry, &connection, echo, now_ms);
+        tell(shared, uid, entry, &connection, echo, now_ms);
     }
 }
 

@@ -122,7 +122,7 @@ async fn publish_questions(shared: &Shared, gathered: Gathered) {
         at(shard, &mut |batch| batch.command_results.push(result.clone()));
     }
     for hash in gathered.hashes {
-        at(hash.shard(), &mut |batch| batch.wanted_config_hashes.push(hash.to_bytes()));
+        at(hash.shard(), &mut |batch| batch.wanted_hashes.push(hash.to_bytes()));
     }
     if gathered.wants_tokens {
         at(0, &mut |batch| batch.wants_agent_tokens = true);
@@ -184,6 +184,7 @@ fn published(uid: InstanceUid, entry: &mut Entry, now_ms: u64) -> Option<Report>
         last_seen_unix_ms: pending.last_seen_unix_ms,
         opening: pending.opening,
         ending: pending.ending.map(|reason| Ending { reason: reason as i32 }),
+        sent_connection_settings: pending.sent_connection_settings.map(ContentHash::to_bytes).unwrap_or_default(),
     })
 }
 

@@ -79,7 +79,7 @@ pub async fn run(shared: Arc<Shared>) {
                 let mut agents = shared.registry.lock(&uid);
                 if let Some(entry) = agents.entries.get_mut(&uid) {
                     if entry.generation == generation {
-                        reply::answer_waiting(&shared, entry, now_ms);
+                        reply::answer_waiting(&shared, uid, entry, now_ms);
                         commands::deliver(&shared, entry, now_ms);
                     } else {
                         duplicates::answer_contender(&shared, entry, generation);

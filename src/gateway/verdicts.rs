@@ -7,13 +7,13 @@ use tokio::task::coop::consume_budget;
 
 use super::{
     Shared,
-    agents::{Entry, Link, Now},
+    agents::{Entry, Link, Now, Offer},
     commands, duplicates, offers, reply, websocket,
 };
 use crate::{
     bus::{Event, Subscription, Topic},
     model::{ContentHash, InstanceUid},
-    proto::bus::{GatewayBatch, OfferGroup, Verdict},
+    proto::bus::{GatewayBatch, OfferGroup, OfferKind, Verdict},
 };
 
 /// Who was heard within this time, in seconds, is taken to be here.
@@ -44,8 +44,8 @@ pub async fn run(shared: Arc<Shared>, mut subscription: Box<dyn Subscription>) {
 async fn take(shared: &Shared, batch: GatewayBatch) {
     consume_budget().await;
     for body in batch.bodies {
-        if let Some(hash) = ContentHash::from_slice(&body.config_hash) {
-            offers::take_body(shared, hash, &body.remote_config).await;
+        if let Some(hash) = ContentHash::from_slice(&body.hash) {
+            offers::take_body(shared, body.kind().into(), hash, &body.body).await;
         }
     }
     if let Some(tokens) = batch.agent_tokens {
@@ -72,13 +72,17 @@ async fn take(shared: &Shared, batch: GatewayBatch) {
 }
 
 async fn take_offers(shared: &Shared, group: &OfferGroup) {
-    let Some(hash) = ContentHash::from_slice(&group.config_hash) else { return };
-    for (uid, generation) in group.instance_uids.chunks_exact(16).zip(&group.desired_generations) {
+    let Some(hash) = ContentHash::from_slice(&group.hash) else { return };
+    for (uid, generation) in group.instance_uids.chunks_exact(16).zip(&group.generations) {
         consume_budget().await;
         if let Ok(uid) = InstanceUid::from_slice(uid) {
-            offers::offer(shared, uid, hash, *generation, group.repeat);
+            offers::offer(shared, uid, offer_of(group.kind(), hash, *generation), group.repeat);
         }
     }
+}
+
+fn offer_of(kind: OfferKind, hash: ContentHash, generation: u64) -> Offer {
+    Offer { kind: kind.into(), hash, generation: u32::try_from(generation).unwrap_or(u32::MAX) }
 }
 
 fn take_verdict(shared: &Shared, uid: InstanceUid, verdict: &Verdict) {
@@ -146,12 +150,14 @@ fn may_be_elsewhere(entry: &Entry, now: Now) -> bool {
 /// What the config service wants from the agent, or wants it to have.
 fn note_wishes(shared: &Shared, entry: &mut Entry, verdict: &Verdict) {
     // What it missed may have come since, and even be stored: verdicts on repeats can be late.
-    let is_on_its_way =
-        entry.pending().is_some_and(|pending| pending.is_full) || verdict.report_number < entry.full_report_number;
+    let is_on_its_way = entry.pending().is_some_and(|pending| pending.is_full)
+        || verdict.report_number < u64::from(entry.full_report_number);
     if verdict.report_full_state && !is_on_its_way && entry.is_live() {
         entry.rare().full_state.wanted();
     }
-    if let Some(hash) = ContentHash::from_slice(&verdict.config_hash) {
-        offers::note(shared, entry, hash, verdict.desired_generation, false);
+    for offer in &verdict.offers {
+        if let Some(hash) = ContentHash::from_slice(&offer.hash) {
+            offers::note(shared, entry, offer_of(offer.kind(), hash, offer.generation), false);
+        }
     }
 }

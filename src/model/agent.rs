@@ -1,8 +1,10 @@
 //! What is known of one agent.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
-use super::{ContentHash, InstanceUid, Labels, UnixMs};
+use super::{ContentHash, InstanceUid, Labels, UnixMs, offer, policy::PolicyKind};
 use crate::proto::opamp;
 
 /// One agent as the store holds it: what it reported (observed), and what it should have (desired).
@@ -33,17 +35,33 @@ pub struct Observed {
     pub healthy: Option<bool>,
     /// Where the encoded `EffectiveConfig` is stored.
     pub effective_config: Option<ContentHash>,
-    pub config_status: ConfigStatus,
-    /// `last_remote_config_hash` verbatim; empty when none.
-    pub reported_config_hash: Bytes,
-    /// The agent's words with FAILED.
-    pub config_error: String,
+    /// `RemoteConfigStatus`.
+    pub config: Reported,
+    /// What `package_statuses` come to, by the hash of all packages.
+    pub packages: Reported,
+    /// Encoded `PackageStatuses`, empty when none were sent.
+    pub package_statuses: Bytes,
+    /// `ConnectionSettingsStatus`.
+    pub connection_settings: Reported,
+    /// The connection settings that were last put on the agent's connection. Clients that connect anew with what they were
+    /// offered forget its hash.
+    pub sent_connection_settings: Option<ContentHash>,
 }
 
-/// `RemoteConfigStatuses`, by the specification's numbers.
+/// What the agent says of an offer of one kind.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reported {
+    pub status: OfferStatus,
+    /// The hash that it is about, verbatim; empty when none.
+    pub hash: Bytes,
+    /// The agent's words with FAILED.
+    pub error: String,
+}
+
+/// `RemoteConfigStatuses` and `ConnectionSettingsStatuses`, by the specification's numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(i16)]
-pub enum ConfigStatus {
+pub enum OfferStatus {
     #[default]
     Unset = 0,
     Applied = 1,
@@ -51,7 +69,7 @@ pub enum ConfigStatus {
     Failed = 3,
 }
 
-impl ConfigStatus {
+impl OfferStatus {
     /// Numbers of later versions of the protocol read as `Unset`.
     pub fn from_number(number: i32) -> Self {
         match number {
@@ -120,19 +138,39 @@ pub struct Presence {
 /// What the agent should have, and what became of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
-    /// `None` when no policy matches: nothing is offered.
-    pub config: Option<ContentHash>,
-    /// Grows with every change of `config`.
-    pub generation: u64,
-    /// The policies' epoch that `config` was computed from.
+    pub config: Wanted,
+    pub packages: Wanted,
+    pub connection_settings: Wanted,
+    /// The policies' epoch that these were computed from.
     pub epoch: u64,
+    /// The parts of connection settings that the agent was ever to have: of those, one that it is not to have any more is
+    /// withdrawn.
+    pub connection_settings_parts: BTreeSet<String>,
+    /// The client certificate that was issued to the agent.
+    pub certificate: Option<Certificate>,
+}
+
+/// What the agent should have of one kind.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wanted {
+    /// `None` when no policy matches: nothing is offered.
+    pub hash: Option<ContentHash>,
+    /// Grows with every change of `hash`.
+    pub generation: u64,
     /// A hash that the agent refused: not offered again until the desired state changes or an operator
     /// asks for it.
     pub quarantined: Option<ContentHash>,
-    /// When `config` was last offered on the present connection; `None` if it was not.
+    /// When `hash` was last offered on the present connection; `None` if it was not.
     pub offered_at: Option<UnixMs>,
-    /// How often `config` was offered without an answer; spaces repeats.
+    /// How often `hash` was offered without an answer; spaces repeats.
     pub offer_attempts: u16,
+}
+
+/// A client certificate, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    pub certificate: Bytes,
+    pub issuer: Bytes,
 }
 
 impl AgentRecord {
@@ -164,17 +202,39 @@ impl AgentRecord {
 }
 
 impl Desired {
-    /// Makes `config` what the agent should have, computed from the policies at `epoch`; returns whether that is a
-    /// change. A quarantine and the record of offers end with the configuration that they were about.
-    pub fn set(&mut self, config: Option<ContentHash>, epoch: u64, now: UnixMs) -> bool {
-        self.epoch = self.epoch.max(epoch);
-        if self.config == config {
+    pub fn of(&self, kind: PolicyKind) -> &Wanted {
+        match kind {
+            PolicyKind::Config => &self.config,
+            PolicyKind::Packages => &self.packages,
+            PolicyKind::ConnectionSettings => &self.connection_settings,
+        }
+    }
+
+    pub fn of_mut(&mut self, kind: PolicyKind) -> &mut Wanted {
+        match kind {
+            PolicyKind::Config => &mut self.config,
+            PolicyKind::Packages => &mut self.packages,
+            PolicyKind::ConnectionSettings => &mut self.connection_settings,
+        }
+    }
+
+    /// Forgets what was offered: it may have been lost with its connection.
+    pub fn reset_offers(&mut self) {
+        PolicyKind::ALL.into_iter().for_each(|kind| self.of_mut(kind).reset_offers());
+    }
+}
+
+impl Wanted {
+    /// Makes `hash` what the agent should have; returns whether that is a change. A quarantine and the record of offers
+    /// end with what they were about.
+    pub fn set(&mut self, hash: Option<ContentHash>, now: UnixMs) -> bool {
+        if self.hash == hash {
             return false;
         }
         // An agent that is forgotten while it is connected comes back with a new row, and its gateway still drops
         // what is not newer than its last offer. So the first generation is the time in seconds.
         let floor = if self.generation == 0 { u64::try_from(now / 1_000).unwrap_or(0) } else { 0 };
-        *self = Self { config, generation: (self.generation + 1).max(floor), epoch: self.epoch, ..Self::default() };
+        *self = Self { hash, generation: (self.generation + 1).max(floor), ..Self::default() };
         true
     }
 
@@ -186,6 +246,19 @@ impl Desired {
 }
 
 impl Observed {
+    pub fn reported(&self, kind: PolicyKind) -> &Reported {
+        match kind {
+            PolicyKind::Config => &self.config,
+            PolicyKind::Packages => &self.packages,
+            PolicyKind::ConnectionSettings => &self.connection_settings,
+        }
+    }
+
+    /// Whether the agent takes offers of this kind.
+    pub fn accepts(&self, kind: PolicyKind) -> bool {
+        self.capabilities & offer::capabilities_that_accept(kind) != 0
+    }
+
     pub fn has(&self, capability: opamp::AgentCapabilities) -> bool {
         self.capabilities & (capability as u64) != 0
     }

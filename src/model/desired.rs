@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Attributes, ContentHash, Labels,
-    policy::{FileRef, Policy},
+    Attributes, ContentHash, Labels, packages,
+    policy::{FileRef, Policy, PolicyKind, PolicyOffer},
+    settings,
 };
+use crate::proto::opamp;
 
 /// All policies at one epoch, in the order in which they are consulted: highest priority first, then by
 /// name. The epoch grows with every change of any policy.
@@ -22,6 +25,15 @@ pub struct PolicySet {
 pub struct DesiredConfig {
     pub hash: ContentHash,
     pub files: BTreeMap<String, DesiredFile>,
+}
+
+/// An offer of packages or connection settings as an agent should have it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DesiredOffer {
+    pub kind: PolicyKind,
+    pub hash: ContentHash,
+    /// An encoded PackagesAvailable or ConnectionSettingsOffers, with the hash in it.
+    pub body: Bytes,
 }
 
 /// A file, and where it came from.
@@ -61,9 +73,9 @@ impl PolicySet {
     pub fn merge(&self, matching: &[u32]) -> Option<DesiredConfig> {
         let mut files = BTreeMap::new();
         let mut allow_empty = false;
-        for policy in matching.iter().map(|&index| &self.policies[index as usize]) {
+        for policy in self.at(matching, PolicyKind::Config) {
             allow_empty |= policy.revision.content.allow_empty;
-            for (name, file) in &policy.revision.content.files {
+            for (name, file) in policy.revision.content.offer.files() {
                 files.entry(name.clone()).or_insert_with(|| DesiredFile {
                     file: file.clone(),
                     policy: policy.name.clone(),
@@ -77,7 +89,38 @@ impl PolicySet {
         Some(DesiredConfig { hash: config_hash(files.iter().map(|(name, f)| (name.as_str(), &f.file))), files })
     }
 
-    /// What an agent with these attributes and labels should have.
+    /// The union of the packages of the policies at `matching`, likewise.
+    pub fn merge_packages(&self, matching: &[u32]) -> Option<DesiredOffer> {
+        let mut packages = BTreeMap::new();
+        let mut allow_empty = false;
+        for policy in self.at(matching, PolicyKind::Packages) {
+            allow_empty |= policy.revision.content.allow_empty;
+            if let PolicyOffer::Packages(own) = &policy.revision.content.offer {
+                for (name, package) in own {
+                    packages.entry(name.clone()).or_insert_with(|| package.clone());
+                }
+            }
+        }
+        (!packages.is_empty() || allow_empty).then(|| packages::offer(packages))
+    }
+
+    /// The connection settings of the policies at `matching`, before it is looked at which of them an agent takes: each
+    /// part as a whole from the earliest policy that has it.
+    pub fn merge_settings(&self, matching: &[u32]) -> opamp::ConnectionSettingsOffers {
+        let mut merged = opamp::ConnectionSettingsOffers::default();
+        for policy in self.at(matching, PolicyKind::ConnectionSettings) {
+            if let PolicyOffer::ConnectionSettings(own) = &policy.revision.content.offer {
+                settings::add_missing(&mut merged, own);
+            }
+        }
+        merged
+    }
+
+    fn at<'a>(&'a self, matching: &'a [u32], kind: PolicyKind) -> impl Iterator<Item = &'a Policy> {
+        matching.iter().map(|&index| &self.policies[index as usize]).filter(move |policy| policy.kind == kind)
+    }
+
+    /// The configuration that an agent with these attributes and labels should have.
     pub fn desired(&self, attributes: &Attributes, labels: &Labels) -> Option<Arc<DesiredConfig>> {
         self.merge(&self.matching(attributes, labels)).map(Arc::new)
     }

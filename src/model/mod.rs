@@ -10,9 +10,11 @@ pub mod content;
 pub mod desired;
 pub mod health;
 pub mod offer;
+pub mod packages;
 pub mod policy;
 pub mod quarantine;
 pub mod selector;
+pub mod settings;
 pub mod uid;
 
 pub use agent::AgentRecord;

@@ -1,6 +1,6 @@
-//! Whether an agent is to be offered its desired configuration, and when again.
+//! Whether an agent is to be offered what it should have of one kind, and when again.
 
-use super::{AgentRecord, UnixMs, agent::ConfigStatus};
+use super::{AgentRecord, UnixMs, agent::OfferStatus, policy::PolicyKind};
 use crate::proto::opamp::AgentCapabilities;
 
 /// The first repeat of an unanswered offer comes after this long, each later one after twice the time.
@@ -8,12 +8,12 @@ pub const FIRST_REPEAT_MS: i64 = 30_000;
 /// Repeats are never further apart than this.
 pub const LONGEST_REPEAT_MS: i64 = 3_600_000;
 
-/// What stands between an agent and its desired configuration.
+/// What stands between an agent and what it should have of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Convergence {
     /// No policy matches.
     NothingDesired,
-    /// The agent does not accept remote configuration.
+    /// The agent does not accept offers of this kind.
     NotCapable,
     /// The agent has the desired hash (APPLIED, or it does not report a status beyond the hash).
     Converged,
@@ -21,48 +21,80 @@ pub enum Convergence {
     Applying,
     /// The agent refused the desired hash; it is not offered again.
     Quarantined,
-    /// The agent is to be offered its desired configuration.
+    /// The agent is to be offered what it should have.
     Behind,
 }
 
-pub fn convergence(agent: &AgentRecord) -> Convergence {
-    let (observed, desired) = (&agent.observed, &agent.desired);
-    let Some(config) = desired.config else {
+/// The capabilities of which an agent needs one to be offered anything of this kind.
+pub fn capabilities_that_accept(kind: PolicyKind) -> u64 {
+    use AgentCapabilities as Capability;
+    let any: &[Capability] = match kind {
+        PolicyKind::Config => &[Capability::AcceptsRemoteConfig],
+        PolicyKind::Packages => &[Capability::AcceptsPackages],
+        PolicyKind::ConnectionSettings => &[
+            Capability::AcceptsOpAmpConnectionSettings,
+            Capability::ReportsOwnMetrics,
+            Capability::ReportsOwnTraces,
+            Capability::ReportsOwnLogs,
+            Capability::AcceptsOtherConnectionSettings,
+        ],
+    };
+    any.iter().fold(0, |bits, capability| bits | *capability as u64)
+}
+
+pub fn convergence(agent: &AgentRecord, kind: PolicyKind) -> Convergence {
+    let (observed, desired) = (&agent.observed, agent.desired.of(kind));
+    let Some(hash) = desired.hash else {
         return Convergence::NothingDesired;
     };
-    if !observed.has(AgentCapabilities::AcceptsRemoteConfig) {
+    if !observed.accepts(kind) {
         return Convergence::NotCapable;
     }
-    if desired.quarantined == Some(config) {
+    if desired.quarantined == Some(hash) {
         return Convergence::Quarantined;
     }
-    if observed.reported_config_hash[..] == config.0 {
-        return match observed.config_status {
-            ConfigStatus::Applying => Convergence::Applying,
+    let reported = observed.reported(kind);
+    if reported.hash[..] == hash.0 {
+        return match reported.status {
+            OfferStatus::Applying => Convergence::Applying,
             // It refused this hash, but has not been quarantined, or no longer is: it is to try again.
-            ConfigStatus::Failed => Convergence::Behind,
-            ConfigStatus::Applied | ConfigStatus::Unset => Convergence::Converged,
+            OfferStatus::Failed => Convergence::Behind,
+            OfferStatus::Applied | OfferStatus::Unset => Convergence::Converged,
         };
+    }
+    // A client that connects anew with the settings that it was offered has forgotten their hash.
+    if kind == PolicyKind::ConnectionSettings && observed.sent_connection_settings == Some(hash) {
+        return Convergence::Converged;
     }
     Convergence::Behind
 }
 
 /// Whether to offer now. An offer that was not answered is repeated with growing pauses, as it may have been lost on its way
 /// to the gateway. That is so too for an agent that reports no remote config status, see [`may_be_sent_again`].
-pub fn is_due(agent: &AgentRecord, now: UnixMs) -> bool {
-    if convergence(agent) != Convergence::Behind || !agent.presence.connected {
+pub fn is_due(agent: &AgentRecord, kind: PolicyKind, now: UnixMs) -> bool {
+    if convergence(agent, kind) != Convergence::Behind || !agent.presence.connected {
         return false;
     }
-    match agent.desired.offered_at {
+    let desired = agent.desired.of(kind);
+    match desired.offered_at {
         None => true,
-        Some(offered_at) => now >= offered_at.saturating_add(repeat_after_ms(agent.desired.offer_attempts)),
+        Some(offered_at) => now >= offered_at.saturating_add(repeat_after_ms(desired.offer_attempts)),
     }
 }
 
 /// Whether a gateway is to send an offer that is repeated even if it has sent it on this connection. An agent that reports no
-/// remote config status cannot answer, so that silence says nothing: it gets a configuration once a connection.
-pub fn may_be_sent_again(agent: &AgentRecord) -> bool {
-    agent.observed.has(AgentCapabilities::ReportsRemoteConfig)
+/// status cannot answer, so that silence says nothing: it gets a configuration once a connection. Of connection settings the
+/// gateway says by itself that they were sent; they are sent again when an operator has lifted their quarantine.
+pub fn may_be_sent_again(agent: &AgentRecord, kind: PolicyKind) -> bool {
+    match kind {
+        PolicyKind::Config => agent.observed.has(AgentCapabilities::ReportsRemoteConfig),
+        PolicyKind::Packages => agent.observed.has(AgentCapabilities::ReportsPackageStatuses),
+        PolicyKind::ConnectionSettings => {
+            let reported = &agent.observed.connection_settings;
+            let hash = agent.desired.connection_settings.hash;
+            reported.status == OfferStatus::Failed && hash.is_some_and(|hash| reported.hash[..] == hash.0)
+        }
+    }
 }
 
 fn repeat_after_ms(attempts: u16) -> i64 {
@@ -70,12 +102,13 @@ fn repeat_after_ms(attempts: u16) -> i64 {
     (FIRST_REPEAT_MS << doublings).min(LONGEST_REPEAT_MS)
 }
 
-/// Notes that the desired configuration is offered now, if it is due; returns whether it is.
-pub fn offer_if_due(agent: &mut AgentRecord, now: UnixMs) -> bool {
-    let due = is_due(agent, now);
+/// Notes that what is desired of this kind is offered now, if it is due; returns whether it is.
+pub fn offer_if_due(agent: &mut AgentRecord, kind: PolicyKind, now: UnixMs) -> bool {
+    let due = is_due(agent, kind, now);
     if due {
-        agent.desired.offered_at = Some(now);
-        agent.desired.offer_attempts = agent.desired.offer_attempts.saturating_add(1);
+        let desired = agent.desired.of_mut(kind);
+        desired.offered_at = Some(now);
+        desired.offer_attempts = desired.offer_attempts.saturating_add(1);
     }
     due
 }
@@ -92,7 +125,7 @@ mod tests {
         agent.observed.capabilities =
             AgentCapabilities::AcceptsRemoteConfig as u64 | AgentCapabilities::ReportsRemoteConfig as u64;
         agent.presence.connected = true;
-        agent.desired.config = Some(DESIRED);
+        agent.desired.config.hash = Some(DESIRED);
         agent
     }
 
@@ -102,9 +135,9 @@ mod tests {
         let mut now = 0;
         let mut pauses = Vec::new();
         for _ in 0..10 {
-            assert!(offer_if_due(&mut agent, now));
+            assert!(offer_if_due(&mut agent, PolicyKind::Config, now));
             let offered = now;
-            while !is_due(&agent, now) {
+            while !is_due(&agent, PolicyKind::Config, now) {
                 now += 1_000;
             }
             pauses.push((now - offered) / 1_000);
@@ -115,12 +148,12 @@ mod tests {
     #[test]
     fn an_agent_that_cannot_answer_is_offered_again_but_not_to_be_sent_twice() {
         let mut agent = agent();
-        assert!(may_be_sent_again(&agent));
+        assert!(may_be_sent_again(&agent, PolicyKind::Config));
         agent.observed.capabilities = AgentCapabilities::AcceptsRemoteConfig as u64;
-        assert!(offer_if_due(&mut agent, 0));
-        assert!(!is_due(&agent, FIRST_REPEAT_MS - 1));
-        assert!(is_due(&agent, FIRST_REPEAT_MS));
-        assert!(!may_be_sent_again(&agent));
+        assert!(offer_if_due(&mut agent, PolicyKind::Config, 0));
+        assert!(!is_due(&agent, PolicyKind::Config, FIRST_REPEAT_MS - 1));
+        assert!(is_due(&agent, PolicyKind::Config, FIRST_REPEAT_MS));
+        assert!(!may_be_sent_again(&agent, PolicyKind::Config));
     }
 
     #[test]
@@ -128,30 +161,30 @@ mod tests {
         let changes: [fn(&mut AgentRecord); 6] = [
             |agent| agent.observed.capabilities = AgentCapabilities::ReportsRemoteConfig as u64,
             |agent| agent.presence.connected = false,
-            |agent| agent.desired.config = None,
-            |agent| agent.desired.quarantined = Some(DESIRED),
-            |agent| agent.observed.reported_config_hash = DESIRED.to_bytes(),
+            |agent| agent.desired.config.hash = None,
+            |agent| agent.desired.config.quarantined = Some(DESIRED),
+            |agent| agent.observed.config.hash = DESIRED.to_bytes(),
             |agent| {
-                agent.observed.reported_config_hash = DESIRED.to_bytes();
-                agent.observed.config_status = ConfigStatus::Applying;
+                agent.observed.config.hash = DESIRED.to_bytes();
+                agent.observed.config.status = OfferStatus::Applying;
             },
         ];
-        assert!(is_due(&agent(), 0));
+        assert!(is_due(&agent(), PolicyKind::Config, 0));
         for change in changes {
             let mut agent = agent();
             change(&mut agent);
-            assert!(!is_due(&agent, 0), "{agent:?}");
+            assert!(!is_due(&agent, PolicyKind::Config, 0), "{agent:?}");
         }
     }
 
     #[test]
     fn a_failed_hash_is_tried_again_once_its_quarantine_is_lifted() {
         let mut agent = agent();
-        agent.observed.reported_config_hash = DESIRED.to_bytes();
-        agent.observed.config_status = ConfigStatus::Failed;
-        agent.desired.quarantined = Some(DESIRED);
-        assert_eq!(convergence(&agent), Convergence::Quarantined);
-        agent.desired.quarantined = None;
-        assert_eq!(convergence(&agent), Convergence::Behind);
+        agent.observed.config.hash = DESIRED.to_bytes();
+        agent.observed.config.status = OfferStatus::Failed;
+        agent.desired.config.quarantined = Some(DESIRED);
+        assert_eq!(convergence(&agent, PolicyKind::Config), Convergence::Quarantined);
+        agent.desired.config.quarantined = None;
+        assert_eq!(convergence(&agent, PolicyKind::Config), Convergence::Behind);
     }
 }

@@ -3,22 +3,30 @@
 use std::collections::BTreeMap;
 
 use super::{ContentHash, Selector, UnixMs};
+use crate::proto::{bus, opamp};
 
-/// What a policy offers. Packages and connection settings will be further kinds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What a policy offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(usize)]
 pub enum PolicyKind {
-    Config,
+    Config = 0,
+    Packages = 1,
+    ConnectionSettings = 2,
 }
 
 impl PolicyKind {
+    pub const ALL: [Self; 3] = [Self::Config, Self::Packages, Self::ConnectionSettings];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Config => "Config",
+            Self::Packages => "Packages",
+            Self::ConnectionSettings => "ConnectionSettings",
         }
     }
 
     pub fn from_name(name: &str) -> Option<Self> {
-        (name == "Config").then_some(Self::Config)
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
@@ -52,12 +60,42 @@ pub struct RevisionContent {
     pub selector: Selector,
     /// On the same file name the higher priority wins; ties break by policy name, the smaller wins.
     pub priority: i32,
-    /// By file name, which may be empty.
-    pub files: BTreeMap<String, FileRef>,
-    /// The policy may leave an agent with no file at all: only then an empty configuration is ever sent.
+    pub offer: PolicyOffer,
+    /// The policy may leave an agent with no file, or package, at all: only then an empty configuration, or list of
+    /// packages, is ever sent.
     pub allow_empty: bool,
     /// How fast a change goes out, in agents a second; 0 for the deployment's default.
     pub max_per_second: u32,
+}
+
+/// What agents are offered, by kind. In OpAMP's own messages hashes are left out: they depend on what else an agent is offered.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PolicyOffer {
+    /// By file name, which may be empty.
+    Config(BTreeMap<String, FileRef>),
+    /// By package name.
+    Packages(BTreeMap<String, opamp::PackageAvailable>),
+    ConnectionSettings(Box<opamp::ConnectionSettingsOffers>),
+}
+
+impl PolicyOffer {
+    pub fn kind(&self) -> PolicyKind {
+        match self {
+            Self::Config(_) => PolicyKind::Config,
+            Self::Packages(_) => PolicyKind::Packages,
+            Self::ConnectionSettings(_) => PolicyKind::ConnectionSettings,
+        }
+    }
+
+    /// Files of a configuration; none of the other kinds.
+    pub fn files(&self) -> impl Iterator<Item = (&String, &FileRef)> {
+        match self {
+            Self::Config(files) => Some(files),
+            _ => None,
+        }
+        .into_iter()
+        .flatten()
+    }
 }
 
 /// One file of a configuration, its body stored once by hash. Content type and role are the user's,
@@ -69,4 +107,24 @@ pub struct FileRef {
     pub role: String,
     /// Bytes of the body.
     pub size: u64,
+}
+
+impl From<PolicyKind> for bus::OfferKind {
+    fn from(kind: PolicyKind) -> Self {
+        match kind {
+            PolicyKind::Config => Self::Config,
+            PolicyKind::Packages => Self::Packages,
+            PolicyKind::ConnectionSettings => Self::ConnectionSettings,
+        }
+    }
+}
+
+impl From<bus::OfferKind> for PolicyKind {
+    fn from(kind: bus::OfferKind) -> Self {
+        match kind {
+            bus::OfferKind::Config => Self::Config,
+            bus::OfferKind::Packages => Self::Packages,
+            bus::OfferKind::ConnectionSettings => Self::ConnectionSettings,
+        }
+    }
 }

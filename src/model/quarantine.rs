@@ -1,9 +1,9 @@
-//! When an agent's words mean that it refuses a configuration.
+//! When an agent's words mean that it refuses an offer.
 
-use super::agent::{ConfigStatus, Desired, Observed};
+use super::agent::{OfferStatus, Reported, Wanted};
 
 /// Takes a status that the agent has just sent into its quarantine: `before` and `after` are what was known without
-/// and with it. To be called only for a report that carries a remote config status.
+/// and with it. To be called only for a report that carries a status of this kind.
 ///
 /// - FAILED with the desired hash: the agent refuses it. If it said so before and has not been offered it since (on this
 ///   connection), it only says it again, and a quarantine that an operator lifted stays lifted.
@@ -12,32 +12,31 @@ use super::agent::{ConfigStatus, Desired, Observed};
 ///   A rollback of which only the end arrives, because an outage merged the statuses, is not seen: APPLIED with the other
 ///   hash says nothing new. The offer is then repeated, after its usual pause, and that attempt is seen.
 /// - APPLIED with the hash under quarantine: it has come round.
-pub fn take_status(before: &Observed, after: &Observed, desired: &mut Desired, new_connection: bool) {
-    let reports = |hash: Option<super::ContentHash>| hash.is_some_and(|hash| after.reported_config_hash[..] == hash.0);
-    match after.config_status {
-        ConfigStatus::Failed if reports(desired.config) => {
-            let is_restated = before.config_status == ConfigStatus::Failed
-                && before.reported_config_hash == after.reported_config_hash
-                && desired.offered_at.is_none();
+pub fn take_status(before: &Reported, after: &Reported, desired: &mut Wanted, new_connection: bool) {
+    let reports = |hash: Option<super::ContentHash>| hash.is_some_and(|hash| after.hash[..] == hash.0);
+    match after.status {
+        OfferStatus::Failed if reports(desired.hash) => {
+            let is_restated =
+                before.status == OfferStatus::Failed && before.hash == after.hash && desired.offered_at.is_none();
             if !is_restated {
-                desired.quarantined = desired.config;
+                desired.quarantined = desired.hash;
             }
         }
-        ConfigStatus::Applied if reports(desired.quarantined) => desired.quarantined = None,
-        ConfigStatus::Applied if !new_connection && rolled_back(before, after, desired) => {
-            desired.quarantined = desired.config;
+        OfferStatus::Applied if reports(desired.quarantined) => desired.quarantined = None,
+        OfferStatus::Applied if !new_connection && rolled_back(before, after, desired) => {
+            desired.quarantined = desired.hash;
         }
         _ => {}
     }
-    if reports(desired.config) {
+    if reports(desired.hash) {
         desired.offer_attempts = 0;
     }
 }
 
-fn rolled_back(before: &Observed, after: &Observed, desired: &Desired) -> bool {
-    let was_applying = before.config_status == ConfigStatus::Applying
-        && desired.config.is_some_and(|hash| before.reported_config_hash[..] == hash.0);
-    was_applying && !after.reported_config_hash.is_empty() && after.reported_config_hash != before.reported_config_hash
+fn rolled_back(before: &Reported, after: &Reported, desired: &Wanted) -> bool {
+    let was_applying =
+        before.status == OfferStatus::Applying && desired.hash.is_some_and(|hash| before.hash[..] == hash.0);
+    was_applying && !after.hash.is_empty() && after.hash != before.hash
 }
 
 #[cfg(test)]
@@ -49,12 +48,11 @@ mod tests {
     const B: ContentHash = ContentHash([2; 32]);
 
     /// The quarantine after an agent that should have B said these, having been offered B on this connection.
-    fn quarantined_after(statuses: &[(ConfigStatus, ContentHash)]) -> Option<ContentHash> {
-        let mut desired = Desired { config: Some(B), offered_at: Some(1), ..Desired::default() };
-        let mut before = Observed::default();
-        for (config_status, hash) in statuses {
-            let after =
-                Observed { config_status: *config_status, reported_config_hash: hash.to_bytes(), ..before.clone() };
+    fn quarantined_after(statuses: &[(OfferStatus, ContentHash)]) -> Option<ContentHash> {
+        let mut desired = Wanted { hash: Some(B), offered_at: Some(1), ..Wanted::default() };
+        let mut before = Reported::default();
+        for (status, hash) in statuses {
+            let after = Reported { status: *status, hash: hash.to_bytes(), ..before.clone() };
             take_status(&before, &after, &mut desired, false);
             before = after;
         }
@@ -63,7 +61,7 @@ mod tests {
 
     #[test]
     fn the_supervisors_rollback_is_a_refusal() {
-        use ConfigStatus::{Applied, Applying, Failed};
+        use OfferStatus::{Applied, Applying, Failed};
         assert_eq!(quarantined_after(&[(Applied, A), (Applying, B), (Failed, B), (Applied, A)]), Some(B));
         // As a merge of reports may show it.
         assert_eq!(quarantined_after(&[(Applying, B), (Applied, A)]), Some(B));
@@ -71,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_rollback_that_was_merged_away_is_seen_at_the_next_attempt() {
-        use ConfigStatus::{Applied, Applying, Failed};
+        use OfferStatus::{Applied, Applying, Failed};
         let unseen = [(Applied, A), (Applied, A)];
         assert_eq!(quarantined_after(&unseen), None);
         assert_eq!(quarantined_after(&[&unseen[..], &[(Applying, B), (Failed, B), (Applied, A)]].concat()), Some(B));
@@ -79,7 +77,7 @@ mod tests {
 
     #[test]
     fn success_and_other_hashes_are_not() {
-        use ConfigStatus::{Applied, Applying, Failed};
+        use OfferStatus::{Applied, Applying, Failed};
         assert_eq!(quarantined_after(&[(Applied, A), (Applying, B), (Applied, B)]), None);
         assert_eq!(quarantined_after(&[(Failed, A), (Applied, A)]), None);
         assert_eq!(quarantined_after(&[(Applying, B), (Applied, B), (Applied, A)]), None);
@@ -90,21 +88,16 @@ mod tests {
 
     #[test]
     fn an_older_configuration_on_a_new_connection_is_not_a_rollback() {
-        let mut desired = Desired { config: Some(B), ..Desired::default() };
-        let state = |config_status, hash: ContentHash| Observed {
-            config_status,
-            reported_config_hash: hash.to_bytes(),
-            ..Observed::default()
-        };
-        take_status(&state(ConfigStatus::Applying, B), &state(ConfigStatus::Applied, A), &mut desired, true);
+        let mut desired = Wanted { hash: Some(B), ..Wanted::default() };
+        let state = |status, hash: ContentHash| Reported { status, hash: hash.to_bytes(), ..Reported::default() };
+        take_status(&state(OfferStatus::Applying, B), &state(OfferStatus::Applied, A), &mut desired, true);
         assert_eq!(desired.quarantined, None);
     }
 
     #[test]
     fn a_lifted_quarantine_stays_lifted_until_the_agent_was_offered_it_again() {
-        let failed =
-            Observed { config_status: ConfigStatus::Failed, reported_config_hash: B.to_bytes(), ..Observed::default() };
-        let mut desired = Desired { config: Some(B), ..Desired::default() };
+        let failed = Reported { status: OfferStatus::Failed, hash: B.to_bytes(), ..Reported::default() };
+        let mut desired = Wanted { hash: Some(B), ..Wanted::default() };
         take_status(&failed, &failed, &mut desired, true);
         assert_eq!(desired.quarantined, None);
         desired.offered_at = Some(1);

@@ -19,11 +19,13 @@ pub mod tag {
     pub const HEALTH: u32 = 5;
     pub const EFFECTIVE_CONFIG: u32 = 6;
     pub const REMOTE_CONFIG_STATUS: u32 = 7;
+    pub const PACKAGE_STATUSES: u32 = 8;
     pub const AGENT_DISCONNECT: u32 = 9;
     pub const FLAGS: u32 = 10;
     pub const CUSTOM_CAPABILITIES: u32 = 12;
     pub const CUSTOM_MESSAGE: u32 = 13;
     pub const AVAILABLE_COMPONENTS: u32 = 14;
+    pub const CONNECTION_SETTINGS_STATUS: u32 = 15;
 }
 
 /// The top level of one AgentToServer.

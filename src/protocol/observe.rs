@@ -11,7 +11,8 @@ use super::{
 use crate::{
     model::{
         ContentHash,
-        agent::{ConfigStatus, Observed},
+        agent::{Observed, OfferStatus, Reported},
+        packages,
     },
     proto::opamp,
 };
@@ -61,9 +62,23 @@ pub fn observe(observed: &mut Observed, message: &Bytes) -> Result<Observation, 
             }
             (tag::REMOTE_CONFIG_STATUS, Value::Bytes(range)) => {
                 let status = decode::<opamp::RemoteConfigStatus>(&message.slice(range))?;
-                next.config_status = ConfigStatus::from_number(status.status);
-                next.reported_config_hash = status.last_remote_config_hash;
-                next.config_error = status.error_message;
+                next.config = Reported {
+                    status: OfferStatus::from_number(status.status),
+                    hash: status.last_remote_config_hash,
+                    error: status.error_message,
+                };
+            }
+            (tag::PACKAGE_STATUSES, Value::Bytes(range)) => {
+                next.package_statuses = message.slice(range);
+                next.packages = packages::reported(&decode(&next.package_statuses)?);
+            }
+            (tag::CONNECTION_SETTINGS_STATUS, Value::Bytes(range)) => {
+                let status = decode::<opamp::ConnectionSettingsStatus>(&message.slice(range))?;
+                next.connection_settings = Reported {
+                    status: OfferStatus::from_number(status.status),
+                    hash: status.last_connection_settings_hash,
+                    error: status.error_message,
+                };
             }
             (tag::CUSTOM_CAPABILITIES, Value::Bytes(range)) => {
                 let body = message.slice(range);

@@ -6,12 +6,16 @@
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 
-use crate::{model::InstanceUid, proto::opamp};
+use crate::{
+    model::{InstanceUid, policy::PolicyKind},
+    proto::opamp,
+};
 
-/// What this server does: statuses and effective configurations are taken, remote configurations offered.
+/// What this server does: statuses and effective configurations are taken; configurations and connection settings offered.
 pub const CAPABILITIES: u64 = opamp::ServerCapabilities::AcceptsStatus as u64
     | opamp::ServerCapabilities::OffersRemoteConfig as u64
-    | opamp::ServerCapabilities::AcceptsEffectiveConfig as u64;
+    | opamp::ServerCapabilities::AcceptsEffectiveConfig as u64
+    | opamp::ServerCapabilities::OffersConnectionSettings as u64;
 
 /// Length of [`uid_field`].
 pub const UID_FIELD_BYTES: usize = 18;
@@ -24,12 +28,17 @@ pub fn uid_field(uid: &InstanceUid) -> [u8; UID_FIELD_BYTES] {
     field
 }
 
-/// `remote_config` of a ServerToAgent, from an encoded AgentRemoteConfig.
-pub fn remote_config_field(remote_config: &[u8]) -> Bytes {
-    let mut field = BytesMut::with_capacity(remote_config.len() + 11);
-    prost::encoding::encode_key(3, prost::encoding::WireType::LengthDelimited, &mut field);
-    prost::encoding::encode_varint(remote_config.len() as u64, &mut field);
-    field.extend_from_slice(remote_config);
+/// `remote_config`, `packages_available` or `connection_settings` of a ServerToAgent, from the encoded body of an offer.
+pub fn offer_field(kind: PolicyKind, body: &[u8]) -> Bytes {
+    let tag = match kind {
+        PolicyKind::Config => 3,
+        PolicyKind::ConnectionSettings => 4,
+        PolicyKind::Packages => 5,
+    };
+    let mut field = BytesMut::with_capacity(body.len() + 11);
+    prost::encoding::encode_key(tag, prost::encoding::WireType::LengthDelimited, &mut field);
+    prost::encoding::encode_varint(body.len() as u64, &mut field);
+    field.extend_from_slice(body);
     field.freeze()
 }
 
@@ -60,10 +69,20 @@ mod tests {
     fn parts_make_the_whole() {
         let uid = InstanceUid::from_slice(&[9; 16]).unwrap();
         let remote_config = opamp::AgentRemoteConfig { config: None, config_hash: vec![5; 300].into() };
-        let parts = [&uid_field(&uid)[..], &remote_config_field(&remote_config.encode_to_vec())].concat();
+        let settings = opamp::ConnectionSettingsOffers { hash: vec![6; 32].into(), ..Default::default() };
+        let packages = opamp::PackagesAvailable { all_packages_hash: vec![7; 32].into(), ..Default::default() };
+        let parts = [
+            &uid_field(&uid)[..],
+            &offer_field(PolicyKind::Config, &remote_config.encode_to_vec()),
+            &offer_field(PolicyKind::ConnectionSettings, &settings.encode_to_vec()),
+            &offer_field(PolicyKind::Packages, &packages.encode_to_vec()),
+        ]
+        .concat();
         let whole = opamp::ServerToAgent {
             instance_uid: uid.to_bytes(),
             remote_config: Some(remote_config),
+            connection_settings: Some(settings),
+            packages_available: Some(packages),
             ..Default::default()
         };
         assert_eq!(parts, whole.encode_to_vec());

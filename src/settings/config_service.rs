@@ -10,6 +10,10 @@ use crate::config_service;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Config service")]
 pub struct ConfigService {
+    /// Where agents reach this deployment, such as wss://opamp.example.com/v1/opamp: offered to agents that are given a
+    /// certificate, where no policy of connection settings says where to connect.
+    #[arg(long, value_name = "URL", default_value = "", value_parser = values::opamp_url)]
+    opamp_url: String,
     /// How long to wait for more reports before a batch that is not full is taken.
     #[arg(long, value_name = "DURATION", default_value = "3ms", value_parser = values::duration_or_zero)]
     batch_wait: Duration,
@@ -60,6 +64,7 @@ pub struct ConfigService {
 impl ConfigService {
     pub fn config(&self) -> Result<config_service::Config, Error> {
         let config = config_service::Config {
+            opamp_url: self.opamp_url.clone(),
             batch_wait: self.batch_wait,
             batch_size: self.batch_size as usize,
             ingest_workers: self.ingest_workers as usize,

@@ -2,6 +2,17 @@
 
 use std::{net::IpAddr, time::Duration};
 
+/// Empty, or a whole URL: clients take an offered endpoint as it is.
+pub fn opamp_url(text: &str) -> Result<String, String> {
+    let is_whole = |uri: http::Uri| {
+        matches!(uri.scheme_str(), Some("ws" | "wss" | "http" | "https")) && uri.host().is_some_and(|h| !h.is_empty())
+    };
+    match text.is_empty() || text.parse().is_ok_and(is_whole) {
+        true => Ok(text.to_owned()),
+        false => Err("must be a whole URL with the scheme ws, wss, http or https".to_owned()),
+    }
+}
+
 /// `30s`, `1m 30s`, `250ms`; not zero.
 pub fn duration(text: &str) -> Result<Duration, String> {
     match duration_or_zero(text)? {

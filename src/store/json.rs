@@ -21,9 +21,9 @@ struct File {
     size: u64,
 }
 
-impl From<&ConfigFiles> for Files {
-    fn from(files: &ConfigFiles) -> Self {
-        Self(files.iter().map(|(name, file)| (name.clone(), File::from(file))).collect())
+impl<'a, I: IntoIterator<Item = (&'a String, &'a FileRef)>> From<I> for Files {
+    fn from(files: I) -> Self {
+        Self(files.into_iter().map(|(name, file)| (name.clone(), File::from(file))).collect())
     }
 }
 

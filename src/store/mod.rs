@@ -6,6 +6,7 @@
 //!   update in place (HOT).
 //! - `contents`: bodies (offered files, effective configurations) once by SHA-256.
 //! - `configs`: which files a config hash stands for, so that any replica can make its body.
+//! - `offers`: bodies of offers of packages and connection settings by their hash.
 //! - `policies`, `revisions`: policies, their immutable revisions.
 //! - `counters`: the epoch, which counts all changes of policies, and the version of the list of agent tokens.
 //! - `shard_progress`: up to which epoch each shard has been reconciled.
@@ -23,6 +24,7 @@ mod batch;
 mod error;
 mod json;
 pub mod metrics;
+mod more;
 mod plan;
 pub mod postgres;
 mod row;
@@ -39,7 +41,7 @@ pub use types::*;
 use crate::model::{
     AgentRecord, ContentHash, InstanceUid, Labels, UnixMs,
     command::{Command, CommandId, Target, TargetState},
-    desired::PolicySet,
+    desired::{DesiredOffer, PolicySet},
     health::Transition,
     policy::{FileRef, Policy, Revision},
     uid::Shard,
@@ -120,7 +122,7 @@ pub trait Store: Send + Sync + 'static {
         etag: Option<&str>,
         actor: &Actor,
     ) -> Result<AgentRecord>;
-    /// Lifts the agent's quarantine, so that its desired configuration is offered again.
+    /// Lifts the agent's quarantines, so that what it should have is offered again.
     async fn lift_quarantine(&self, uid: InstanceUid, actor: &Actor) -> Result<AgentRecord>;
     /// Deletes an agent. It will be a new one if it comes back.
     async fn forget_agent(&self, uid: InstanceUid, etag: Option<&str>, actor: &Actor) -> Result<()>;
@@ -177,7 +179,11 @@ pub trait Store: Send + Sync + 'static {
     /// Remembers which files each config hash stands for.
     async fn put_config(&self, hash: ContentHash, files: &ConfigFiles) -> Result<()>;
     async fn get_config(&self, hash: ContentHash) -> Result<Option<ConfigFiles>>;
-    /// Deletes contents and configs that were last put before `before` and that nothing refers to; returns how many.
+    /// Remembers what the hash of an offer of packages or connection settings stands for, for at least two days.
+    async fn put_offer(&self, offer: &DesiredOffer) -> Result<()>;
+    async fn get_offer(&self, hash: ContentHash) -> Result<Option<DesiredOffer>>;
+    /// Deletes contents and configs that were last put before `before` and that nothing refers to, and offers that were
+    /// last put before `before`; returns how many.
     /// `before` must be two days back or more: putting a hash that is there makes it young again, but at most once a
     /// day. For the same reason nobody may rely for more than a day on having put a hash that nothing refers to.
     async fn collect_garbage(&self, before: UnixMs) -> Result<u64>;

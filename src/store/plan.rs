@@ -5,7 +5,8 @@ use serde_json::json;
 use super::{Actor, ApplyOutcome, ApplyPolicy, Error, LabelChanges, Result, apply_label_changes, row::etag};
 use crate::model::{
     AgentRecord,
-    policy::{Policy, Revision},
+    policy::{Policy, PolicyKind, PolicyOffer, Revision},
+    settings,
 };
 
 /// What applying comes to.
@@ -78,25 +79,42 @@ pub(super) fn set_labels(agent: &mut AgentRecord, changes: &LabelChanges) -> boo
     agent.labels != before
 }
 
-/// Whether there was anything to lift.
-pub(super) fn lift_quarantine(agent: &mut AgentRecord) -> bool {
-    let lifted = agent.desired.quarantined.take().is_some();
-    if lifted {
-        agent.desired.offered_at = None;
-        agent.desired.offer_attempts = 0;
+/// What was lifted, for the audit log, if there was anything to lift.
+pub(super) fn lift_quarantine(agent: &mut AgentRecord) -> Option<serde_json::Value> {
+    let mut lifted = serde_json::Map::new();
+    for kind in PolicyKind::ALL {
+        let wanted = agent.desired.of_mut(kind);
+        if let Some(hash) = wanted.quarantined.take() {
+            wanted.reset_offers();
+            lifted.insert(kind.name().to_owned(), json!(hash.to_string()));
+        }
     }
-    lifted
+    (!lifted.is_empty()).then(|| lifted.into())
 }
 
-/// What the audit log keeps of an applied policy.
+/// What the audit log keeps of an applied policy: never what may hold a secret.
 pub(super) fn audit_detail(policy: &Policy) -> serde_json::Value {
     let content = &policy.revision.content;
-    let files: serde_json::Map<_, _> =
-        content.files.iter().map(|(name, file)| (name.clone(), json!(file.content.to_string()))).collect();
+    let offered: serde_json::Map<_, _> = match &content.offer {
+        PolicyOffer::Config(files) => {
+            files.iter().map(|(name, file)| (name.clone(), json!(file.content.to_string()))).collect()
+        }
+        PolicyOffer::Packages(packages) => {
+            packages.iter().map(|(name, package)| (name.clone(), json!(package.version))).collect()
+        }
+        PolicyOffer::ConnectionSettings(settings) => {
+            settings::endpoints(settings).into_iter().map(|(part, endpoint)| (part, json!(endpoint))).collect()
+        }
+    };
+    let what = match policy.kind {
+        PolicyKind::Config => "files",
+        PolicyKind::Packages => "packages",
+        PolicyKind::ConnectionSettings => "endpoints",
+    };
     json!({
         "revision": policy.revision.number,
         "selector": content.selector.to_string(),
         "priority": content.priority,
-        "files": files,
+        what: offered,
     })
 }

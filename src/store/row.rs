@@ -1,14 +1,18 @@
 //! Rows to and from the domain, the same for both databases.
 
 use bytes::Bytes;
+use prost::Message;
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
-use super::{AuditEntry, Error, Result, Token, TokenDigest, TokenKind, json::Files};
-use crate::model::{
-    AgentRecord, Attributes, ContentHash, InstanceUid, Labels, UnixMs,
-    agent::{ConfigStatus, Desired, Observed, Presence, Transport},
-    policy::{Policy, PolicyKind, Revision, RevisionContent},
+use super::{AuditEntry, Error, Result, Token, TokenDigest, TokenKind, json::Files, more};
+use crate::{
+    model::{
+        AgentRecord, Attributes, ContentHash, InstanceUid, Labels, UnixMs,
+        agent::{Desired, Observed, OfferStatus, Presence, Reported, Transport, Wanted},
+        policy::{Policy, PolicyKind, PolicyOffer, Revision, RevisionContent},
+    },
+    proto::opamp,
 };
 
 /// The columns that [`AgentRow`] reads, as a literal, so that statements stay constants.
@@ -17,7 +21,7 @@ macro_rules! agent_columns {
         "uid, version, labels, first_seen_unix_ms, complete, description, capabilities, health, healthy, \
          effective_config, config_status, reported_config_hash, config_error, connected, transport, gateway, \
          connection_generation, report_number, sequence_num, last_seen_unix_ms, desired_config, desired_generation, \
-         desired_epoch, quarantined, offered_at_unix_ms, offer_attempts"
+         desired_epoch, quarantined, offered_at_unix_ms, offer_attempts, more"
     };
 }
 pub(super) use agent_columns;
@@ -50,6 +54,7 @@ pub(super) struct AgentRow {
     quarantined: Option<Vec<u8>>,
     offered_at_unix_ms: Option<UnixMs>,
     offer_attempts: i32,
+    more: Vec<u8>,
 }
 
 impl TryFrom<AgentRow> for AgentRecord {
@@ -57,7 +62,7 @@ impl TryFrom<AgentRow> for AgentRecord {
 
     fn try_from(row: AgentRow) -> Result<Self> {
         let uid = InstanceUid::from_slice(row.uid.as_bytes()).map_err(|error| Error::damaged("agent", error))?;
-        Ok(Self {
+        let mut record = Self {
             uid,
             version: row.version,
             labels: row.labels.0,
@@ -69,9 +74,12 @@ impl TryFrom<AgentRow> for AgentRecord {
                 health: row.health.into(),
                 healthy: row.healthy,
                 effective_config: row.effective_config.map(hash).transpose()?,
-                config_status: ConfigStatus::from_number(row.config_status.into()),
-                reported_config_hash: row.reported_config_hash.into(),
-                config_error: String::from_utf8(row.config_error).map_err(|error| Error::damaged("agent", error))?,
+                config: Reported {
+                    status: OfferStatus::from_number(row.config_status.into()),
+                    hash: row.reported_config_hash.into(),
+                    error: String::from_utf8(row.config_error).map_err(|error| Error::damaged("agent", error))?,
+                },
+                ..Observed::default()
             },
             presence: Presence {
                 connected: row.connected,
@@ -83,14 +91,19 @@ impl TryFrom<AgentRow> for AgentRecord {
                 last_seen: row.last_seen_unix_ms,
             },
             desired: Desired {
-                config: row.desired_config.map(hash).transpose()?,
-                generation: row.desired_generation.cast_unsigned(),
+                config: Wanted {
+                    hash: row.desired_config.map(hash).transpose()?,
+                    generation: row.desired_generation.cast_unsigned(),
+                    quarantined: row.quarantined.map(hash).transpose()?,
+                    offered_at: row.offered_at_unix_ms,
+                    offer_attempts: row.offer_attempts.clamp(0, u16::MAX.into()) as u16,
+                },
                 epoch: row.desired_epoch.cast_unsigned(),
-                quarantined: row.quarantined.map(hash).transpose()?,
-                offered_at: row.offered_at_unix_ms,
-                offer_attempts: row.offer_attempts.clamp(0, u16::MAX.into()) as u16,
+                ..Desired::default()
             },
-        })
+        };
+        more::decode(row.more, &mut record.observed, &mut record.desired)?;
+        Ok(record)
     }
 }
 
@@ -154,6 +167,7 @@ pub(super) struct RevisionRow {
     selector: String,
     priority: i32,
     files: Json<Files>,
+    offer: Option<Vec<u8>>,
     allow_empty: bool,
     max_per_second: i64,
     author: String,
@@ -164,33 +178,61 @@ impl TryFrom<PolicyRow> for Policy {
     type Error = Error;
 
     fn try_from(row: PolicyRow) -> Result<Self> {
-        let kind = PolicyKind::from_name(&row.kind);
+        let kind = kind(&row.kind)?;
         Ok(Self {
             etag: etag(row.revision.number.cast_unsigned(), row.changed_epoch.cast_unsigned()),
-            kind: kind.ok_or_else(|| Error::damaged("policy", format!("kind {:?}", row.kind)))?,
+            kind,
             created_at: row.policy_created_unix_ms,
-            revision: row.revision.try_into()?,
+            revision: row.revision.of(kind)?,
             name: row.name,
         })
     }
 }
 
-impl TryFrom<RevisionRow> for Revision {
-    type Error = Error;
+pub(super) fn kind(name: &str) -> Result<PolicyKind> {
+    PolicyKind::from_name(name).ok_or_else(|| Error::damaged("policy", format!("kind {name:?}")))
+}
 
-    fn try_from(row: RevisionRow) -> Result<Self> {
-        Ok(Self {
-            number: row.number.cast_unsigned(),
+impl RevisionRow {
+    /// As a revision of a policy of this kind.
+    pub(super) fn of(self, kind: PolicyKind) -> Result<Revision> {
+        let damaged = |error: prost::DecodeError| Error::damaged("revision", error);
+        let encoded = self.offer.unwrap_or_default();
+        let offer = match kind {
+            PolicyKind::Config => PolicyOffer::Config(self.files.0.try_into()?),
+            PolicyKind::Packages => {
+                let available = opamp::PackagesAvailable::decode(&encoded[..]).map_err(damaged)?;
+                PolicyOffer::Packages(available.packages)
+            }
+            PolicyKind::ConnectionSettings => {
+                let settings = opamp::ConnectionSettingsOffers::decode(&encoded[..]).map_err(damaged)?;
+                PolicyOffer::ConnectionSettings(Box::new(settings))
+            }
+        };
+        Ok(Revision {
+            number: self.number.cast_unsigned(),
             content: RevisionContent {
-                selector: row.selector.parse().map_err(|error| Error::damaged("selector", error))?,
-                priority: row.priority,
-                files: row.files.0.try_into()?,
-                allow_empty: row.allow_empty,
-                max_per_second: row.max_per_second.clamp(0, u32::MAX.into()) as u32,
+                selector: self.selector.parse().map_err(|error| Error::damaged("selector", error))?,
+                priority: self.priority,
+                offer,
+                allow_empty: self.allow_empty,
+                max_per_second: self.max_per_second.clamp(0, u32::MAX.into()) as u32,
             },
-            author: row.author,
-            created_at: row.created_unix_ms,
+            author: self.author,
+            created_at: self.created_unix_ms,
         })
+    }
+}
+
+/// What the column `offer` holds: nothing for a configuration, which is in `files`.
+pub(super) fn encoded(offer: &PolicyOffer) -> Option<Vec<u8>> {
+    match offer {
+        PolicyOffer::Config(_) => None,
+        PolicyOffer::Packages(packages) => {
+            let packages = packages.clone();
+            Some(opamp::PackagesAvailable { packages, ..Default::default() }.encode_to_vec())
+        }
+        PolicyOffer::ConnectionSettings(settings) => Some(settings.encode_to_vec()),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::more;
 use crate::model::{
     AgentRecord, ContentHash, InstanceUid, UnixMs,
     agent::Desired,
@@ -31,11 +32,20 @@ pub struct DesiredWrite {
     pub uid: InstanceUid,
     pub version: i64,
     pub desired: Desired,
+    /// See [`super::more`].
+    pub(super) more: Vec<u8>,
+    pub(super) more_behind: bool,
 }
 
 impl DesiredWrite {
     pub fn of(agent: &AgentRecord) -> Self {
-        Self { uid: agent.uid, version: agent.version, desired: agent.desired.clone() }
+        Self {
+            uid: agent.uid,
+            version: agent.version,
+            desired: agent.desired.clone(),
+            more: more::encode(&agent.observed, &agent.desired),
+            more_behind: more::is_behind(agent),
+        }
     }
 }
 

@@ -10,9 +10,10 @@ use crate::{
     admin::gateways::Live,
     model::{
         AgentRecord, Attributes, ContentHash, UnixMs,
-        agent::Transport,
+        agent::{Reported, Transport},
         health::Transition,
         offer::{self, Convergence},
+        policy::PolicyKind,
     },
     proto::{admin, opamp},
 };
@@ -49,15 +50,16 @@ fn without_health(record: &AgentRecord, live: &Live) -> admin::Agent {
         healthy: observed.healthy,
         attributes: attributes.iter().map(|(key, value)| (key.to_owned(), attribute(value, MAX_DEPTH))).collect(),
         labels: record.labels.clone(),
-        desired_config_hash: desired.config.map(ContentHash::to_bytes).unwrap_or_default(),
-        reported_config_hash: observed.reported_config_hash.clone(),
-        config_status: observed.config_status as i32,
-        config_error: observed.config_error.clone(),
+        desired_config_hash: desired.config.hash.map(ContentHash::to_bytes).unwrap_or_default(),
+        reported_config_hash: observed.config.hash.clone(),
+        config_status: observed.config.status as i32,
+        config_error: observed.config.error.clone(),
         first_seen: Some(timestamp(record.first_seen)),
         last_seen: Some(timestamp(last_seen(record, live))),
-        convergence: convergence(record).into(),
+        convergence: convergence(record, PolicyKind::Config).into(),
         capabilities: capabilities(observed.capabilities),
-        desired_generation: desired.generation,
+        desired_generation: desired.config.generation,
+        offers: PolicyKind::ALL.into_iter().filter_map(|kind| offered(record, kind)).collect(),
         ..Default::default()
     }
 }
@@ -137,8 +139,22 @@ fn transport(transport: Transport) -> admin::Transport {
     }
 }
 
-fn convergence(record: &AgentRecord) -> admin::Convergence {
-    match offer::convergence(record) {
+/// `None` for a kind that neither a policy nor the agent has said anything of.
+fn offered(record: &AgentRecord, kind: PolicyKind) -> Option<admin::AgentOffer> {
+    let (desired, reported) = (record.desired.of(kind), record.observed.reported(kind));
+    (desired.hash.is_some() || *reported != Reported::default()).then(|| admin::AgentOffer {
+        kind: super::policy::kind(kind).into(),
+        desired_hash: desired.hash.map(ContentHash::to_bytes).unwrap_or_default(),
+        desired_generation: desired.generation,
+        reported_hash: reported.hash.clone(),
+        status: reported.status as i32,
+        error: reported.error.clone(),
+        convergence: convergence(record, kind).into(),
+    })
+}
+
+fn convergence(record: &AgentRecord, kind: PolicyKind) -> admin::Convergence {
+    match offer::convergence(record, kind) {
         Convergence::NothingDesired => admin::Convergence::NothingDesired,
         Convergence::NotCapable => admin::Convergence::NotCapable,
         Convergence::Converged => admin::Convergence::Converged,

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod command;
 pub mod policy;
+mod settings;
 pub mod token;
 
 use prost_types::Timestamp;

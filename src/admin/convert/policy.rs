@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::timestamp;
+use super::{settings, timestamp};
 use crate::{
-    model::policy::{FileRef, Policy, PolicyKind, Revision},
-    proto::admin,
+    model::policy::{FileRef, Policy, PolicyKind, PolicyOffer, Revision},
+    proto::{admin, opamp::PackageAvailable},
     store::ApplyOutcome,
 };
 
@@ -21,16 +21,32 @@ pub fn policy(policy: Policy) -> admin::Policy {
 
 pub fn revision(revision: Revision) -> admin::PolicyRevision {
     let content = revision.content;
+    let (mut files, mut packages, mut connection_settings) = Default::default();
+    match content.offer {
+        PolicyOffer::Config(of_policy) => files = self::files(of_policy),
+        PolicyOffer::Packages(of_policy) => packages = without_secrets(of_policy),
+        PolicyOffer::ConnectionSettings(of_policy) => connection_settings = Some(settings::without_secrets(*of_policy)),
+    }
     admin::PolicyRevision {
         number: revision.number,
         selector: content.selector.to_string(),
         priority: content.priority,
-        files: files(content.files),
+        files,
         allow_empty: content.allow_empty,
         max_per_second: content.max_per_second,
         author: revision.author,
         create_time: Some(timestamp(revision.created_at)),
+        packages,
+        connection_settings,
     }
+}
+
+/// Headers of downloads may be credentials.
+fn without_secrets(mut packages: BTreeMap<String, PackageAvailable>) -> BTreeMap<String, PackageAvailable> {
+    for file in packages.values_mut().filter_map(|package| package.file.as_mut()) {
+        settings::hide_values(&mut file.headers);
+    }
+    packages
 }
 
 fn files(files: BTreeMap<String, FileRef>) -> Vec<admin::PolicyFile> {
@@ -45,9 +61,11 @@ fn files(files: BTreeMap<String, FileRef>) -> Vec<admin::PolicyFile> {
     files.into_iter().map(file).collect()
 }
 
-fn kind(kind: PolicyKind) -> admin::PolicyKind {
+pub fn kind(kind: PolicyKind) -> admin::PolicyKind {
     match kind {
         PolicyKind::Config => admin::PolicyKind::Config,
+        PolicyKind::Packages => admin::PolicyKind::Packages,
+        PolicyKind::ConnectionSettings => admin::PolicyKind::ConnectionSettings,
     }
 }
 

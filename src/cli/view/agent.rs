@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{age, or_dash, rfc3339, short};
+use super::{age, or_dash, policy::kind_name, rfc3339, short};
 use crate::{
     cli::output::View,
-    model::agent::{ConfigStatus, Transport},
+    model::agent::{OfferStatus, Transport},
     proto::admin,
 };
 
@@ -32,6 +32,8 @@ pub struct Agent {
     pub config_error: String,
     pub convergence: String,
     pub desired_generation: u64,
+    /// By kind of policy.
+    pub offers: BTreeMap<&'static str, Offer>,
     pub capabilities: Vec<String>,
     pub first_seen: Option<String>,
     pub last_seen: Option<String>,
@@ -40,6 +42,32 @@ pub struct Agent {
     pub components: BTreeMap<String, Component>,
     #[serde(skip)]
     pub last_seen_age: String,
+}
+
+/// How the agent stands to what it should have of one kind.
+#[derive(Serialize)]
+pub struct Offer {
+    /// Hex; empty when there is nothing that it should have.
+    pub desired_hash: String,
+    pub desired_generation: u64,
+    /// Hex; empty when the agent reports none.
+    pub reported_hash: String,
+    pub status: &'static str,
+    pub error: String,
+    pub convergence: String,
+}
+
+impl From<admin::AgentOffer> for Offer {
+    fn from(offer: admin::AgentOffer) -> Self {
+        Self {
+            convergence: offer.convergence().as_str_name().trim_start_matches("CONVERGENCE_").to_owned(),
+            desired_hash: hex::encode(offer.desired_hash),
+            desired_generation: offer.desired_generation,
+            reported_hash: hex::encode(offer.reported_hash),
+            status: OfferStatus::from_number(offer.status).name(),
+            error: offer.error,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -65,9 +93,10 @@ impl From<admin::Agent> for Agent {
             labels: agent.labels,
             desired_config_hash: hex::encode(agent.desired_config_hash),
             reported_config_hash: hex::encode(agent.reported_config_hash),
-            config_status: ConfigStatus::from_number(agent.config_status).name(),
+            config_status: OfferStatus::from_number(agent.config_status).name(),
             config_error: agent.config_error,
             convergence,
+            offers: agent.offers.into_iter().map(|offer| (kind_name(offer.kind()), offer.into())).collect(),
             desired_generation: agent.desired_generation,
             capabilities: agent.capabilities,
             first_seen: rfc3339(agent.first_seen),

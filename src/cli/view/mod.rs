@@ -5,6 +5,7 @@ pub mod command;
 pub mod fleet;
 pub mod health;
 pub mod policy;
+mod settings;
 pub mod token;
 
 use jiff::Timestamp;

@@ -5,8 +5,14 @@ use std::collections::BTreeMap;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Serialize;
 
-use super::{age, or_dash, rfc3339};
-use crate::{cli::output::View, proto::admin};
+use super::{
+    age, or_dash, rfc3339,
+    settings::{self, Connection},
+};
+use crate::{
+    cli::output::View,
+    proto::{admin, opamp},
+};
 
 #[derive(Serialize)]
 pub struct Policy {
@@ -25,13 +31,48 @@ pub struct Revision {
     pub revision: u64,
     pub selector: String,
     pub priority: i32,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, File>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub packages: BTreeMap<String, Package>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub connections: BTreeMap<String, Connection>,
     pub allow_empty: bool,
     pub max_per_second: u32,
     pub author: String,
     pub applied_at: Option<String>,
     #[serde(skip)]
     applied_age: String,
+}
+
+#[derive(Serialize)]
+pub struct Package {
+    pub r#type: &'static str,
+    pub version: String,
+    pub url: String,
+    pub sha256: String,
+    /// Names of the headers of downloads; values may be secrets.
+    pub headers: Vec<String>,
+    /// Base64; empty when the package is not signed.
+    pub signature: String,
+}
+
+impl From<opamp::PackageAvailable> for Package {
+    fn from(package: opamp::PackageAvailable) -> Self {
+        let r#type = match package.r#type() {
+            opamp::PackageType::TopLevel => "top_level",
+            opamp::PackageType::Addon => "addon",
+        };
+        let file = package.file.unwrap_or_default();
+        Self {
+            r#type,
+            version: package.version,
+            url: file.download_url,
+            sha256: hex::encode(file.content_hash),
+            headers: settings::header_names(file.headers),
+            signature: STANDARD.encode(file.signature),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -48,14 +89,19 @@ pub struct File {
     pub body_base64: Option<String>,
 }
 
+pub fn kind_name(kind: admin::PolicyKind) -> &'static str {
+    match kind {
+        admin::PolicyKind::Config => "Config",
+        admin::PolicyKind::Packages => "Packages",
+        admin::PolicyKind::ConnectionSettings => "ConnectionSettings",
+        admin::PolicyKind::Unspecified => "",
+    }
+}
+
 impl From<admin::Policy> for Policy {
     fn from(policy: admin::Policy) -> Self {
-        let kind = match policy.kind() {
-            admin::PolicyKind::Config => "Config",
-            admin::PolicyKind::Unspecified => "",
-        };
         Self {
-            kind,
+            kind: kind_name(policy.kind()),
             name: policy.name,
             etag: policy.etag,
             created_at: rfc3339(policy.create_time),
@@ -72,6 +118,8 @@ impl From<admin::PolicyRevision> for Revision {
             selector: revision.selector,
             priority: revision.priority,
             files: revision.files.into_iter().map(file).collect(),
+            packages: revision.packages.into_iter().map(|(name, package)| (name, package.into())).collect(),
+            connections: revision.connection_settings.map(settings::connections).unwrap_or_default(),
             allow_empty: revision.allow_empty,
             max_per_second: revision.max_per_second,
             author: revision.author,
@@ -96,8 +144,10 @@ fn file(file: admin::PolicyFile) -> (String, File) {
 }
 
 impl Revision {
-    fn file_names(&self) -> String {
-        let names: Vec<_> = self.files.keys().map(|name| if name.is_empty() { "\"\"" } else { name }).collect();
+    /// Names of files, packages or connections: a policy has those of its kind.
+    fn content_names(&self) -> String {
+        let names = self.files.keys().chain(self.packages.keys()).chain(self.connections.keys());
+        let names: Vec<_> = names.map(|name| if name.is_empty() { "\"\"" } else { name }).collect();
         or_dash(&names.join(","))
     }
 
@@ -112,7 +162,7 @@ impl Revision {
 
 impl View for Policy {
     const COLUMNS: &'static [&'static str] = &["NAME", "KIND", "REVISION", "PRIORITY", "SELECTOR", "APPLIED"];
-    const WIDE_COLUMNS: &'static [&'static str] = &["FILES", "RATE", "AUTHOR", "CREATED"];
+    const WIDE_COLUMNS: &'static [&'static str] = &["CONTENT", "RATE", "AUTHOR", "CREATED"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -127,7 +177,7 @@ impl View for Policy {
 
     fn wide_cells(&self) -> Vec<String> {
         let revision = &self.revision;
-        vec![revision.file_names(), revision.rate(), or_dash(&revision.author), self.created_age.clone()]
+        vec![revision.content_names(), revision.rate(), or_dash(&revision.author), self.created_age.clone()]
     }
 
     fn name(&self) -> String {
@@ -136,7 +186,7 @@ impl View for Policy {
 }
 
 impl View for Revision {
-    const COLUMNS: &'static [&'static str] = &["REVISION", "APPLIED", "AUTHOR", "PRIORITY", "SELECTOR", "FILES"];
+    const COLUMNS: &'static [&'static str] = &["REVISION", "APPLIED", "AUTHOR", "PRIORITY", "SELECTOR", "CONTENT"];
     const WIDE_COLUMNS: &'static [&'static str] = &["RATE", "ALLOW EMPTY"];
 
     fn cells(&self) -> Vec<String> {
@@ -146,7 +196,7 @@ impl View for Revision {
             or_dash(&self.author),
             self.priority.to_string(),
             self.selector(),
-            self.file_names(),
+            self.content_names(),
         ]
     }
 

@@ -15,18 +15,38 @@ mod tests;
 pub use reconcile::{Change, Offer, reconcile};
 pub use report::{Connection, Context, Decided, Found, Outcome, Resolution, decide};
 
-use super::policies::{Snapshot, Target};
-use crate::model::{AgentRecord, Attributes, UnixMs};
+use std::sync::Arc;
 
-/// Computes what the agent should have. `None`, and nothing changes, while the agent's attributes are not known (it would get
+use super::policies::{Pace, Snapshot};
+use crate::model::{
+    AgentRecord, Attributes, UnixMs,
+    desired::{DesiredConfig, DesiredOffer},
+    settings,
+};
+
+/// What the hashes that an agent should have stand for, as far as they were computed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Meaning {
+    pub config: Option<Arc<DesiredConfig>>,
+    pub packages: Option<Arc<DesiredOffer>>,
+    pub connection_settings: Option<Arc<DesiredOffer>>,
+}
+
+/// Computes what the agent should have, and how fast that may go out. `None`, and nothing changes, while the agent's attributes are not known (it would get
 /// the wrong configuration first), or if the record was decided by newer policies than these.
-fn recompute(record: &mut AgentRecord, policies: &Snapshot, now: UnixMs) -> Option<Target> {
+fn recompute(record: &mut AgentRecord, policies: &Snapshot, now: UnixMs) -> Option<(Meaning, Option<Pace>)> {
     let observed = &record.observed;
     let attributes_are_known = observed.complete || !observed.description.is_empty();
     if !attributes_are_known || record.desired.epoch > policies.epoch() {
         return None;
     }
     let target = policies.target(&Attributes::decode(&observed.description), &record.labels);
-    record.desired.set(target.config.as_ref().map(|config| config.hash), policies.epoch(), now);
-    Some(target)
+    let (observed, desired) = (&record.observed, &mut record.desired);
+    let connection_settings =
+        settings::offer(&target.connection_settings, observed, desired, policies.opamp_url()).map(Arc::new);
+    desired.config.set(target.config.as_ref().map(|config| config.hash), now);
+    desired.packages.set(target.packages.as_ref().map(|offer| offer.hash), now);
+    desired.connection_settings.set(connection_settings.as_ref().map(|offer| offer.hash), now);
+    desired.epoch = policies.epoch();
+    Some((Meaning { config: target.config, packages: target.packages, connection_settings }, target.pace))
 }

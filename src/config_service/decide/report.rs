@@ -1,25 +1,20 @@
 //! What a report makes of its agent's record.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use prost::Message;
 
-use super::recompute;
+use super::{Meaning, recompute};
 use crate::{
     config_service::{policies::Snapshot, report::Report},
     model::{
         AgentRecord, ContentHash, InstanceUid, UnixMs,
         agent::{Observed, Presence},
-        desired::DesiredConfig,
         health::{self, Transition},
         offer::{self, Convergence},
+        policy::PolicyKind,
         quarantine,
     },
-    proto::{
-        bus,
-        opamp::{AgentCapabilities, ComponentHealth},
-    },
+    proto::{bus, opamp::ComponentHealth},
     protocol::observe::{self, Components, Observation},
 };
 
@@ -48,8 +43,7 @@ pub enum Outcome {
 pub struct Decided {
     pub record: AgentRecord,
     pub contents: Option<(ContentHash, Bytes)>,
-    /// What the record's desired hash stands for, if it was computed.
-    pub config: Option<Arc<DesiredConfig>>,
+    pub meaning: Meaning,
     pub verdict: bus::Verdict,
     pub news: News,
     /// An operator can see a difference.
@@ -159,8 +153,12 @@ fn same_connection(uid: InstanceUid, row: AgentRecord, report: &Report, context:
     }
     // A repeat of a report whose verdict was lost, and with it whatever else it said.
     let mut verdict = answer(uid, &row, report);
-    if uid == report.uid && offer::convergence(&row) == Convergence::Behind && row.presence.connected {
-        put_offer(&mut verdict, &row);
+    if uid == report.uid && row.presence.connected {
+        for kind in PolicyKind::ALL {
+            if offer::convergence(&row, kind) == Convergence::Behind {
+                put_offer(&mut verdict, &row, kind);
+            }
+        }
     }
     Outcome::Answer(verdict)
 }
@@ -194,29 +192,43 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
         custom_capabilities: observation.custom_capabilities,
         components: observation.components,
     };
-    let accepts = |record: &AgentRecord| record.observed.has(AgentCapabilities::AcceptsRemoteConfig);
-    if accepts(&before) && !accepts(&record) {
-        // What was offered may not have been sent: once it accepts configurations again, it is offered one at once.
-        record.desired.reset_offers();
+    if report.sent_connection_settings.is_some() {
+        record.observed.sent_connection_settings = report.sent_connection_settings;
+    }
+    for kind in PolicyKind::ALL {
+        if before.observed.accepts(kind) && !record.observed.accepts(kind) {
+            // What was offered may not have been sent: once it accepts this kind again, it is offered it at once.
+            record.desired.of_mut(kind).reset_offers();
+        }
     }
     // A change of policies is brought to established connections by reconciliation, at its own pace.
-    let mut config = None;
-    if is_new_connection || report.carries_description() {
-        config = recompute(&mut record, context.policies, context.now).and_then(|target| target.config);
+    let mut meaning = Meaning::default();
+    let has_new_capabilities = before.observed.capabilities != record.observed.capabilities;
+    if (is_new_connection || report.carries_description() || has_new_capabilities)
+        && let Some(computed) = recompute(&mut record, context.policies, context.now)
+    {
+        meaning = computed.0;
     }
     // After what it should have is known, so that an agent that is new here is not offered what it says it refused.
-    if report.carries_config_status() && unreadable.is_none() {
-        quarantine::take_status(&before.observed, &record.observed, &mut record.desired, is_new_connection);
+    for kind in PolicyKind::ALL {
+        if report.carries_status(kind) && unreadable.is_none() {
+            let (reported_before, reported) = (before.observed.reported(kind), record.observed.reported(kind));
+            quarantine::take_status(reported_before, reported, record.desired.of_mut(kind), is_new_connection);
+        }
     }
     let mut verdict = answer(uid, &record, report);
-    // A newcomer that is to take another uid is offered its configuration once its gateway knows it by that.
-    if uid == report.uid && offer::offer_if_due(&mut record, context.now) {
-        put_offer(&mut verdict, &record);
+    // A newcomer that is to take another uid is offered what it should have once its gateway knows it by that.
+    if uid == report.uid {
+        for kind in PolicyKind::ALL {
+            if offer::offer_if_due(&mut record, kind, context.now) {
+                put_offer(&mut verdict, &record, kind);
+            }
+        }
     }
     // What is stored for the agent already is not collected as garbage, and need not be stored again.
     let contents = contents.filter(|(hash, _)| before.observed.effective_config != Some(*hash));
     let is_visible = is_visibly_different(&before, &record);
-    Outcome::Write(Box::new(Decided { record, contents, config, verdict, news, is_visible, unreadable }))
+    Outcome::Write(Box::new(Decided { record, contents, meaning, verdict, news, is_visible, unreadable }))
 }
 
 fn transitions(before: &Observed, after: &Observed, at: UnixMs) -> Vec<Transition> {
@@ -252,16 +264,23 @@ fn answer(uid: InstanceUid, record: &AgentRecord, report: &Report) -> bus::Verdi
     verdict
 }
 
-fn put_offer(verdict: &mut bus::Verdict, record: &AgentRecord) {
-    if let Some(config) = record.desired.config {
-        verdict.config_hash = config.to_bytes();
-        verdict.desired_generation = record.desired.generation;
+fn put_offer(verdict: &mut bus::Verdict, record: &AgentRecord, kind: PolicyKind) {
+    let desired = record.desired.of(kind);
+    if let Some(hash) = desired.hash {
+        let offer = bus::Offer {
+            hash: hash.to_bytes(),
+            generation: desired.generation,
+            kind: bus::OfferKind::from(kind) as i32,
+        };
+        verdict.offers.push(offer);
     }
 }
 
 fn is_visibly_different(before: &AgentRecord, after: &AgentRecord) -> bool {
     let place = |record: &AgentRecord| {
-        (record.presence.connected, record.presence.transport, record.desired.config, record.desired.quarantined)
+        let desired = PolicyKind::ALL.map(|kind| record.desired.of(kind));
+        let desired = desired.map(|desired| (desired.hash, desired.quarantined));
+        (record.presence.connected, record.presence.transport, desired)
     };
     before.version == 0
         || before.observed != after.observed

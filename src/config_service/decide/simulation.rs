@@ -9,6 +9,7 @@ use crate::{
     model::{
         ContentHash,
         offer::{Convergence, convergence},
+        policy::PolicyKind,
     },
     proto::{bus, opamp::AgentToServer},
     protocol::merge::merge,
@@ -184,7 +185,7 @@ impl World {
         record.version += 1;
         if let Some(before) = &self.row {
             let key = |record: &AgentRecord| (record.presence.connection_generation, record.presence.report_number);
-            assert!(record.desired.generation >= before.desired.generation, "the generation went back");
+            assert!(record.desired.config.generation >= before.desired.config.generation, "the generation went back");
             assert!(key(&record) >= key(before), "an older report replaced a newer one");
         }
         self.row = Some(record);
@@ -205,15 +206,15 @@ impl World {
             self.agent.says_everything = true;
             self.speak();
         }
-        if let Some(hash) = ContentHash::from_slice(&verdict.config_hash) {
-            self.offered(hash, verdict.desired_generation, false);
+        for offer in &verdict.offers {
+            self.offered(ContentHash::from_slice(&offer.hash).expect("a hash"), offer.generation, false);
         }
     }
 
     /// The gateway passes an offer on, and the agent does as it likes.
     fn offered(&mut self, hash: ContentHash, generation: u64, repeat: bool) {
         let row = self.row.as_ref().expect("only stored agents are offered anything");
-        assert_ne!(row.desired.quarantined, Some(hash), "a quarantined configuration was offered");
+        assert_ne!(row.desired.config.quarantined, Some(hash), "a quarantined configuration was offered");
         if generation < self.offered_generation || (generation == self.offered_generation && !repeat) {
             return;
         }
@@ -236,11 +237,11 @@ impl World {
         let Some(change) = self.row.clone().and_then(|row| reconcile(row, &self.policies, self.now)) else {
             return;
         };
-        let desired = change.record.desired.clone();
+        let desired = change.record.desired.config.clone();
         let gateway = change.record.presence.gateway.clone();
         self.store(change.record);
         let is_there = gateway == GATEWAYS[self.agent.gateway];
-        if let (true, Some(offer), Some(hash)) = (offer_arrives && is_there, change.offer, desired.config) {
+        if let (true, Some(offer), Some(hash)) = (offer_arrives && is_there, change.offers.first(), desired.hash) {
             self.offered(hash, desired.generation, offer.repeat);
         }
     }
@@ -290,15 +291,15 @@ proptest! {
         }
         world.settle();
         let row = world.row.expect("a report was taken");
-        let desired = row.desired.config.expect("a policy matches");
+        let desired = row.desired.config.hash.expect("a policy matches");
         prop_assert!(row.presence.connected && row.observed.complete);
         prop_assert_eq!(row.presence.sequence_num, world.agent.sequence_num);
-        prop_assert_eq!(row.observed.config_status as i32, world.agent.status);
-        prop_assert_eq!(&row.observed.reported_config_hash[..], &world.agent.status_hash[..]);
+        prop_assert_eq!(row.observed.config.status as i32, world.agent.status);
+        prop_assert_eq!(&row.observed.config.hash[..], &world.agent.status_hash[..]);
         match world.refused.contains(&desired) {
-            true => prop_assert_eq!(convergence(&row), Convergence::Quarantined),
+            true => prop_assert_eq!(convergence(&row, PolicyKind::Config), Convergence::Quarantined),
             false => {
-                prop_assert_eq!(convergence(&row), Convergence::Converged);
+                prop_assert_eq!(convergence(&row, PolicyKind::Config), Convergence::Converged);
                 prop_assert_eq!(&desired.0[..], &world.agent.has[..]);
             }
         }

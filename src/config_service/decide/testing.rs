@@ -11,7 +11,7 @@ use crate::{
         ContentHash, InstanceUid,
         agent::Transport,
         desired::PolicySet,
-        policy::{FileRef, Policy, PolicyKind, Revision, RevisionContent},
+        policy::{FileRef, Policy, PolicyKind, PolicyOffer, Revision, RevisionContent},
     },
     proto::{
         bus,
@@ -39,6 +39,7 @@ pub fn report(gateway: &str, n: u8, generation: u64, number: u64) -> Report {
         last_seen: 1,
         opening: None,
         is_ending: false,
+        sent_connection_settings: None,
     }
 }
 
@@ -89,7 +90,13 @@ pub fn policy(name: &str, selector: &str, priority: i32, files: &[(&str, &str)])
         })
         .collect::<BTreeMap<_, _>>();
     let selector = selector.parse().unwrap();
-    let content = RevisionContent { selector, priority, files, allow_empty: false, max_per_second: 0 };
+    let content = RevisionContent {
+        selector,
+        priority,
+        offer: PolicyOffer::Config(files),
+        allow_empty: false,
+        max_per_second: 0,
+    };
     Policy {
         name: name.into(),
         kind: PolicyKind::Config,
@@ -100,5 +107,5 @@ pub fn policy(name: &str, selector: &str, priority: i32, files: &[(&str, &str)])
 }
 
 pub fn snapshot(epoch: u64, policies: Vec<Policy>) -> Snapshot {
-    Snapshot::new(PolicySet::new(epoch, policies))
+    Snapshot::new(PolicySet::new(epoch, policies), "".into())
 }

@@ -5,7 +5,7 @@ use crate::{
     config_service::report::Report,
     model::{
         ContentHash,
-        agent::{ConfigStatus, Transport},
+        agent::{OfferStatus, Transport},
     },
     proto::opamp::{self, AgentToServer},
 };
@@ -47,8 +47,14 @@ fn stored() -> AgentRecord {
     record
 }
 
+/// The only thing that is offered.
+fn offered(verdict: &crate::proto::bus::Verdict) -> Option<ContentHash> {
+    assert!(verdict.offers.len() < 2, "{verdict:?}");
+    ContentHash::from_slice(&verdict.offers.first()?.hash)
+}
+
 fn desired() -> ContentHash {
-    stored().desired.config.unwrap()
+    stored().desired.config.hash.unwrap()
 }
 
 /// A newcomer's first report, at gateway `b`.
@@ -67,13 +73,13 @@ fn a_full_first_report_is_stored_and_gets_its_offer() {
     let mut first = report("a", 1, 10, 1);
     first.message = encoded(&full("web"));
     first.opening = opening(0, None);
-    let Decided { record, verdict, config, is_visible, .. } = written(decided_by(None, &first, None));
+    let Decided { record, verdict, meaning, is_visible, .. } = written(decided_by(None, &first, None));
     assert!(record.observed.complete && record.presence.connected && is_visible);
     assert!(!verdict.report_full_state);
     assert_eq!(verdict.report_number, 1);
-    assert_eq!(verdict.config_hash[..], config.unwrap().hash.0);
-    assert_eq!((verdict.desired_generation, record.desired.generation), (1_700_000_000, 1_700_000_000));
-    assert_eq!((record.desired.offered_at, record.desired.offer_attempts), (Some(NOW), 1));
+    assert_eq!(offered(&verdict), Some(meaning.config.unwrap().hash));
+    assert_eq!((verdict.offers[0].generation, record.desired.config.generation), (1_700_000_000, 1_700_000_000));
+    assert_eq!((record.desired.config.offered_at, record.desired.config.offer_attempts), (Some(NOW), 1));
 }
 
 #[test]
@@ -86,7 +92,7 @@ fn an_agent_that_accepts_configurations_again_is_offered_one_at_once() {
         (next.number, next.opening) = (record.presence.report_number + 1, None);
         next.message = encoded(&AgentToServer { capabilities, ..Default::default() });
         let decided = written(decided_by(Some(record), &next, None));
-        assert_eq!(!decided.verdict.config_hash.is_empty(), is_offered);
+        assert_eq!(offered(&decided.verdict).is_some(), is_offered);
         record = decided.record;
     }
 }
@@ -98,7 +104,7 @@ fn an_unknown_agents_delta_asks_for_everything_and_offers_nothing() {
     let policies = snapshot(1, vec![policy("all", "", 0, &[("a", "b")])]);
     let context = Context { policies: &policies, now: NOW, is_gateway_dead: &|_| false };
     let Decided { verdict, record, .. } = written(decide(uid(1), None, &first, None, &context));
-    assert!(verdict.report_full_state && verdict.config_hash.is_empty() && !record.observed.complete);
+    assert!(verdict.report_full_state && verdict.offers.is_empty() && !record.observed.complete);
 }
 
 #[test]
@@ -186,7 +192,7 @@ fn a_live_duplicate_gets_another_uid_and_always_the_same() {
     assert_eq!((record.uid, &verdict.instance_uid), (new, &uid(1).to_bytes()));
     assert_eq!((verdict.new_instance_uid, verdict.report_number), (new.to_bytes(), 1));
     // The offer comes when the gateway knows the new uid; then it is still due.
-    assert!(verdict.config_hash.is_empty() && record.desired.offered_at.is_none());
+    assert!(verdict.offers.is_empty() && record.desired.config.offered_at.is_none());
     // The verdict was lost: the same again, and nothing written.
     record.version = 1;
     let again = answered(decide(new, Some(record), &first, None, &context));
@@ -215,7 +221,7 @@ fn a_repeat_is_answered_as_the_first_time_and_not_written() {
     repeat.opening = opening(50, None);
     let verdict = answered(decided_by(Some(stored()), &repeat, None));
     assert_eq!((verdict.report_number, verdict.report_full_state), (5, false));
-    assert_eq!(verdict.config_hash[..], desired().0, "the offer may have been lost with the verdict");
+    assert_eq!(offered(&verdict), Some(desired()), "the offer may have been lost with the verdict");
     let mut incomplete = stored();
     incomplete.observed.complete = false;
     assert!(answered(decided_by(Some(incomplete.clone()), &repeat, None)).report_full_state);
@@ -227,7 +233,7 @@ fn a_repeat_is_answered_as_the_first_time_and_not_written() {
 fn an_ending_keeps_the_last_number_for_the_next_connection() {
     let ending = Report { is_ending: true, sequence_num: 99, last_seen: 7, ..report("a", 1, 10, 6) };
     let Decided { mut record, verdict, .. } = written(decided_by(Some(stored()), &ending, None));
-    assert!(!record.presence.connected && verdict.config_hash.is_empty());
+    assert!(!record.presence.connected && verdict.offers.is_empty());
     assert_eq!((record.presence.sequence_num, record.presence.last_seen, verdict.report_number), (99, 7, 6));
     record.version += 1;
     assert!(!written(decided_by(Some(record), &newcomer(100, None), None)).verdict.report_full_state);
@@ -236,11 +242,11 @@ fn an_ending_keeps_the_last_number_for_the_next_connection() {
 #[test]
 fn a_new_connection_is_offered_again_what_was_not_answered() {
     let mut row = disconnected();
-    row.desired.offered_at = Some(NOW);
-    row.desired.offer_attempts = 9;
+    row.desired.config.offered_at = Some(NOW);
+    row.desired.config.offer_attempts = 9;
     let decided = written(decided_by(Some(row), &newcomer(51, None), None));
-    assert_eq!(decided.verdict.config_hash[..], desired().0);
-    assert_eq!(decided.record.desired.offer_attempts, 1);
+    assert_eq!(offered(&decided.verdict), Some(desired()));
+    assert_eq!(decided.record.desired.config.offer_attempts, 1);
 }
 
 #[test]
@@ -249,9 +255,9 @@ fn what_the_agent_has_or_refused_is_not_offered() {
         let mut first = newcomer(51, None);
         first.message = encoded(&status(status_number, &desired().0));
         let Decided { record, verdict, .. } = written(decided_by(Some(disconnected()), &first, None));
-        assert!(verdict.config_hash.is_empty());
-        assert_eq!(record.desired.quarantined.is_some(), status_number == 3);
-        assert_eq!(record.observed.config_status, ConfigStatus::from_number(status_number));
+        assert!(verdict.offers.is_empty());
+        assert_eq!(record.desired.config.quarantined.is_some(), status_number == 3);
+        assert_eq!(record.observed.config.status, OfferStatus::from_number(status_number));
     }
 }
 
@@ -261,15 +267,15 @@ fn an_unknown_agent_is_not_offered_what_it_says_it_refused() {
         AgentToServer { remote_config_status: status(3, desired().as_bytes()).remote_config_status, ..full("web") };
     let first = Report { message: encoded(&refused), opening: opening(0, None), ..report("a", 9, 10, 1) };
     let decided = written(decided_by(None, &first, None));
-    assert_eq!(decided.record.desired.config, Some(desired()));
-    assert!(decided.verdict.config_hash.is_empty());
+    assert_eq!(decided.record.desired.config.hash, Some(desired()));
+    assert!(decided.verdict.offers.is_empty());
 }
 
 #[test]
 fn decisions_by_newer_policies_stand() {
     let mut row = disconnected();
     row.desired.epoch = 9;
-    row.desired.config = Some(ContentHash([9; 32]));
+    row.desired.config.hash = Some(ContentHash([9; 32]));
     let decided = written(decided_by(Some(row.clone()), &newcomer(51, None), None));
     assert_eq!(decided.record.desired.config, row.desired.config);
     assert!(reconcile(row, &policies(), NOW).is_none());
@@ -282,11 +288,11 @@ fn policies_reach_an_established_connection_by_reconciliation_alone() {
     let health = AgentToServer { health: Some(opamp::ComponentHealth::default()), ..Default::default() };
     let delta = Report { message: encoded(&health), ..report("a", 1, 10, 6) };
     let row = written(decide(uid(1), Some(stored()), &delta, None, &context)).record;
-    assert_eq!(row.desired.config, Some(desired()));
+    assert_eq!(row.desired.config.hash, Some(desired()));
     let change = reconcile(row.clone(), &changed, NOW).unwrap();
-    assert_ne!(change.record.desired.config, Some(desired()));
-    assert_eq!(change.record.desired.generation, row.desired.generation + 1);
-    assert!(change.is_visible && !change.offer.unwrap().repeat);
+    assert_ne!(change.record.desired.config.hash, Some(desired()));
+    assert_eq!(change.record.desired.config.generation, row.desired.config.generation + 1);
+    assert!(change.is_visible && !change.offers[0].repeat);
     let again = AgentRecord { version: 2, ..change.record };
     assert!(reconcile(again, &changed, NOW).is_none(), "twice is harmless");
 }

@@ -363,7 +363,10 @@ async fn does_not_interleave(cx: &Context) -> Verdict {
     };
     let both = async { tokio::try_join!(speak, change) };
     let limit: Duration = cx.patience * 2;
-    tokio::time::timeout(limit, both).await.map_err(|_| "the last change does not arrive".to_owned())?.map(|_| ())
+    Box::pin(tokio::time::timeout(limit, both))
+        .await
+        .map_err(|_| "the last change does not arrive".to_owned())?
+        .map(|_| ())
 }
 
 fn is_last(body: &[u8]) -> bool {

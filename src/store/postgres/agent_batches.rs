@@ -9,6 +9,7 @@ use crate::{
     store::{
         DesiredWrite, News, Result,
         batch::Batch,
+        more,
         row::{self, AgentRow, agent_columns},
     },
 };
@@ -68,7 +69,7 @@ pub(super) async fn lock_shard(tx: &mut Tx, shard: Shard) -> sqlx::Result<()> {
 /// New rows are inserted or left alone, known rows updated if their version is the given one: an update for conflicts
 /// in the insert, even one that changes nothing, would lock the row and write to the log.
 ///
-/// Description and health are large and mostly unchanged. Setting a column to what it holds, rather than to an equal
+/// Description, health and what is in `more` are large and mostly unchanged. Setting a column to what it holds, rather than to an equal
 /// value, keeps Postgres from compressing and storing it again.
 const WRITE: &str = "
     WITH incoming AS (
@@ -76,25 +77,29 @@ const WRITE: &str = "
             $1::uuid[], $2::bigint[], $3::smallint[], $4::bigint[], $5::boolean[], $6::bytea[], $7::text[], $8::text[],
             $9::bigint[], $10::bytea[], $11::boolean[], $12::bytea[], $13::smallint[], $14::bytea[], $15::bytea[],
             $16::boolean[], $17::smallint[], $18::text[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[],
-            $23::bytea[], $24::bigint[], $25::bigint[], $26::bytea[], $27::bigint[], $28::integer[]
+            $23::bytea[], $24::bigint[], $25::bigint[], $26::bytea[], $27::bigint[], $28::integer[], $29::bytea[],
+            $30::boolean[]
         ) AS t (
             uid, version, shard, first_seen_unix_ms, complete, description, service_name, service_version,
             capabilities, health, healthy, effective_config, config_status, reported_config_hash, config_error,
             connected, transport, gateway, connection_generation, report_number, sequence_num, last_seen_unix_ms,
-            desired_config, desired_generation, desired_epoch, quarantined, offered_at_unix_ms, offer_attempts
+            desired_config, desired_generation, desired_epoch, quarantined, offered_at_unix_ms, offer_attempts, more,
+            more_behind
         )
     ), inserted AS (
         INSERT INTO agents (
             uid, version, labels, shard, first_seen_unix_ms, complete, description, service_name, service_version,
             capabilities, health, healthy, effective_config, config_status, reported_config_hash, config_error,
             connected, transport, gateway, connection_generation, report_number, sequence_num, last_seen_unix_ms,
-            desired_config, desired_generation, desired_epoch, quarantined, offered_at_unix_ms, offer_attempts
+            desired_config, desired_generation, desired_epoch, quarantined, offered_at_unix_ms, offer_attempts, more,
+            more_behind
         )
         SELECT
             uid, 1, '{}', shard, first_seen_unix_ms, complete, description, service_name, service_version,
             capabilities, health, healthy, effective_config, config_status, reported_config_hash, config_error,
             connected, transport, gateway, connection_generation, report_number, sequence_num, last_seen_unix_ms,
-            desired_config, desired_generation, desired_epoch, quarantined, offered_at_unix_ms, offer_attempts
+            desired_config, desired_generation, desired_epoch, quarantined, offered_at_unix_ms, offer_attempts, more,
+            more_behind
         FROM incoming WHERE version = 0
         ON CONFLICT (uid) DO NOTHING
         RETURNING uid
@@ -110,7 +115,8 @@ const WRITE: &str = "
             report_number = n.report_number, sequence_num = n.sequence_num, last_seen_unix_ms = n.last_seen_unix_ms,
             desired_config = n.desired_config, desired_generation = n.desired_generation,
             desired_epoch = n.desired_epoch, quarantined = n.quarantined, offered_at_unix_ms = n.offered_at_unix_ms,
-            offer_attempts = n.offer_attempts
+            offer_attempts = n.offer_attempts, more_behind = n.more_behind,
+            more = CASE WHEN agents.more = n.more THEN agents.more ELSE n.more END
         FROM incoming AS n WHERE n.version > 0 AND agents.uid = n.uid AND agents.version = n.version
         RETURNING agents.uid
     )
@@ -147,6 +153,8 @@ struct Columns<'a> {
     quarantined: Vec<Option<&'a [u8]>>,
     offered_at: Vec<Option<UnixMs>>,
     offer_attempts: Vec<i32>,
+    more: Vec<Vec<u8>>,
+    more_behind: Vec<bool>,
 }
 
 impl<'a> Columns<'a> {
@@ -173,9 +181,9 @@ impl<'a> Columns<'a> {
         self.health.push(&observed.health);
         self.healthy.push(observed.healthy);
         self.effective_config.push(bytes(&observed.effective_config));
-        self.config_status.push(observed.config_status as i16);
-        self.reported_config_hash.push(&observed.reported_config_hash);
-        self.config_error.push(observed.config_error.as_bytes());
+        self.config_status.push(observed.config.status as i16);
+        self.reported_config_hash.push(&observed.config.hash);
+        self.config_error.push(observed.config.error.as_bytes());
         self.connected.push(presence.connected);
         self.transport.push(presence.transport as i16);
         self.gateway.push(&presence.gateway);
@@ -183,12 +191,14 @@ impl<'a> Columns<'a> {
         self.report_number.push(presence.report_number.cast_signed());
         self.sequence_num.push(presence.sequence_num.cast_signed());
         self.last_seen.push(presence.last_seen);
-        self.desired_config.push(bytes(&desired.config));
-        self.desired_generation.push(desired.generation.cast_signed());
+        self.desired_config.push(bytes(&desired.config.hash));
+        self.desired_generation.push(desired.config.generation.cast_signed());
         self.desired_epoch.push(desired.epoch.cast_signed());
-        self.quarantined.push(bytes(&desired.quarantined));
-        self.offered_at.push(desired.offered_at);
-        self.offer_attempts.push(i32::from(desired.offer_attempts));
+        self.quarantined.push(bytes(&desired.config.quarantined));
+        self.offered_at.push(desired.config.offered_at);
+        self.offer_attempts.push(i32::from(desired.config.offer_attempts));
+        self.more.push(more::encode(observed, desired));
+        self.more_behind.push(more::is_behind(agent));
     }
 
     async fn write(self, tx: &mut Tx) -> sqlx::Result<Vec<Uuid>> {
@@ -220,7 +230,9 @@ impl<'a> Columns<'a> {
             .bind(self.desired_epoch)
             .bind(self.quarantined)
             .bind(self.offered_at)
-            .bind(self.offer_attempts);
+            .bind(self.offer_attempts)
+            .bind(self.more)
+            .bind(self.more_behind);
         query.fetch_all(&mut **tx).await
     }
 }

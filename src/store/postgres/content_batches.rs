@@ -54,7 +54,8 @@ pub(super) async fn collect_garbage(store: &Backend, before: UnixMs) -> Result<u
     // It reads every agent; there is no hurry.
     sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *tx).await?;
     let mut deleted = 0;
-    for statement in [configs, contents] {
+    let offers = "DELETE FROM offers WHERE made_unix_ms < $1";
+    for statement in [configs, contents, offers] {
         deleted += sqlx::query(statement).bind(before).execute(&mut *tx).await?.rows_affected();
     }
     tx.commit().await?;

@@ -7,17 +7,17 @@ use super::{Backend, Tx, agent_batches, audit};
 use crate::{
     model::{AgentRecord, InstanceUid, uid::SHARD_COUNT},
     store::{
-        Actor, AgentFilter, Error, LabelChanges, Result, plan,
+        Actor, AgentFilter, Error, LabelChanges, Result, more, plan,
         row::{self, AgentRow, agent_columns},
     },
 };
 
-/// What [`AgentFilter`] asks besides the shard. Behind, as in `model::offer`: something is desired, the agent accepts it
-/// (capability 2) and has not refused it for good, and it has another configuration or has failed (status 3) with this one,
-/// the quarantine for which was lifted.
+/// What [`AgentFilter`] asks besides the shard. Behind with its configuration, as in `model::offer`: something is desired, the
+/// agent accepts it (capability 2) and has not refused it for good, and it has another configuration or has failed (status
+/// 3) with this one, the quarantine for which was lifted.
 macro_rules! filtered {
     () => {
-        "uid > $1 AND ($2 IS NULL OR connected = $2) AND (NOT $3 OR (
+        "uid > $1 AND ($2 IS NULL OR connected = $2) AND (NOT $3 OR more_behind OR (
             desired_config IS NOT NULL AND capabilities & 2 <> 0 AND quarantined IS DISTINCT FROM desired_config
             AND (desired_config <> reported_config_hash OR config_status = 3)))"
     };
@@ -61,10 +61,7 @@ pub(super) async fn set_labels(
 }
 
 pub(super) async fn lift_quarantine(store: &Backend, uid: InstanceUid, actor: &Actor) -> Result<AgentRecord> {
-    let change = |agent: &mut AgentRecord| {
-        let hash = agent.desired.quarantined;
-        Ok(plan::lift_quarantine(agent).then(|| json!({ "config_hash": hash.map(|hash| hash.to_string()) })))
-    };
+    let change = |agent: &mut AgentRecord| Ok(plan::lift_quarantine(agent));
     edit(store, uid, actor, "agent.lift_quarantine", change).await
 }
 
@@ -83,14 +80,16 @@ async fn edit(
         agent.version -= 1;
         return Ok(agent);
     };
-    let statement = "UPDATE agents SET labels = $2, quarantined = $3, offered_at_unix_ms = $4, offer_attempts = $5
-                     WHERE uid = $1";
+    let statement = "UPDATE agents SET labels = $2, quarantined = $3, offered_at_unix_ms = $4, offer_attempts = $5,
+                     more = $6, more_behind = $7 WHERE uid = $1";
     sqlx::query(statement)
         .bind(uid.as_uuid())
         .bind(Json(&agent.labels))
-        .bind(agent.desired.quarantined.as_ref().map(|hash| &hash.0[..]))
-        .bind(agent.desired.offered_at)
-        .bind(i32::from(agent.desired.offer_attempts))
+        .bind(agent.desired.config.quarantined.as_ref().map(|hash| &hash.0[..]))
+        .bind(agent.desired.config.offered_at)
+        .bind(i32::from(agent.desired.config.offer_attempts))
+        .bind(more::encode(&agent.observed, &agent.desired))
+        .bind(more::is_behind(&agent))
         .execute(&mut *tx)
         .await?;
     audit::record(&mut tx, actor, action, &uid.to_string(), detail).await?;

@@ -9,8 +9,8 @@ use sqlx::types::Json;
 
 use super::{Backend, Tx, content_batches};
 use crate::{
-    model::ContentHash,
-    store::{ConfigFiles, REFRESH_AFTER_MS, Result, json::Files, unix_ms},
+    model::{ContentHash, desired::DesiredOffer},
+    store::{ConfigFiles, REFRESH_AFTER_MS, Result, json::Files, row, unix_ms},
 };
 
 pub(super) use content_batches::{collect_garbage, get, put};
@@ -46,4 +46,26 @@ pub(super) async fn get_config(store: &Backend, hash: ContentHash) -> Result<Opt
     let query = sqlx::query_as("SELECT files FROM configs WHERE hash = $1").bind(&hash.0[..]);
     let row: Option<(Json<Files>,)> = query.fetch_optional(store.reader()).await?;
     row.map(|(files,)| files.0.try_into()).transpose()
+}
+
+pub(super) async fn put_offer(store: &Backend, offer: &DesiredOffer) -> Result<()> {
+    let statement = "INSERT INTO offers (hash, kind, body, made_unix_ms) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (hash) DO UPDATE SET made_unix_ms = excluded.made_unix_ms
+        WHERE offers.made_unix_ms < excluded.made_unix_ms - $5";
+    let mut tx = store.begin().await?;
+    sqlx::query(statement)
+        .bind(&offer.hash.0[..])
+        .bind(offer.kind.name())
+        .bind(&offer.body[..])
+        .bind(unix_ms())
+        .bind(REFRESH_AFTER_MS)
+        .execute(&mut *tx)
+        .await?;
+    Ok(tx.commit().await?)
+}
+
+pub(super) async fn get_offer(store: &Backend, hash: ContentHash) -> Result<Option<DesiredOffer>> {
+    let query = sqlx::query_as("SELECT kind, body FROM offers WHERE hash = $1").bind(&hash.0[..]);
+    let found: Option<(String, Vec<u8>)> = query.fetch_optional(store.reader()).await?;
+    found.map(|(kind, body)| Ok(DesiredOffer { kind: row::kind(&kind)?, hash, body: body.into() })).transpose()
 }

@@ -29,7 +29,7 @@ pub(super) async fn summary(store: &Backend) -> Result<FleetSummary> {
 }
 
 async fn counts(tx: &mut Tx) -> Result<FleetSummary> {
-    // The numbers are those of `ConfigStatus`.
+    // The numbers are those of `OfferStatus`.
     let statement = "SELECT count(*) AS agents,
             count(*) FILTER (WHERE connected) AS connected,
             count(*) FILTER (WHERE connected AND healthy) AS healthy,

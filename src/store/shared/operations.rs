@@ -10,7 +10,7 @@ use crate::{
     model::{
         AgentRecord, ContentHash, InstanceUid, UnixMs,
         command::{Command, CommandId, Target, TargetState},
-        desired::PolicySet,
+        desired::{DesiredOffer, PolicySet},
         health::Transition,
         policy::{Policy, Revision},
         uid::Shard,
@@ -165,6 +165,14 @@ impl Store for Backend {
 
     async fn get_config(&self, hash: ContentHash) -> Result<Option<ConfigFiles>> {
         observed("get_config", self.limit(), contents::get_config(self, hash)).await
+    }
+
+    async fn put_offer(&self, offer: &DesiredOffer) -> Result<()> {
+        observed("put_offer", self.limit(), contents::put_offer(self, offer)).await
+    }
+
+    async fn get_offer(&self, hash: ContentHash) -> Result<Option<DesiredOffer>> {
+        observed("get_offer", self.limit(), contents::get_offer(self, hash)).await
     }
 
     async fn collect_garbage(&self, before: UnixMs) -> Result<u64> {

@@ -16,13 +16,13 @@ use crate::{
         Actor, Applied, ApplyOutcome, ApplyPolicy, Error, Result,
         json::Files,
         plan,
-        row::{PolicyRow, RevisionRow},
+        row::{self, PolicyRow, RevisionRow},
     },
 };
 
 macro_rules! revision_columns {
     () => {
-        "r.number, r.selector, r.priority, r.files, r.allow_empty, r.max_per_second, r.author, r.created_unix_ms"
+        "r.number, r.selector, r.priority, r.files, r.offer, r.allow_empty, r.max_per_second, r.author, r.created_unix_ms"
     };
 }
 
@@ -56,7 +56,7 @@ pub(super) async fn apply(store: &Backend, apply: ApplyPolicy, actor: &Actor) ->
 
 /// Makes sure that every file's body is stored, and stays until the revision that refers to it is visible.
 async fn hold_files(tx: &mut Tx, revision: &Revision) -> Result<()> {
-    let hashes: BTreeSet<_> = revision.content.files.values().map(|file| file.content).collect();
+    let hashes: BTreeSet<_> = revision.content.offer.files().map(|(_, file)| file.content).collect();
     for hash in hashes {
         if !contents::hold(tx, hash).await? {
             return Err(Error::not_found("content", hash));
@@ -80,14 +80,15 @@ async fn write(tx: &mut Tx, policy: &Policy, epoch: u64) -> Result<()> {
         .await?;
     let content = &revision.content;
     let statement = "INSERT INTO revisions
-        (policy, number, selector, priority, files, allow_empty, max_per_second, author, created_unix_ms)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+        (policy, number, selector, priority, files, offer, allow_empty, max_per_second, author, created_unix_ms)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
     sqlx::query(statement)
         .bind(name)
         .bind(revision.number.cast_signed())
         .bind(content.selector.to_string())
         .bind(content.priority)
-        .bind(Json(Files::from(&content.files)))
+        .bind(Json(Files::from(content.offer.files())))
+        .bind(row::encoded(&content.offer))
         .bind(content.allow_empty)
         .bind(i64::from(content.max_per_second))
         .bind(&revision.author)
@@ -137,11 +138,9 @@ pub(super) async fn revisions(store: &Backend, name: &str, before: Option<u64>, 
     let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
     let query = sqlx::query_as(statement).bind(name).bind(before).bind(i64::from(limit));
     let rows: Vec<RevisionRow> = query.fetch_all(store.reader()).await?;
-    if rows.is_empty() {
-        // No such revisions, or no such policy.
-        get(store, name).await?;
-    }
-    rows.into_iter().map(Revision::try_from).collect()
+    // Also says if there is no such policy.
+    let kind = get(store, name).await?.kind;
+    rows.into_iter().map(|row| row.of(kind)).collect()
 }
 
 pub(super) async fn set(store: &Backend) -> Result<PolicySet> {

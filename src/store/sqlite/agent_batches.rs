@@ -7,10 +7,11 @@ use sqlx::types::{Json, Uuid};
 
 use super::{Backend, Tx, content_batches, news_batches};
 use crate::{
-    model::{AgentRecord, ContentHash, InstanceUid, Labels, agent::Desired, uid::Shard},
+    model::{AgentRecord, ContentHash, InstanceUid, Labels, agent::Wanted, uid::Shard},
     store::{
         DesiredWrite, News, Result,
         batch::Batch,
+        more,
         row::{self, AgentRow, agent_columns},
     },
 };
@@ -50,16 +51,18 @@ pub(super) async fn write_desired(store: &Backend, agents: &[DesiredWrite]) -> R
     const UPDATE: &str = "
         UPDATE agents SET version = version + 1, desired_config = unhex(n.value ->> 2), desired_generation = n.value ->> 3,
             desired_epoch = n.value ->> 4, quarantined = unhex(n.value ->> 5), offered_at_unix_ms = n.value ->> 6,
-            offer_attempts = n.value ->> 7
+            offer_attempts = n.value ->> 7, more = unhex(n.value ->> 8), more_behind = n.value ->> 9
         FROM json_each($1) AS n WHERE uid = unhex(n.value ->> 0) AND version = n.value ->> 1
         RETURNING uid";
     let batch = Batch::new(agents);
     let hash = |hash: Option<ContentHash>| hash.map(|hash| hex::encode(hash.0));
-    let rows = batch.agents.iter().map(|DesiredWrite { uid, version, desired }| {
-        let Desired { config, generation, epoch, quarantined, offered_at, offer_attempts } = desired;
-        let numbers = (generation.cast_signed(), epoch.cast_signed());
+    let rows = batch.agents.iter().map(|DesiredWrite { uid, version, desired, more, more_behind }| {
+        let Wanted { hash: config, generation, quarantined, offered_at, offer_attempts } = &desired.config;
+        let numbers = (generation.cast_signed(), desired.epoch.cast_signed());
         let uid = hex::encode(uid.as_bytes());
-        (uid, version, hash(*config), numbers.0, numbers.1, hash(*quarantined), offered_at, offer_attempts)
+        let offers = (offered_at, offer_attempts);
+        let more = (hex::encode(more), more_behind);
+        (uid, version, hash(*config), numbers.0, numbers.1, hash(*quarantined), offers.0, offers.1, more.0, more.1)
     });
     let mut tx = store.begin().await?;
     let written: Vec<Uuid> =
@@ -73,9 +76,9 @@ const INSERT: &str = "
     INSERT INTO agents (uid, version, complete, description, service_name, service_version, capabilities, health,
         healthy, effective_config, config_status, reported_config_hash, config_error, connected, transport, gateway,
         connection_generation, report_number, sequence_num, last_seen_unix_ms, desired_config, desired_generation,
-        desired_epoch, quarantined, offered_at_unix_ms, offer_attempts, first_seen_unix_ms, shard, labels)
+        desired_epoch, quarantined, offered_at_unix_ms, offer_attempts, more, more_behind, first_seen_unix_ms, shard, labels)
     VALUES ($1, $2 + 1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-        $23, $24, $25, $26, $27, $28, $29)
+        $23, $24, $25, $26, $27, $28, $29, $30, $31)
     ON CONFLICT (uid) DO NOTHING";
 
 const UPDATE: &str = "
@@ -84,7 +87,7 @@ const UPDATE: &str = "
         reported_config_hash = $12, config_error = $13, connected = $14, transport = $15, gateway = $16,
         connection_generation = $17, report_number = $18, sequence_num = $19, last_seen_unix_ms = $20,
         desired_config = $21, desired_generation = $22, desired_epoch = $23, quarantined = $24,
-        offered_at_unix_ms = $25, offer_attempts = $26
+        offered_at_unix_ms = $25, offer_attempts = $26, more = $27, more_behind = $28
     WHERE uid = $1 AND version = $2";
 
 /// Whether the row was written.
@@ -103,9 +106,9 @@ async fn write_one(tx: &mut Tx, statement: &'static str, agent: &AgentRecord) ->
         .bind(&observed.health[..])
         .bind(observed.healthy)
         .bind(hash(observed.effective_config))
-        .bind(observed.config_status as i16)
-        .bind(&observed.reported_config_hash[..])
-        .bind(observed.config_error.as_bytes())
+        .bind(observed.config.status as i16)
+        .bind(&observed.config.hash[..])
+        .bind(observed.config.error.as_bytes())
         .bind(presence.connected)
         .bind(presence.transport as i16)
         .bind(&presence.gateway)
@@ -113,12 +116,14 @@ async fn write_one(tx: &mut Tx, statement: &'static str, agent: &AgentRecord) ->
         .bind(presence.report_number.cast_signed())
         .bind(presence.sequence_num.cast_signed())
         .bind(presence.last_seen)
-        .bind(hash(desired.config))
-        .bind(desired.generation.cast_signed())
+        .bind(hash(desired.config.hash))
+        .bind(desired.config.generation.cast_signed())
         .bind(desired.epoch.cast_signed())
-        .bind(hash(desired.quarantined))
-        .bind(desired.offered_at)
-        .bind(i32::from(desired.offer_attempts));
+        .bind(hash(desired.config.quarantined))
+        .bind(desired.config.offered_at)
+        .bind(i32::from(desired.config.offer_attempts))
+        .bind(more::encode(observed, desired))
+        .bind(more::is_behind(agent));
     if *version == 0 {
         query = query.bind(first_seen).bind(uid.shard().cast_signed()).bind(Json(Labels::new()));
     }

@@ -45,7 +45,8 @@ pub(super) async fn collect_garbage(store: &Backend, before: UnixMs) -> Result<u
         AND hash NOT IN (SELECT unhex(file.value ->> 'content') FROM revisions, json_each(revisions.files) AS file)";
     let mut tx = store.begin().await?;
     let mut deleted = 0;
-    for statement in [configs, contents] {
+    let offers = "DELETE FROM offers WHERE made_unix_ms < $1";
+    for statement in [configs, contents, offers] {
         deleted += sqlx::query(statement).bind(before).execute(&mut *tx).await?.rows_affected();
     }
     tx.commit().await?;

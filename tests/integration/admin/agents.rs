@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use muster::{
     bus::Role,
-    model::{agent::ConfigStatus, health::Transition},
+    model::{agent::OfferStatus, health::Transition},
     proto::{
         admin::{
             self, ForgetAgentRequest, GetAgentConfigRequest, GetAgentHealthRequest, GetAgentRequest, ListAgentsRequest,
@@ -103,11 +103,11 @@ async fn an_agent_shows_what_it_reported() {
     };
     record.observed.health = health.encode_to_vec().into();
     record.observed.healthy = Some(false);
-    record.observed.config_status = ConfigStatus::Failed;
-    record.observed.config_error = "no such key".into();
-    record.observed.reported_config_hash = hash(7).to_bytes();
-    record.desired.config = Some(hash(7));
-    record.desired.quarantined = Some(hash(7));
+    record.observed.config.status = OfferStatus::Failed;
+    record.observed.config.error = "no such key".into();
+    record.observed.config.hash = hash(7).to_bytes();
+    record.desired.config.hash = Some(hash(7));
+    record.desired.config.quarantined = Some(hash(7));
     world.put(&[record]).await;
     let get = || world.request(GetAgentRequest { instance_uid: uid(1).to_string() });
     let shown = world.agents().get_agent(get()).await.unwrap().into_inner();
@@ -203,7 +203,7 @@ async fn desired_files_name_the_policy_that_they_came_from() {
 async fn retry_lifts_the_quarantine_and_hints() {
     let world = World::start().await;
     let mut record = agent(1, &[]);
-    (record.desired.config, record.desired.quarantined) = (Some(hash(1)), Some(hash(1)));
+    (record.desired.config.hash, record.desired.config.quarantined) = (Some(hash(1)), Some(hash(1)));
     world.put(&[record]).await;
     let mut hints = world.hints().await;
     let request = world.request(RetryConfigRequest { instance_uid: uid(1).to_string() });

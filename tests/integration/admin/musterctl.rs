@@ -72,7 +72,7 @@ fn write(folder: &Path, name: &str, text: &str) -> String {
 async fn agents_are_shown_in_every_format() {
     let world = World::start().await;
     let mut one = agent(1, &[("service.name", "collector"), ("os.type", "linux")]);
-    one.observed.reported_config_hash = hash(0xab).to_bytes();
+    one.observed.config.hash = hash(0xab).to_bytes();
     world.put(&[one, agent(2, &[("os.type", "windows")])]).await;
     let id = uid(1).to_string();
     let agents = json(&world, &["get", "agents", "-l", "os.type = linux"]).await;

@@ -7,7 +7,7 @@ use muster::{
     config_service::{Config, ConfigService},
     model::{
         AgentRecord, ContentHash, InstanceUid,
-        policy::{FileRef, PolicyKind, RevisionContent},
+        policy::{FileRef, PolicyKind, PolicyOffer, RevisionContent},
     },
     proto::bus,
     store::{self, Actor, ApplyPolicy, SharedStore, Store, postgres::PostgresStore, sqlite::SqliteStore},
@@ -131,7 +131,7 @@ impl Cluster {
         let content_of = RevisionContent {
             selector: selector.parse().unwrap(),
             priority: 0,
-            files: BTreeMap::from([("collector.yaml".to_owned(), file)]),
+            offer: PolicyOffer::Config(BTreeMap::from([("collector.yaml".to_owned(), file)])),
             allow_empty: false,
             max_per_second,
         };

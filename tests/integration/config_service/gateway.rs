@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use muster::{
     bus::{Event, Role, SharedBus, Subscription, Topic},
     model::{InstanceUid, uid::stable_hash},
@@ -90,6 +91,25 @@ pub fn report(uid: InstanceUid, generation: u64, number: u64, message: &AgentToS
         last_seen_unix_ms: 1,
         opening: None,
         ending: None,
+        sent_connection_settings: Default::default(),
+    }
+}
+
+/// The configuration that a verdict offers, and nothing else.
+pub trait Offered {
+    /// Empty if none.
+    fn config_hash(&self) -> Bytes;
+    fn desired_generation(&self) -> u64;
+}
+
+impl Offered for bus::Verdict {
+    fn config_hash(&self) -> Bytes {
+        assert!(self.offers.iter().all(|offer| offer.kind() == bus::OfferKind::Config), "{self:?}");
+        self.offers.first().map(|offer| offer.hash.clone()).unwrap_or_default()
+    }
+
+    fn desired_generation(&self) -> u64 {
+        self.offers.first().map_or(0, |offer| offer.generation)
     }
 }
 
@@ -236,9 +256,9 @@ impl Gateway {
         }
         for group in batch.offers {
             let uids = group.instance_uids.chunks(16).map(|uid| InstanceUid::from_slice(uid).unwrap());
-            assert_eq!(group.instance_uids.len(), 16 * group.desired_generations.len());
-            for (uid, generation) in uids.zip(group.desired_generations) {
-                let config_hash = group.config_hash.to_vec();
+            assert_eq!(group.instance_uids.len(), 16 * group.generations.len());
+            for (uid, generation) in uids.zip(group.generations) {
+                let config_hash = group.hash.to_vec();
                 self.heard.push(Heard::Offer(Offer { uid, config_hash, generation, repeat: group.repeat }));
             }
         }

@@ -9,6 +9,7 @@ mod offers;
 mod openings;
 mod outages;
 mod replicas;
+mod settings;
 
 /// Every test, over SQLite and the in-process bus and over Postgres and Redis.
 macro_rules! on_both {
@@ -67,4 +68,8 @@ on_both! {
         agents_that_report_while_policies_change_end_with_the_newest
         a_dead_gateways_agents_are_marked_and_come_back_elsewhere
         a_restart_asks_nobody_for_anything;
+    settings:
+        what_was_sent_is_remembered_by_every_node
+        refused_settings_are_not_offered_again
+        a_new_capability_brings_an_offer;
 }

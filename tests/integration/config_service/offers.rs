@@ -2,7 +2,7 @@
 
 use muster::{
     auth::token,
-    model::{InstanceUid, agent::ConfigStatus, offer},
+    model::{InstanceUid, agent::OfferStatus, offer, policy::PolicyKind},
     proto::{
         bus,
         opamp::{AgentRemoteConfig, AgentToServer, ComponentHealth, RemoteConfigStatuses},
@@ -13,7 +13,7 @@ use prost::Message;
 
 use super::{
     cluster::{Backend, Cluster, actor},
-    gateway::{Heard, full, opening, report, status, uid},
+    gateway::{Heard, Offered, full, opening, report, status, uid},
 };
 
 pub async fn a_verdict_offers_and_the_body_comes_on_request(backend: Backend) {
@@ -22,17 +22,17 @@ pub async fn a_verdict_offers_and_the_body_comes_on_request(backend: Backend) {
     let mut gateway = cluster.gateway("g").await;
     let verdict = gateway.tell(opening(uid(1), 10, 1, &full("web"))).await;
     let row = cluster.row(uid(1)).await.unwrap();
-    assert_eq!(Some(&verdict.config_hash[..]), row.desired.config.as_ref().map(|hash| &hash.0[..]));
-    assert_eq!(verdict.desired_generation, row.desired.generation);
-    let wanted = bus::ShardBatch { wanted_config_hashes: vec![verdict.config_hash.clone()], ..Default::default() };
+    assert_eq!(Some(&verdict.config_hash()[..]), row.desired.config.hash.as_ref().map(|hash| &hash.0[..]));
+    assert_eq!(verdict.desired_generation(), row.desired.config.generation);
+    let wanted = bus::ShardBatch { wanted_hashes: vec![verdict.config_hash().clone()], ..Default::default() };
     gateway.send(uid(1), wanted).await;
     let body = gateway.hear(matches_body).await;
-    let offered = AgentRemoteConfig::decode(body.remote_config).unwrap();
-    assert_eq!(offered.config_hash, verdict.config_hash);
+    let offered = AgentRemoteConfig::decode(body.body).unwrap();
+    assert_eq!(offered.config_hash, verdict.config_hash());
     let file = &offered.config.unwrap().config_map["collector.yaml"];
     assert_eq!((&file.body[..], file.content_type.as_str()), (&b"receivers: {}"[..], "text/yaml"));
     // Not an agent of this policy.
-    assert!(gateway.tell(opening(uid(2), 10, 1, &full("db"))).await.config_hash.is_empty());
+    assert!(gateway.tell(opening(uid(2), 10, 1, &full("db"))).await.config_hash().is_empty());
 }
 
 fn matches_body(heard: &Heard) -> Option<bus::OfferBody> {
@@ -55,7 +55,7 @@ pub async fn a_change_of_policies_reaches_every_gateway_with_its_body_first(back
         let row = cluster.row(uid(n)).await.unwrap();
         assert_eq!(
             (Some(&offer.config_hash[..]), offer.generation),
-            (row.desired.config.as_ref().map(|hash| &hash.0[..]), row.desired.generation)
+            (row.desired.config.hash.as_ref().map(|hash| &hash.0[..]), row.desired.config.generation)
         );
     }
     for gateway in &mut gateways {
@@ -76,14 +76,14 @@ pub async fn a_refused_config_stays_away_until_it_is_lifted_or_changed(backend: 
     let (cluster, _replica) = Cluster::start(backend).await;
     cluster.settle("base", "group = web", "bad").await;
     let mut gateway = cluster.gateway("g").await;
-    let offered = gateway.tell(opening(uid(1), 10, 1, &full("web"))).await.config_hash;
+    let offered = gateway.tell(opening(uid(1), 10, 1, &full("web"))).await.config_hash();
     gateway.tell(report(uid(1), 10, 2, &status(RemoteConfigStatuses::Failed, &offered))).await;
     let row = cluster.row(uid(1)).await.unwrap();
-    assert_eq!(row.desired.quarantined, row.desired.config);
+    assert_eq!(row.desired.config.quarantined, row.desired.config.hash);
     // Neither by another report nor on a new connection.
     let health = AgentToServer { health: Some(ComponentHealth::default()), ..Default::default() };
-    assert!(gateway.tell(report(uid(1), 10, 3, &health)).await.config_hash.is_empty());
-    assert!(gateway.tell(opening(uid(1), 20, 4, &full("web"))).await.config_hash.is_empty());
+    assert!(gateway.tell(report(uid(1), 10, 3, &health)).await.config_hash().is_empty());
+    assert!(gateway.tell(opening(uid(1), 20, 4, &full("web"))).await.config_hash().is_empty());
     assert!(!gateway.rest().iter().any(|heard| matches!(heard, Heard::Offer(_))));
 
     cluster.store.lift_quarantine(uid(1), &actor()).await.unwrap();
@@ -91,22 +91,22 @@ pub async fn a_refused_config_stays_away_until_it_is_lifted_or_changed(backend: 
     let again = gateway.offer_to(uid(1)).await;
     assert_eq!((&again.config_hash[..], again.repeat), (&offered[..], true));
     gateway.tell(report(uid(1), 20, 2, &status(RemoteConfigStatuses::Failed, &offered))).await;
-    assert!(cluster.row(uid(1)).await.unwrap().desired.quarantined.is_some());
+    assert!(cluster.row(uid(1)).await.unwrap().desired.config.quarantined.is_some());
 
     cluster.apply("base", "group = web", "good").await;
     let fixed = gateway.offer_to(uid(1)).await;
     assert_ne!(fixed.config_hash[..], offered[..]);
     gateway.tell(report(uid(1), 20, 3, &status(RemoteConfigStatuses::Applied, &fixed.config_hash))).await;
     let row = cluster.row(uid(1)).await.unwrap();
-    assert_eq!(row.observed.config_status, ConfigStatus::Applied);
-    assert_eq!(offer::convergence(&row), offer::Convergence::Converged);
+    assert_eq!(row.observed.config.status, OfferStatus::Applied);
+    assert_eq!(offer::convergence(&row, PolicyKind::Config), offer::Convergence::Converged);
 }
 
 pub async fn labels_change_what_an_agent_gets(backend: Backend) {
     let (cluster, _replica) = Cluster::start(backend).await;
     cluster.settle("canary", "tier = canary", "one").await;
     let mut gateway = cluster.gateway("g").await;
-    assert!(gateway.tell(opening(uid(1), 10, 1, &full("web"))).await.config_hash.is_empty());
+    assert!(gateway.tell(opening(uid(1), 10, 1, &full("web"))).await.config_hash().is_empty());
     let changes = LabelChanges::from([("tier".to_owned(), Some("canary".to_owned()))]);
     cluster.store.set_labels(uid(1), &changes, None, &actor()).await.unwrap();
     cluster.hint(bus::Hint { agents_to_reconcile: uid(1).to_bytes(), ..Default::default() }).await;
@@ -120,11 +120,11 @@ pub async fn an_offer_that_was_not_answered_is_repeated_by_the_sweep(backend: Ba
     gateway.tell(opening(uid(1), 10, 1, &full("web"))).await;
     // As if it had been long ago.
     let mut row = cluster.row(uid(1)).await.unwrap();
-    row.desired.offered_at = Some(1);
+    row.desired.config.offered_at = Some(1);
     assert!(cluster.store.write_agents(&[row], &[]).await.unwrap().is_empty());
     assert!(gateway.offer_to(uid(1)).await.repeat);
-    let row = cluster.row_when(uid(1), |row| row.desired.offered_at > Some(1)).await;
-    assert_eq!(row.desired.offer_attempts, 2);
+    let row = cluster.row_when(uid(1), |row| row.desired.config.offered_at > Some(1)).await;
+    assert_eq!(row.desired.config.offer_attempts, 2);
 }
 
 pub async fn an_agent_that_cannot_answer_gets_an_offer_that_was_lost(backend: Backend) {
@@ -135,11 +135,11 @@ pub async fn an_agent_that_cannot_answer_gets_an_offer_that_was_lost(backend: Ba
     let first = gateway.tell(opening(uid(1), 10, 1, &silent)).await;
     // As if that had been lost, long ago.
     let mut row = cluster.row(uid(1)).await.unwrap();
-    row.desired.offered_at = Some(1);
+    row.desired.config.offered_at = Some(1);
     assert!(cluster.store.write_agents(&[row], &[]).await.unwrap().is_empty());
     let again = gateway.offer_to(uid(1)).await;
     // A gateway that has sent this generation on this connection drops it, and so sends it once.
-    assert_eq!((&again.config_hash[..], again.generation), (&first.config_hash[..], first.desired_generation));
+    assert_eq!((&again.config_hash[..], again.generation), (&first.config_hash()[..], first.desired_generation()));
     assert!(!again.repeat);
 }
 
@@ -178,7 +178,7 @@ pub async fn a_quarantine_that_was_lifted_unheard_is_found_by_the_sweep(backend:
     let (cluster, _replica) = Cluster::start(backend).await;
     cluster.settle("base", "group = web", "bad").await;
     let mut gateway = cluster.gateway("g").await;
-    let offered = gateway.tell(opening(uid(1), 10, 1, &full("web"))).await.config_hash;
+    let offered = gateway.tell(opening(uid(1), 10, 1, &full("web"))).await.config_hash();
     gateway.tell(report(uid(1), 10, 2, &status(RemoteConfigStatuses::Failed, &offered))).await;
     cluster.store.lift_quarantine(uid(1), &actor()).await.unwrap();
     assert!(gateway.offer_to(uid(1)).await.repeat);
@@ -200,7 +200,7 @@ pub async fn a_slow_policy_holds_up_nobody_else(backend: Backend) {
 
     // A sweep: as if the offer had been made long ago.
     let mut row = cluster.row(uid(500)).await.unwrap();
-    row.desired.offered_at = Some(1);
+    row.desired.config.offered_at = Some(1);
     assert!(cluster.store.write_agents(&[row], &[]).await.unwrap().is_empty());
     assert!(gateway.offer_to(uid(500)).await.repeat);
     // Another policy.
@@ -215,5 +215,5 @@ pub async fn a_slow_policy_holds_up_nobody_else(backend: Backend) {
     // And the slow one went on at its pace meanwhile.
     gateway.hear(is_slow).await;
     let rows = cluster.store.read_agents(&SLOW.map(uid).collect::<Vec<_>>()).await.unwrap();
-    assert!(rows.iter().any(|row| row.desired.offered_at.is_none()));
+    assert!(rows.iter().any(|row| row.desired.config.offered_at.is_none()));
 }

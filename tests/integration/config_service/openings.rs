@@ -122,7 +122,7 @@ pub async fn a_live_duplicate_gets_a_uid_of_its_own(backend: Backend) {
     let row = cluster.row(new_uid).await.unwrap();
     assert_eq!((row.presence.gateway.as_str(), row.observed.complete), ("other", true));
     let offer = other.offer_to(new_uid).await;
-    assert_eq!(Some(&offer.config_hash[..]), original.desired.config.as_ref().map(|hash| &hash.0[..]));
+    assert_eq!(Some(&offer.config_hash[..]), original.desired.config.hash.as_ref().map(|hash| &hash.0[..]));
     // The verdict was lost: the same uid again.
     other.report(newcomer.clone()).await;
     let probe = one.probe().await;

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use muster::{
     config_service::Config,
-    model::offer::{self, Convergence},
+    model::{
+        offer::{self, Convergence},
+        policy::PolicyKind,
+    },
     proto::opamp::RemoteConfigStatuses,
 };
 
@@ -37,7 +40,7 @@ async fn reports_during_an_outage_of_the_store_are_taken_after_it() {
         let verdict = gateway.insist(report(uid(n), 10, 2, &status(RemoteConfigStatuses::Applied, &offered))).await;
         assert_eq!((verdict.report_number, verdict.report_full_state), (2, false));
         let row = cluster.row(uid(n)).await.unwrap();
-        assert_eq!(offer::convergence(&row), Convergence::Converged);
+        assert_eq!(offer::convergence(&row, PolicyKind::Config), Convergence::Converged);
     }
     // And what operators do goes on.
     cluster.apply("base", "group = web", "two").await;
@@ -66,10 +69,10 @@ async fn an_outage_of_redis_delays_and_loses_nothing() {
         // Either repeated in a verdict or offered once the policies were brought to the shards.
         let verdict = gateway.insist(opening(uid(n), 10, 1, &full("web"))).await;
         assert_eq!((verdict.report_number, verdict.report_full_state), (1, false));
-        let row = cluster.row_when(uid(n), |row| row.desired.config.is_some()).await;
+        let row = cluster.row_when(uid(n), |row| row.desired.config.hash.is_some()).await;
         assert!(row.presence.connected);
     }
-    let offered = cluster.row(uid(0)).await.unwrap().desired.config.unwrap();
+    let offered = cluster.row(uid(0)).await.unwrap().desired.config.hash.unwrap();
     for n in 0..20 {
         let accepted = status(RemoteConfigStatuses::Applied, &offered.0);
         assert_eq!(gateway.insist(report(uid(n), 10, 2, &accepted)).await.report_number, 2);

@@ -12,13 +12,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use muster::{
     bus::{Bus, Error, Role, SharedBus, Subscription, Topic},
-    model::offer::{self, Convergence},
+    model::{
+        offer::{self, Convergence},
+        policy::PolicyKind,
+    },
     proto::opamp::{AgentToServer, RemoteConfigStatuses},
 };
 
 use super::{
     cluster::{Backend, Cluster, quick},
-    gateway::{full, opening, report, status, uid},
+    gateway::{Offered, full, opening, report, status, uid},
 };
 use crate::support::eventually;
 
@@ -93,7 +96,7 @@ pub async fn no_offer_is_wasted_on_a_bus_that_is_away(backend: Backend) {
     })
     .await;
     // A repeat of its offer would come half a minute later.
-    assert_eq!(cluster.row(uid(1)).await.unwrap().desired.offered_at, None);
+    assert_eq!(cluster.row(uid(1)).await.unwrap().desired.config.offered_at, None);
     bus.is_away.store(false, Ordering::Relaxed);
     assert!(!gateway.offer_to(uid(1)).await.repeat);
 }
@@ -114,12 +117,12 @@ pub async fn two_owners_of_every_shard_do_no_harm(backend: Backend) {
         let verdict = gateway.verdict_on(&first).await;
         let other = gateway.verdict_on(&first).await;
         assert_eq!((verdict.report_number, other.report_number), (1, 1));
-        assert_eq!(verdict.desired_generation, other.desired_generation, "one decision, made once");
-        gateway.tell(report(uid(n), 10, 2, &status(RemoteConfigStatuses::Applied, &verdict.config_hash))).await;
+        assert_eq!(verdict.desired_generation(), other.desired_generation(), "one decision, made once");
+        gateway.tell(report(uid(n), 10, 2, &status(RemoteConfigStatuses::Applied, &verdict.config_hash()))).await;
     }
     for n in 0..50 {
         let row = cluster.row_when(uid(n), |row| row.presence.report_number == 2).await;
-        assert_eq!(offer::convergence(&row), Convergence::Converged);
+        assert_eq!(offer::convergence(&row, PolicyKind::Config), Convergence::Converged);
     }
 }
 
@@ -153,11 +156,12 @@ pub async fn agents_that_report_while_policies_change_end_with_the_newest(backen
     }
     cluster.settle("base", "group = web", "newest").await;
     // A reference: one that arrives when all is done.
-    let newest = gateway.tell(opening(uid(1_000), 10, 1, &full("web"))).await.config_hash;
+    let newest = gateway.tell(opening(uid(1_000), 10, 1, &full("web"))).await.config_hash();
     for n in 0..200 {
         let is_web = n % 2 == 0 || n % 7 == 0;
         let expected = is_web.then_some(&newest[..]);
-        let is_right = |row: &muster::model::AgentRecord| row.desired.config.as_ref().map(|h| &h.0[..]) == expected;
+        let is_right =
+            |row: &muster::model::AgentRecord| row.desired.config.hash.as_ref().map(|h| &h.0[..]) == expected;
         cluster.row_when(uid(n), is_right).await;
     }
 }
@@ -181,12 +185,12 @@ pub async fn a_restart_asks_nobody_for_anything(backend: Backend) {
     let replica = cluster.replica("one", quick()).await;
     cluster.settle("base", "group = web", "one").await;
     let mut gateway = cluster.gateway("g").await;
-    let hash = gateway.tell(opening(uid(1), 10, 1, &full("web"))).await.config_hash;
+    let hash = gateway.tell(opening(uid(1), 10, 1, &full("web"))).await.config_hash();
     gateway.tell(report(uid(1), 10, 2, &status(RemoteConfigStatuses::Applied, &hash))).await;
     replica.stop().await;
     let _replica = cluster.replica("two", quick()).await;
     let verdict = gateway.tell(report(uid(1), 10, 3, &AgentToServer::default())).await;
     assert_eq!((verdict.report_number, verdict.report_full_state), (3, false));
-    assert!(verdict.config_hash.is_empty());
+    assert!(verdict.config_hash().is_empty());
     assert!(gateway.rest().is_empty());
 }

@@ -5,7 +5,7 @@ use muster::{
     model::{ContentHash, uid::InstanceUid},
     proto::{
         bus::{GatewayBatch, Transport, Verdict, ending::Reason},
-        opamp::{AgentDisconnect, AgentToServer, ServerErrorResponseType},
+        opamp::{AgentCapabilities, AgentDisconnect, AgentToServer, ServerErrorResponseType},
     },
 };
 use tokio_tungstenite::tungstenite::Message;
@@ -31,14 +31,13 @@ async fn a_first_message_is_reported_and_its_reply_carries_the_verdict() {
     bench.service.body(hash).await;
     let verdict = Verdict {
         report_full_state: true,
-        config_hash: hash.to_bytes(),
-        desired_generation: 1,
+        offers: vec![muster::proto::bus::Offer { hash: hash.to_bytes(), generation: 1, ..Default::default() }],
         ..acknowledgement(&report)
     };
     bench.service.verdict(verdict).await;
     let reply = agent.receive().await;
     assert_eq!(reply.instance_uid, uid(1).to_bytes());
-    assert_eq!((reply.flags, reply.capabilities), (FULL_STATE, 7));
+    assert_eq!((reply.flags, reply.capabilities), (FULL_STATE, 0x27));
     assert_eq!(reply.remote_config.expect("the offer").config_hash, hash.to_bytes());
 }
 
@@ -256,8 +255,9 @@ async fn pushes_of_many_tasks_do_not_interleave() {
     let hash = ContentHash::of(b"large");
     let large = muster::proto::opamp::AgentRemoteConfig { config: None, config_hash: vec![7; 100_000].into() };
     let body = muster::proto::bus::OfferBody {
-        config_hash: hash.to_bytes(),
-        remote_config: prost::Message::encode_to_vec(&large).into(),
+        hash: hash.to_bytes(),
+        body: prost::Message::encode_to_vec(&large).into(),
+        ..Default::default()
     };
     bench.service.say(GatewayBatch { bodies: vec![body], ..Default::default() }).await;
     let mut offers = 0;
@@ -305,4 +305,39 @@ async fn agents_that_share_a_temporary_uid_get_one_each() {
     }
     assert_ne!(given[0], given[1]);
     assert!(given[1] == given[2] && given[2] == given[3], "who asks again gets the same");
+}
+
+#[tokio::test]
+async fn settings_that_were_sent_are_reported_until_that_is_known() {
+    let mut bench = Bench::start(config()).await;
+    bench.service.keep_silent();
+    let mut agent = bench.connect().await;
+    let capabilities = AgentCapabilities::AcceptsRemoteConfig as u64 | AgentCapabilities::ReportsOwnMetrics as u64;
+    agent.send(&AgentToServer { capabilities, ..heartbeat(1, 7) }).await;
+    let report = bench.service.report().await;
+    let (config, settings) = (ContentHash::of(b"one"), ContentHash::of(b"two"));
+    bench.service.body(config).await;
+    let offers = muster::proto::opamp::ConnectionSettingsOffers { hash: settings.to_bytes(), ..Default::default() };
+    let kind = muster::proto::bus::OfferKind::ConnectionSettings as i32;
+    let body = muster::proto::bus::OfferBody {
+        kind,
+        hash: settings.to_bytes(),
+        body: prost::Message::encode_to_vec(&offers).into(),
+    };
+    bench.service.say(GatewayBatch { bodies: vec![body], ..Default::default() }).await;
+    let offer = |kind, hash: ContentHash| muster::proto::bus::Offer { kind, hash: hash.to_bytes(), generation: 1 };
+    let verdict = Verdict { offers: vec![offer(kind, settings), offer(0, config)], ..acknowledgement(&report) };
+    bench.service.verdict(verdict.clone()).await;
+    let reply = agent.receive().await;
+    assert_eq!(reply.remote_config.expect("the configuration").config_hash, config.to_bytes());
+    assert_eq!(reply.connection_settings, Some(offers));
+    let sent = bench.service.report().await;
+    assert_eq!((sent.report_number, &sent.sent_connection_settings[..]), (2, &settings.0[..]));
+    // The verdict on the first report comes again: nothing is sent twice, and the second report still stands.
+    bench.service.verdict(verdict).await;
+    let again = bench.service.report().await;
+    assert_eq!((again.report_number, &again.sent_connection_settings[..]), (2, &settings.0[..]));
+    bench.service.verdict(acknowledgement(&again)).await;
+    agent.send(&heartbeat(1, 8)).await;
+    assert_eq!(agent.receive().await.connection_settings, None);
 }

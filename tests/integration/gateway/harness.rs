@@ -18,8 +18,8 @@ use muster::{
     model::{ContentHash, InstanceUid, uid::SHARD_COUNT},
     proto::{
         bus::{
-            AgentToken, AgentTokens, CommandResult, GatewayBatch, OfferBody, OfferGroup, Probe, ProbeResult, Report,
-            ShardBatch, Verdict,
+            AgentToken, AgentTokens, CommandResult, GatewayBatch, OfferBody, OfferGroup, OfferKind, Probe, ProbeResult,
+            Report, ShardBatch, Verdict,
         },
         opamp::{
             AgentCapabilities, AgentDescription, AgentRemoteConfig, AgentToServer, ComponentHealth, ServerToAgent,
@@ -172,7 +172,7 @@ impl Service {
                 batch.reports.into_iter().for_each(|it| drop(report.send(it)));
                 batch.probe_results.into_iter().for_each(|it| drop(probe_result.send(it)));
                 batch.command_results.into_iter().for_each(|it| drop(command_result.send(it)));
-                for hash in batch.wanted_config_hashes {
+                for hash in batch.wanted_hashes {
                     let _ = want.send(ContentHash::from_slice(&hash).expect("a hash"));
                 }
             }
@@ -206,9 +206,10 @@ impl Service {
     /// Offers `hash` to these agents, with the generation.
     pub async fn offer(&self, hash: ContentHash, agents: &[(InstanceUid, u64)], repeat: bool) {
         let offer = OfferGroup {
-            config_hash: hash.to_bytes(),
+            kind: OfferKind::Config as i32,
+            hash: hash.to_bytes(),
             instance_uids: agents.iter().flat_map(|(uid, _)| *uid.as_bytes()).collect::<Vec<_>>().into(),
-            desired_generations: agents.iter().map(|(_, generation)| *generation).collect(),
+            generations: agents.iter().map(|(_, generation)| *generation).collect(),
             repeat,
         };
         self.say(GatewayBatch { offers: vec![offer], ..Default::default() }).await;
@@ -216,7 +217,7 @@ impl Service {
 
     pub async fn body(&self, hash: ContentHash) {
         let remote_config = AgentRemoteConfig { config: None, config_hash: hash.to_bytes() }.encode_to_vec();
-        let body = OfferBody { config_hash: hash.to_bytes(), remote_config: remote_config.into() };
+        let body = OfferBody { hash: hash.to_bytes(), body: remote_config.into(), ..Default::default() };
         self.say(GatewayBatch { bodies: vec![body], ..Default::default() }).await;
     }
 

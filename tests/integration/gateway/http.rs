@@ -37,8 +37,7 @@ async fn a_poll_gets_everything_in_one_reply() {
         assert_eq!(report.transport(), Transport::Http);
         let verdict = Verdict {
             report_full_state: true,
-            config_hash: hash.to_bytes(),
-            desired_generation: 1,
+            offers: vec![muster::proto::bus::Offer { hash: hash.to_bytes(), generation: 1, ..Default::default() }],
             ..acknowledgement(&report)
         };
         // The body comes on demand.
@@ -66,7 +65,7 @@ async fn a_poll_gets_everything_in_one_reply() {
     assert!(head.starts_with("http/1.1 200"), "{head}");
     assert!(head.contains("\r\ncontent-type: application/x-protobuf\r\n"), "{head}");
     let reply = ServerToAgent::decode(&body[..]).unwrap();
-    assert_eq!((reply.flags, reply.capabilities, &reply.instance_uid), (1, 7, &uid(1).to_bytes()));
+    assert_eq!((reply.flags, reply.capabilities, &reply.instance_uid), (1, 0x27, &uid(1).to_bytes()));
     assert_eq!(reply.remote_config.expect("the offer").config_hash, hash.to_bytes());
 }
 
@@ -75,11 +74,14 @@ async fn what_comes_late_waits_for_the_next_poll() {
     let mut bench = Bench::start(Config { verdict_wait: Duration::from_millis(50), ..config() }).await;
     bench.service.keep_silent();
     let reply = bench.poll(&full(1, 0)).await;
-    assert_eq!((reply.flags, reply.capabilities), (0, 7), "plain, for nobody has decided");
+    assert_eq!((reply.flags, reply.capabilities), (0, 0x27), "plain, for nobody has decided");
     let report = bench.service.report().await;
     let hash = ContentHash::of(b"one");
     bench.service.body(hash).await;
-    let verdict = Verdict { config_hash: hash.to_bytes(), desired_generation: 1, ..acknowledgement(&report) };
+    let verdict = Verdict {
+        offers: vec![muster::proto::bus::Offer { hash: hash.to_bytes(), generation: 1, ..Default::default() }],
+        ..acknowledgement(&report)
+    };
     bench.service.verdict(verdict).await;
     // What is not acknowledged is repeated, so this may take another report.
     let mut sequence_num = 0;
@@ -218,8 +220,11 @@ async fn bodies_are_gunzipped_and_replies_gzipped_only_if_asked() {
     bench.service.report().await;
     let hash = ContentHash::of(b"one");
     let large = muster::proto::opamp::AgentRemoteConfig { config: None, config_hash: vec![7; 5_000].into() };
-    let body =
-        muster::proto::bus::OfferBody { config_hash: hash.to_bytes(), remote_config: large.encode_to_vec().into() };
+    let body = muster::proto::bus::OfferBody {
+        hash: hash.to_bytes(),
+        body: large.encode_to_vec().into(),
+        ..Default::default()
+    };
     bench.service.say(GatewayBatch { bodies: vec![body], ..Default::default() }).await;
     for (generation, header, is_gzip) in [(1, "", false), (2, "Accept-Encoding: deflate, gzip;q=0.5\r\n", true)] {
         bench.service.offer(hash, &[(uid(1), generation)], false).await;

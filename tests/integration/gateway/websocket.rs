@@ -118,8 +118,9 @@ async fn nothing_over_the_limit_is_sent() {
     bench.service.wanted().await;
     let remote_config = muster::proto::opamp::AgentRemoteConfig { config: None, config_hash: vec![7; 1_000].into() };
     let body = muster::proto::bus::OfferBody {
-        config_hash: hash.to_bytes(),
-        remote_config: remote_config.encode_to_vec().into(),
+        hash: hash.to_bytes(),
+        body: remote_config.encode_to_vec().into(),
+        ..Default::default()
     };
     bench.service.say(muster::proto::bus::GatewayBatch { bodies: vec![body], ..Default::default() }).await;
     let small = ContentHash::of(b"small");
@@ -200,8 +201,11 @@ async fn a_peer_that_does_not_read_is_dropped_and_holds_up_nobody() {
     bench.service.report().await;
     let hash = ContentHash::of(b"large");
     let large = muster::proto::opamp::AgentRemoteConfig { config: None, config_hash: vec![7; 1 << 20].into() };
-    let body =
-        muster::proto::bus::OfferBody { config_hash: hash.to_bytes(), remote_config: large.encode_to_vec().into() };
+    let body = muster::proto::bus::OfferBody {
+        hash: hash.to_bytes(),
+        body: large.encode_to_vec().into(),
+        ..Default::default()
+    };
     bench.service.say(muster::proto::bus::GatewayBatch { bodies: vec![body], ..Default::default() }).await;
     for generation in 1..=30 {
         bench.service.offer(hash, &[(uid(1), generation)], false).await;
@@ -226,7 +230,7 @@ async fn an_offer_that_a_slow_peer_had_no_room_for_is_made_when_there_is() {
         let hash = ContentHash::of(&[number]);
         let large = muster::proto::opamp::AgentRemoteConfig { config: None, config_hash: vec![number; 3 << 20].into() };
         let remote_config = large.encode_to_vec().into();
-        let body = muster::proto::bus::OfferBody { config_hash: hash.to_bytes(), remote_config };
+        let body = muster::proto::bus::OfferBody { hash: hash.to_bytes(), body: remote_config, ..Default::default() };
         bench.service.say(muster::proto::bus::GatewayBatch { bodies: vec![body], ..Default::default() }).await;
         bench.service.offer(hash, &[(uid(1), number.into())], false).await;
     }

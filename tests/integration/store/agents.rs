@@ -3,17 +3,44 @@
 use muster::{
     model::{
         AgentRecord, ContentHash,
-        agent::{ConfigStatus, Desired, Observed, Presence, Transport},
+        agent::{Certificate, Desired, Observed, OfferStatus, Presence, Reported, Transport, Wanted},
         offer::{self, Convergence},
+        policy::PolicyKind,
         uid::SHARD_COUNT,
     },
+    proto::opamp::{PackageStatus, PackageStatusEnum, PackageStatuses},
     store::{AgentFilter, DesiredWrite, Error, FleetSummary, LabelChanges, SharedStore, VersionCount},
 };
+
+use prost::Message;
 
 use super::{NOW, actor, agent, body, description, read, stored, uid};
 
 /// Each field at a value that a careless mapping would lose.
 fn extreme(n: u128) -> AgentRecord {
+    let reported = Reported {
+        status: OfferStatus::Failed,
+        hash: vec![0, 1].into(),
+        error: "nul \0, quote ', ünïcode \u{10ffff}".into(),
+    };
+    let failed = PackageStatus {
+        name: "one".into(),
+        status: PackageStatusEnum::InstallFailed as i32,
+        error_message: "no room".into(),
+        ..Default::default()
+    };
+    let statuses = PackageStatuses {
+        packages: [("one".to_owned(), failed)].into(),
+        server_provided_all_packages_hash: b"all"[..].into(),
+        ..Default::default()
+    };
+    let wanted = Wanted {
+        hash: Some(ContentHash([0; 32])),
+        generation: i64::MAX as u64,
+        quarantined: Some(ContentHash([7; 32])),
+        offered_at: Some(i64::MIN),
+        offer_attempts: u16::MAX,
+    };
     AgentRecord {
         observed: Observed {
             complete: true,
@@ -22,9 +49,11 @@ fn extreme(n: u128) -> AgentRecord {
             health: vec![0x80; 3].into(),
             healthy: Some(false),
             effective_config: Some(ContentHash([0xff; 32])),
-            config_status: ConfigStatus::Failed,
-            reported_config_hash: vec![0, 1].into(),
-            config_error: "nul \0, quote ', ünïcode \u{10ffff}".into(),
+            config: reported.clone(),
+            packages: Reported { hash: b"all"[..].into(), error: "one: no room".into(), ..reported.clone() },
+            package_statuses: statuses.encode_to_vec().into(),
+            connection_settings: reported,
+            sent_connection_settings: Some(ContentHash([0; 32])),
         },
         presence: Presence {
             connected: true,
@@ -36,12 +65,12 @@ fn extreme(n: u128) -> AgentRecord {
             last_seen: -1,
         },
         desired: Desired {
-            config: Some(ContentHash([0; 32])),
-            generation: i64::MAX as u64,
+            config: wanted.clone(),
+            packages: wanted.clone(),
+            connection_settings: wanted,
             epoch: i64::MAX as u64 - 1,
-            quarantined: Some(ContentHash([7; 32])),
-            offered_at: Some(i64::MIN),
-            offer_attempts: u16::MAX,
+            connection_settings_parts: ["own_metrics".to_owned(), "other_connections/\0".to_owned()].into(),
+            certificate: Some(Certificate { certificate: "pem".into(), issuer: "ca".into() }),
         },
         first_seen: 5,
         ..agent(n)
@@ -86,7 +115,8 @@ pub async fn only_the_stored_version_can_be_written(store: &SharedStore) {
 
 pub async fn what_is_desired_is_written_alone(store: &SharedStore) {
     let before = stored(&**store, vec![extreme(1), agent(2), agent(3)]).await;
-    let set = |agent: &AgentRecord, version, desired| DesiredWrite { uid: agent.uid, version, desired };
+    let set =
+        |agent: &AgentRecord, version, desired| DesiredWrite::of(&AgentRecord { version, desired, ..agent.clone() });
     let all = extreme(9).desired;
     // An agent with another version, one that is not stored, one that comes twice, and one that is as it should be.
     let batch = [
@@ -160,11 +190,11 @@ pub async fn pages_are_in_order_and_filtered(store: &SharedStore) {
     let agents = (1..=300u128).rev().map(|n| {
         let mut agent = agent(n << 100);
         agent.presence.connected = n % 2 == 0;
-        agent.desired.config = (n % 3 > 0).then_some(hash);
-        agent.desired.quarantined = [None, Some(hash), Some(ContentHash([4; 32]))][(n / 3 % 3) as usize];
-        agent.observed.config_status = ConfigStatus::from_number((n / 9 % 4) as i32);
+        agent.desired.config.hash = (n % 3 > 0).then_some(hash);
+        agent.desired.config.quarantined = [None, Some(hash), Some(ContentHash([4; 32]))][(n / 3 % 3) as usize];
+        agent.observed.config.status = OfferStatus::from_number((n / 9 % 4) as i32);
         agent.observed.capabilities = if n % 5 == 0 { !2 } else { 2 };
-        agent.observed.reported_config_hash = if n % 3 == 1 { hash.to_bytes() } else { Default::default() };
+        agent.observed.config.hash = if n % 3 == 1 { hash.to_bytes() } else { Default::default() };
         agent
     });
     let mut all = stored(&**store, agents.collect()).await;
@@ -178,7 +208,12 @@ pub async fn pages_are_in_order_and_filtered(store: &SharedStore) {
                     .iter()
                     .filter(|agent| shard.is_none_or(|shard| agent.uid.shard() == shard))
                     .filter(|agent| connected.is_none_or(|connected| agent.presence.connected == connected))
-                    .filter(|agent| !only_behind || offer::convergence(agent) == Convergence::Behind)
+                    .filter(|agent| {
+                        !only_behind
+                            || PolicyKind::ALL
+                                .iter()
+                                .any(|kind| offer::convergence(agent, *kind) == Convergence::Behind)
+                    })
                     .cloned()
                     .collect();
                 assert!(!expected.is_empty() || shard.is_some());
@@ -209,11 +244,20 @@ async fn walk(store: &SharedStore, filter: AgentFilter) -> Vec<AgentRecord> {
 pub async fn quarantine_is_lifted(store: &SharedStore) {
     let mut held = agent(1);
     let hash = ContentHash([1; 32]);
-    held.desired =
-        Desired { config: Some(hash), quarantined: Some(hash), offered_at: Some(4), offer_attempts: 9, ..held.desired };
+    for kind in PolicyKind::ALL {
+        let wanted = held.desired.of_mut(kind);
+        *wanted =
+            Wanted { hash: Some(hash), generation: 3, quarantined: Some(hash), offered_at: Some(4), offer_attempts: 9 };
+    }
     let held = stored(&**store, vec![held, agent(2)]).await.remove(0);
     let lifted = store.lift_quarantine(uid(1), &actor()).await.unwrap();
-    let desired = Desired { quarantined: None, offered_at: None, offer_attempts: 0, ..held.desired.clone() };
+    let wanted = Wanted { hash: Some(hash), generation: 3, ..Default::default() };
+    let desired = Desired {
+        config: wanted.clone(),
+        packages: wanted.clone(),
+        connection_settings: wanted,
+        ..held.desired.clone()
+    };
     assert_eq!(lifted, AgentRecord { desired, version: 2, ..held });
     assert_eq!(read(&**store, uid(1)).await, Some(lifted));
     let untouched = store.lift_quarantine(uid(2), &actor()).await.unwrap();
@@ -221,10 +265,10 @@ pub async fn quarantine_is_lifted(store: &SharedStore) {
     assert_eq!(untouched.version, 1, "there was nothing to lift");
     let audit = store.list_audit(None, 10).await.unwrap();
     assert_eq!(audit.len(), 1);
-    assert_eq!(
-        (audit[0].action.as_str(), &audit[0].detail["config_hash"]),
-        ("agent.lift_quarantine", &hash.to_string().into())
-    );
+    assert_eq!(audit[0].action, "agent.lift_quarantine");
+    for kind in PolicyKind::ALL {
+        assert_eq!(audit[0].detail[kind.name()], hash.to_string());
+    }
     assert!(matches!(store.lift_quarantine(uid(3), &actor()).await, Err(Error::NotFound { .. })));
 }
 
@@ -270,13 +314,13 @@ pub async fn the_fleet_is_counted(store: &SharedStore) {
         let mut agent = agent(n);
         agent.presence = Presence { connected, gateway: format!("g{}", n % 2), last_seen: NOW, ..agent.presence };
         agent.observed.healthy = healthy;
-        agent.observed.config_status = status;
+        agent.observed.config.status = status;
         agent.observed.description = description("otelcol\0", version);
-        agent.desired.config = (n != 6).then_some(hash);
-        agent.observed.reported_config_hash = if reported { hash.to_bytes() } else { Default::default() };
+        agent.desired.config.hash = (n != 6).then_some(hash);
+        agent.observed.config.hash = if reported { hash.to_bytes() } else { Default::default() };
         agent
     };
-    use ConfigStatus::{Applied, Applying, Failed, Unset};
+    use OfferStatus::{Applied, Applying, Failed, Unset};
     let agents = vec![
         row(1, true, Some(true), Applied, true, "2"),
         row(2, true, Some(false), Failed, true, "2"),

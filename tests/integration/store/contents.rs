@@ -42,7 +42,7 @@ pub async fn garbage_is_what_nothing_refers_to(store: &SharedStore) {
     store.apply_policy(apply("p", "in new revision"), &actor()).await.unwrap();
     let mut user = agent(1);
     user.observed.effective_config = Some(body("effective").0);
-    user.desired.config = Some(config);
+    user.desired.config.hash = Some(config);
     store.write_agents(&[user], &[body("effective")]).await.unwrap();
 
     assert_eq!(store.collect_garbage(now() - 60_000).await.unwrap(), 0, "all of it is young");

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use muster::{
     model::{
         AgentRecord, ContentHash, InstanceUid, UnixMs,
-        policy::{FileRef, PolicyKind, RevisionContent},
+        policy::{FileRef, PolicyKind, PolicyOffer, RevisionContent},
     },
     proto::opamp,
     store::{
@@ -86,7 +86,7 @@ fn content(texts: &[(&str, &str)]) -> RevisionContent {
     RevisionContent {
         selector: "os.type = linux, !legacy".parse().unwrap(),
         priority: -3,
-        files: files(texts),
+        offer: PolicyOffer::Config(files(texts)),
         allow_empty: false,
         max_per_second: u32::MAX,
     }

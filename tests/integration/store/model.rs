@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use muster::{
     model::{
         AgentRecord, ContentHash, InstanceUid,
-        agent::ConfigStatus,
+        agent::OfferStatus,
         offer::{self, Convergence},
-        policy::{Policy, Revision},
+        policy::{Policy, PolicyKind, Revision},
     },
     store::{AgentFilter, ApplyOutcome, ApplyPolicy, Error, LabelChanges, SharedStore, apply_label_changes},
 };
@@ -103,14 +103,14 @@ fn hash(value: u8) -> Option<ContentHash> {
 fn with_value(agent: &mut AgentRecord, value: u8) {
     agent.presence.connected = !value.is_multiple_of(3);
     agent.presence.gateway = format!("g{}", value % 3);
-    agent.desired.config = hash(value);
-    agent.desired.quarantined = hash(value / 2);
-    agent.desired.offered_at = value.is_multiple_of(2).then_some(5);
-    agent.desired.offer_attempts = value.into();
-    agent.observed.reported_config_hash = hash(value / 3).map(|hash| hash.to_bytes()).unwrap_or_default();
+    agent.desired.config.hash = hash(value);
+    agent.desired.config.quarantined = hash(value / 2);
+    agent.desired.config.offered_at = value.is_multiple_of(2).then_some(5);
+    agent.desired.config.offer_attempts = value.into();
+    agent.observed.config.hash = hash(value / 3).map(|hash| hash.to_bytes()).unwrap_or_default();
     agent.observed.capabilities = value.into();
-    agent.observed.config_status = ConfigStatus::from_number(i32::from(value) % 4);
-    agent.observed.config_error = "e".repeat(value.into());
+    agent.observed.config.status = OfferStatus::from_number(i32::from(value) % 4);
+    agent.observed.config.error = "e".repeat(value.into());
 }
 
 impl Model {
@@ -259,8 +259,8 @@ async fn both(store: &SharedStore, model: &mut Model, op: Op) -> (Outcome, Outco
             let uid = uid(u128::from(n) + 1);
             let real = store.lift_quarantine(uid, &actor).await;
             let lift = |agent: &mut AgentRecord| {
-                if agent.desired.quarantined.take().is_some() {
-                    (agent.desired.offered_at, agent.desired.offer_attempts) = (None, 0);
+                if agent.desired.config.quarantined.take().is_some() {
+                    (agent.desired.config.offered_at, agent.desired.config.offer_attempts) = (None, 0);
                 }
             };
             (outcome(real, record), model.edit(uid, None, "agent.lift_quarantine", lift))
@@ -308,7 +308,7 @@ async fn compare(store: &SharedStore, model: &Model, epoch: u64) {
     let expected: Vec<_> = agents
         .iter()
         .filter(|agent| agent.presence.connected)
-        .filter(|agent| offer::convergence(agent) == Convergence::Behind)
+        .filter(|agent| PolicyKind::ALL.iter().any(|kind| offer::convergence(agent, *kind) == Convergence::Behind))
         .cloned()
         .collect();
     assert_eq!(store.page_agents(behind, None, 100).await.unwrap(), expected);
@@ -316,7 +316,7 @@ async fn compare(store: &SharedStore, model: &Model, epoch: u64) {
     let count = |test: fn(&AgentRecord) -> bool| agents.iter().filter(|agent| test(agent)).count() as u64;
     assert_eq!(
         (summary.agents, summary.connected, summary.desired),
-        (count(|_| true), count(|agent| agent.presence.connected), count(|agent| agent.desired.config.is_some()))
+        (count(|_| true), count(|agent| agent.presence.connected), count(|agent| agent.desired.config.hash.is_some()))
     );
 
     let policies = store.list_policies(None, 100).await.unwrap();

@@ -3,7 +3,7 @@
 use muster::{
     model::{
         AgentRecord,
-        policy::{Policy, RevisionContent},
+        policy::{Policy, PolicyOffer, RevisionContent},
     },
     store::{Applied, ApplyOutcome, ApplyPolicy, Error, SharedStore},
 };
@@ -35,7 +35,7 @@ pub async fn revisions_follow_each_other(store: &SharedStore) {
         |content| content.selector = "".parse().unwrap(),
         |content| content.priority = i32::MAX,
         |content| content.allow_empty = true,
-        |content| content.files.clear(),
+        |content| content.offer = PolicyOffer::Config(Default::default()),
     ];
     let mut newest = first.policy.clone();
     for (change, number) in changes.iter().zip(2..) {

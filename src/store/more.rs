@@ -1,0 +1,101 @@
+//! What an agent's row keeps encoded in one column: see `muster.store.v1.AgentMore`.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{Error, Result};
+use crate::{
+    model::{
+        AgentRecord, ContentHash,
+        agent::{Certificate, Desired, Observed, OfferStatus, Reported, Wanted},
+        offer::{Convergence, convergence},
+        packages,
+        policy::PolicyKind,
+    },
+    proto::{opamp, store},
+};
+
+/// The kinds of offer that are in it.
+const KINDS: [PolicyKind; 2] = [PolicyKind::Packages, PolicyKind::ConnectionSettings];
+
+/// Whether the agent is behind with something that is in it.
+pub(super) fn is_behind(agent: &AgentRecord) -> bool {
+    KINDS.into_iter().any(|kind| convergence(agent, kind) == Convergence::Behind)
+}
+
+/// Nothing for an agent that has nothing of it.
+pub(super) fn encode(observed: &Observed, desired: &Desired) -> Vec<u8> {
+    let more = store::AgentMore {
+        packages: wanted(&desired.packages),
+        connection_settings: wanted(&desired.connection_settings),
+        package_statuses: observed.package_statuses.clone(),
+        connection_settings_status: status(&observed.connection_settings),
+        sent_connection_settings: bytes(observed.sent_connection_settings),
+        connection_settings_parts: desired.connection_settings_parts.iter().cloned().collect(),
+        certificate: desired
+            .certificate
+            .clone()
+            .map(|Certificate { certificate, issuer }| store::Certificate { certificate, issuer }),
+    };
+    more.encode_to_vec()
+}
+
+pub(super) fn decode(more: Vec<u8>, observed: &mut Observed, desired: &mut Desired) -> Result<()> {
+    if more.is_empty() {
+        return Ok(());
+    }
+    let damaged = |error: prost::DecodeError| Error::damaged("agent", error);
+    let more = store::AgentMore::decode(Bytes::from(more)).map_err(damaged)?;
+    if !more.package_statuses.is_empty() {
+        let statuses = opamp::PackageStatuses::decode(more.package_statuses.clone()).map_err(damaged)?;
+        observed.packages = packages::reported(&statuses);
+        observed.package_statuses = more.package_statuses;
+    }
+    if let Some(store::ConnectionSettingsStatus { status, hash, error }) = more.connection_settings_status {
+        observed.connection_settings = Reported { status: OfferStatus::from_number(status), hash, error };
+    }
+    observed.sent_connection_settings = hash(&more.sent_connection_settings)?;
+    desired.packages = desired_of(more.packages)?;
+    desired.connection_settings = desired_of(more.connection_settings)?;
+    desired.connection_settings_parts = more.connection_settings_parts.into_iter().collect();
+    desired.certificate =
+        more.certificate.map(|store::Certificate { certificate, issuer }| Certificate { certificate, issuer });
+    Ok(())
+}
+
+fn wanted(wanted: &Wanted) -> Option<store::Desired> {
+    (*wanted != Wanted::default()).then(|| store::Desired {
+        hash: bytes(wanted.hash),
+        generation: wanted.generation,
+        quarantined: bytes(wanted.quarantined),
+        offered_at_unix_ms: wanted.offered_at,
+        offer_attempts: wanted.offer_attempts.into(),
+    })
+}
+
+fn desired_of(desired: Option<store::Desired>) -> Result<Wanted> {
+    let Some(desired) = desired else { return Ok(Wanted::default()) };
+    Ok(Wanted {
+        hash: hash(&desired.hash)?,
+        generation: desired.generation,
+        quarantined: hash(&desired.quarantined)?,
+        offered_at: desired.offered_at_unix_ms,
+        offer_attempts: desired.offer_attempts.min(u16::MAX.into()) as u16,
+    })
+}
+
+fn status(reported: &Reported) -> Option<store::ConnectionSettingsStatus> {
+    (*reported != Reported::default()).then(|| store::ConnectionSettingsStatus {
+        status: reported.status as i32,
+        hash: reported.hash.clone(),
+        error: reported.error.clone(),
+    })
+}
+
+fn bytes(hash: Option<ContentHash>) -> Bytes {
+    hash.map(ContentHash::to_bytes).unwrap_or_default()
+}
+
+fn hash(bytes: &Bytes) -> Result<Option<ContentHash>> {
+    (!bytes.is_empty()).then(|| super::row::hash(bytes.to_vec())).transpose()
+}
