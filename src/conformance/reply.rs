@@ -36,7 +36,7 @@ pub struct Reply {
     pub numbers: Vec<u32>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Error {
     pub kind: u64,
     pub text: String,

@@ -4,7 +4,7 @@ use tokio::time::{Duration, Instant};
 
 use crate::conformance::{
     agent::{Agent, can, health},
-    case::{Step, Stop, Verdict, cases, ensure},
+    case::{Step, Stop, Verdict, cases, ensure, skip},
     context::{Context, no_error},
     protobuf::Message,
     reply::{Reply, capability},
@@ -175,23 +175,36 @@ async fn refuses_cut_off(cx: &Context) -> Verdict {
     is_bad_request(cx, &message[..message.len() - 5]).await
 }
 
+/// The error for what is no message, if the server says anything of it.
+async fn error_for_garbage(cx: &Context) -> Step<Reply> {
+    let mut agent = cx.agent();
+    let (mut socket, _) = cx.online(&mut agent).await?;
+    socket.send_frame(&Frame::new(BINARY, GARBAGE)).await?;
+    match socket.message_within(cx.patience).await {
+        Ok(Some(reply)) if reply.error.is_some() => Ok(reply),
+        _ => skip!("the server says nothing of a malformed message (MSG-11)"),
+    }
+}
+
 async fn explains(cx: &Context) -> Verdict {
-    let (_, _, reply) = reply_to(cx, GARBAGE).await?;
-    let error = reply.error.ok_or("no error_response")?;
+    let error = error_for_garbage(cx).await?.error.unwrap_or_default();
     ensure!(!error.text.trim().is_empty(), "the error has no error_message");
     Ok(())
 }
 
 async fn error_travels_alone(cx: &Context) -> Verdict {
-    let (_, _, reply) = reply_to(cx, GARBAGE).await?;
-    ensure!(reply.error.is_some(), "answered with {}", reply.summary());
+    let reply = error_for_garbage(cx).await?;
     let others: Vec<u32> = reply.numbers.iter().copied().filter(|number| ![1, 2].contains(number)).collect();
     ensure!(others.is_empty(), "beside the error stand the fields {others:?}");
     Ok(())
 }
 
 async fn keeps_connection(cx: &Context) -> Verdict {
-    let (mut socket, mut agent, _) = reply_to(cx, GARBAGE).await?;
+    let mut agent = cx.agent();
+    let (mut socket, _) = cx.online(&mut agent).await?;
+    socket.send_frame(&Frame::new(BINARY, GARBAGE)).await?;
+    // Whether or not it is answered.
+    socket.during(cx.quiet).await?;
     no_error(&socket.say(&agent.heartbeat()).await?)
 }
 

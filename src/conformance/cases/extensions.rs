@@ -189,12 +189,12 @@ async fn refuses_bad_requests(cx: &Context) -> Verdict {
 }
 
 async fn survives_requests(cx: &Context) -> Verdict {
+    // An error may come: the request is no proper one either.
     let (mut socket, mut agent, reply, capabilities) = after_bad_csr(cx).await?;
     if capabilities & capability::ACCEPTS_CONNECTION_SETTINGS_REQUEST != 0 {
         skip!("the server says AcceptsConnectionSettingsRequest (EXT-10)");
     }
     ensure!(reply.connection_settings.is_none(), "connection settings are offered all the same");
-    no_error(&reply)?;
     no_error(&socket.say(&agent.heartbeat()).await?)
 }
 

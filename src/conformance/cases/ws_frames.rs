@@ -332,10 +332,12 @@ async fn takes_each_length(cx: &Context) -> Verdict {
     // The unknown field pads the message into each form of the length.
     for bytes in [10, 200, 70_000] {
         let message: Message = agent.heartbeat().bytes(1_000, vec![0; bytes]);
-        no_error(&socket.say(&message).await?).map_err(|stop| match stop {
+        let padded = |stop| match stop {
             Stop::Fail(why) => Stop::Fail(format!("padded by {bytes} bytes: {why}")),
             skip => skip,
-        })?;
+        };
+        let reply = socket.say(&message).await.map_err(padded)?;
+        no_error(&reply).map_err(padded)?;
     }
     Ok(())
 }

@@ -1,5 +1,9 @@
 //! The conformance runner: Muster passes its cases, and each case is able to fail.
 
+mod broken;
+mod faults;
+mod proxy;
+
 use std::time::Duration;
 
 use muster::conformance::{self, Plan, Report, Trust};

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -25,7 +26,7 @@ use tokio::{
 };
 
 /// A client that does not finish its request is given up, unless the fault is that it is not.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Larger frames go through as they come.
 const MAX_FRAME_BYTES: u64 = 2 << 20;
 
@@ -40,8 +41,6 @@ pub const PONG: u8 = 10;
 pub enum Then {
     Forward,
     Answer(Response),
-    /// Nothing, for ever.
-    Hang,
 }
 
 /// What becomes of a frame.
@@ -79,6 +78,10 @@ pub struct Fault {
     pub closes_after_answer: bool,
     /// The client's connection stays open when the server has ended its own.
     pub keeps_tcp: bool,
+    /// The connection to the server stays open when the client has ended its own.
+    pub keeps_server: bool,
+    /// A frame that comes in pieces ends the connection.
+    pub needs_whole_frames: bool,
     pub max_connections: Option<usize>,
     /// `100 Continue` is not said.
     pub says_no_continue: bool,
@@ -334,7 +337,8 @@ async fn serve(mut client: TcpStream, upstream: SocketAddr, fault: &Arc<Fault>, 
             Ok(Some(request)) => request,
             Ok(None) => return,
             Err(()) => {
-                let _ = client.write_all(fault.to_garbage.unwrap_or(b"HTTP/1.1 400 x\r\ncontent-length: 0\r\n\r\n")).await;
+                let _ =
+                    client.write_all(fault.to_garbage.unwrap_or(b"HTTP/1.1 400 x\r\ncontent-length: 0\r\n\r\n")).await;
                 return;
             }
         };
@@ -346,7 +350,6 @@ async fn serve(mut client: TcpStream, upstream: SocketAddr, fault: &Arc<Fault>, 
         let then = fault.request.as_ref().map_or(Then::Forward, |fault| fault(&mut request, link));
         let (mut response, server) = match then {
             Then::Answer(response) => (response, None),
-            Then::Hang => std::future::pending().await,
             Then::Forward => match ask(upstream, &request).await {
                 Some((response, server, rest)) => (response, Some((server, rest))),
                 None => return,
@@ -372,24 +375,15 @@ async fn serve(mut client: TcpStream, upstream: SocketAddr, fault: &Arc<Fault>, 
 }
 
 /// The next request; nothing at the end of the connection, an error for what is no HTTP.
-async fn read_request(
-    client: &mut TcpStream,
-    buffer: &mut Vec<u8>,
-    fault: &Fault,
-) -> Result<Option<Request>, ()> {
+async fn read_request(client: &mut TcpStream, buffer: &mut Vec<u8>, fault: &Fault) -> Result<Option<Request>, ()> {
     let Some(head) = read_head(client, buffer).await else { return Ok(None) };
     let (line, headers) = parse_head(&head).ok_or(())?;
     let mut words = line.split(' ');
     let (Some(method), Some(path), Some("HTTP/1.1")) = (words.next(), words.next(), words.next()) else {
         return Err(());
     };
-    let mut request = Request {
-        method: method.to_owned(),
-        path: path.to_owned(),
-        headers,
-        body: Vec::new(),
-        is_chunked: false,
-    };
+    let mut request =
+        Request { method: method.to_owned(), path: path.to_owned(), headers, body: Vec::new(), is_chunked: false };
     request.is_chunked = request.header("transfer-encoding").is_some();
     if request.header("expect").is_some() {
         let answer: &[u8] = if fault.says_no_continue {
@@ -449,7 +443,8 @@ async fn read_head(reader: &mut (impl AsyncReadExt + Unpin), buffer: &mut Vec<u8
 fn parse_head(head: &str) -> Option<(String, Vec<(String, String)>)> {
     let (line, rest) = head.split_once("\r\n").unwrap_or((head, ""));
     let headers = rest.split("\r\n").filter(|line| !line.is_empty());
-    let headers = headers.map(|line| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned())));
+    let headers =
+        headers.map(|line| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned())));
     Some((line.to_owned(), headers.collect::<Option<_>>()?))
 }
 
@@ -472,7 +467,11 @@ async fn read_chunks(reader: &mut (impl AsyncReadExt + Unpin), buffer: &mut Vec<
     }
 }
 
-async fn read_exactly(reader: &mut (impl AsyncReadExt + Unpin), buffer: &mut Vec<u8>, length: usize) -> Option<Vec<u8>> {
+async fn read_exactly(
+    reader: &mut (impl AsyncReadExt + Unpin),
+    buffer: &mut Vec<u8>,
+    length: usize,
+) -> Option<Vec<u8>> {
     while buffer.len() < length {
         more(reader, buffer).await?;
     }
@@ -497,17 +496,18 @@ async fn relay(
     link: &Arc<Link>,
 ) {
     let (client_reader, client_writer) = client.into_split();
-    let (server_reader, server_writer) = server.into_split();
+    let (server_reader, mut server_writer) = server.into_split();
     let (to_client, bytes) = mpsc::unbounded_channel();
     let writing = tokio::spawn(write(client_writer, bytes));
-    let up = pump_up(client_reader, from_client, server_writer, to_client.clone(), fault, link);
-    let down = pump_down(server_reader, from_server, to_client, fault, link);
-    tokio::select! {
-        () = up => {}
-        () = down => {
-            if fault.keeps_tcp {
-                std::future::pending::<()>().await;
-            }
+    {
+        let mut up = pin!(pump_up(client_reader, from_client, &mut server_writer, to_client.clone(), fault, link));
+        let mut down = pin!(pump_down(server_reader, from_server, to_client, fault, link));
+        let stays = tokio::select! {
+            () = &mut up => fault.keeps_server,
+            () = &mut down => fault.keeps_tcp,
+        };
+        if stays {
+            std::future::pending::<()>().await;
         }
     }
     // What was to be said is said before the end.
@@ -525,13 +525,13 @@ async fn write(mut writer: OwnedWriteHalf, mut bytes: mpsc::UnboundedReceiver<Ve
 async fn pump_up(
     mut reader: OwnedReadHalf,
     mut buffer: Vec<u8>,
-    mut writer: OwnedWriteHalf,
+    writer: &mut OwnedWriteHalf,
     to_client: mpsc::UnboundedSender<Vec<u8>>,
     fault: &Fault,
     link: &Link,
 ) {
     loop {
-        let read = read_frame(&mut reader, &mut buffer);
+        let read = read_frame(&mut reader, &mut buffer, fault.needs_whole_frames);
         let read = match fault.idle_limit {
             Some(limit) => tokio::time::timeout(limit, read).await.ok().flatten(),
             None => read.await,
@@ -545,13 +545,13 @@ async fn pump_up(
             }
             Read::Huge { header, left } => {
                 if writer.write_all(&header).await.is_err()
-                    || tokio::io::copy(&mut (&buffer[..]).take(left), &mut writer).await.is_err()
+                    || tokio::io::copy(&mut (&buffer[..]).take(left), &mut *writer).await.is_err()
                 {
                     return;
                 }
                 let left = left.saturating_sub(buffer.len() as u64);
                 buffer.clear();
-                if tokio::io::copy(&mut (&mut reader).take(left), &mut writer).await.is_err() {
+                if tokio::io::copy(&mut (&mut reader).take(left), &mut *writer).await.is_err() {
                     return;
                 }
                 continue;
@@ -589,7 +589,7 @@ async fn pump_down(
     fault: &Fault,
     link: &Link,
 ) {
-    while let Some(Read::Frame(mut frame)) = read_frame(&mut reader, &mut buffer).await {
+    while let Some(Read::Frame(mut frame)) = read_frame(&mut reader, &mut buffer, false).await {
         let act = fault.down.as_ref().map_or(Act::Pass, |fault| fault(&mut frame, link));
         tokio::time::sleep(fault.delay).await;
         let bytes = match act {
@@ -606,10 +606,13 @@ async fn pump_down(
 enum Read {
     Frame(Frame),
     /// The start of a frame that is too long to be looked at, and how much more there is.
-    Huge { header: Vec<u8>, left: u64 },
+    Huge {
+        header: Vec<u8>,
+        left: u64,
+    },
 }
 
-async fn read_frame(reader: &mut OwnedReadHalf, buffer: &mut Vec<u8>) -> Option<Read> {
+async fn read_frame(reader: &mut OwnedReadHalf, buffer: &mut Vec<u8>, is_strict: bool) -> Option<Read> {
     loop {
         if let Some((first, mask, length, taken)) = parse_frame_header(buffer) {
             if length > MAX_FRAME_BYTES {
@@ -623,6 +626,9 @@ async fn read_frame(reader: &mut OwnedReadHalf, buffer: &mut Vec<u8>) -> Option<
                 }
                 return Some(Read::Frame(Frame { first, is_masked: mask.is_some(), payload }));
             }
+        }
+        if is_strict && !buffer.is_empty() {
+            return None;
         }
         more(reader, buffer).await?;
     }
