@@ -78,7 +78,15 @@ impl Report {
             ]);
         }
         let lines = table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n");
-        format!("{lines}\n\n{}: {} passed, {} failed, {} skipped", self.url, self.passed, self.failed, self.skipped)
+        let mut counts = String::new();
+        for level in [Level::Must, Level::Should, Level::Field] {
+            let count = |result| self.cases.iter().filter(|case| (case.level, case.result) == (level, result)).count();
+            let [passed, failed, skipped] = [Result::Pass, Result::Fail, Result::Skip].map(count);
+            // Writing to a String cannot fail.
+            let _ = writeln!(counts, "{level:<6} {passed} passed, {failed} failed, {skipped} skipped");
+        }
+        let all = format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped);
+        format!("{lines}\n\n{counts}{}: {all}", self.url)
     }
 
     pub fn junit(&self) -> String {

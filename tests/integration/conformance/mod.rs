@@ -2,6 +2,7 @@
 
 mod broken;
 mod faults;
+mod matrix;
 mod proxy;
 
 use std::time::Duration;
@@ -72,7 +73,9 @@ async fn two_gateways_pass() {
     let admin = (format!("http://{}", cluster.services[0].admin()), cluster.operator_token().to_owned());
     let mut plan = plan(&format!("http://{}/v1/opamp", opamp[0]), cluster.agent_token(), admin);
     plan.second_url = Some(format!("http://{}/v1/opamp", opamp[1]).parse().unwrap());
-    all_pass(&conformance::run(&plan).await.unwrap(), &[CAPABILITIES]);
+    let report = conformance::run(&plan).await.unwrap();
+    all_pass(&report, &[CAPABILITIES]);
+    matrix::has_results(&report);
 }
 
 /// `muster conformance` with these arguments: its exit code, what it wrote, and its complaints.
