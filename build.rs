@@ -12,6 +12,7 @@ const PROTO_FILES: &[&str] = &[
     "muster/bus/v1/bus.proto",
     "muster/store/v1/store.proto",
     "muster/admin/v1/agents.proto",
+    "muster/admin/v1/package_files.proto",
     "muster/admin/v1/policies.proto",
     "muster/admin/v1/fleet.proto",
     "muster/admin/v1/tokens.proto",

@@ -13,6 +13,7 @@ pub mod conformance;
 pub mod gateway;
 pub mod load;
 pub mod model;
+pub mod packages;
 pub mod proto;
 pub mod protocol;
 pub mod settings;

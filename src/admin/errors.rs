@@ -127,6 +127,9 @@ pub fn from_store(error: store::Error) -> Status {
         Error::AlreadyExists { kind, name } => {
             status(Code::AlreadyExists, &reason(kind, "ALREADY_EXISTS"), message, &[("name", &name)])
         }
+        Error::BeingDeleted { kind, name } => {
+            status(Code::Aborted, &reason(kind, "BEING_DELETED"), message, &[("name", &name)])
+        }
         Error::EtagMismatch { kind: _, name, given: _, current } => {
             status(Code::Aborted, "ETAG_MISMATCH", message, &[("name", &name), ("current", &current)])
         }

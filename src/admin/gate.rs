@@ -22,6 +22,9 @@ use crate::{
     proto,
 };
 
+/// Takes as long as there is something to take; it limits itself how long nothing may come.
+const UNTIMED: &str = "/muster.admin.v1.PackageFiles/UploadPackageFile";
+
 const OPEN_SERVICES: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
 
 #[derive(Clone)]
@@ -112,6 +115,7 @@ where
                 return inner.call(request).await;
             }
             let method = gate.method(request.uri().path());
+            let is_untimed = request.uri().path() == UNTIMED;
             let started = Instant::now();
             let call = async {
                 match gate.admit(request.headers()).await {
@@ -122,7 +126,8 @@ where
                     Err(status) => Ok(status.into_http()),
                 }
             };
-            let response = match tokio::time::timeout(gate.time_limit, call).await {
+            let time_limit = if is_untimed { Duration::MAX } else { gate.time_limit };
+            let response = match tokio::time::timeout(time_limit, call).await {
                 Ok(response) => errors::with_reason(response?),
                 Err(_) => timed_out(gate.time_limit).into_http(),
             };

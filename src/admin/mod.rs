@@ -19,6 +19,7 @@ mod labels;
 mod listener;
 mod messages;
 pub mod metrics;
+mod package_files;
 mod pages;
 mod policies;
 mod policy_rules;
@@ -39,6 +40,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// Largest request accepted, in bytes; room for a policy's files.
     pub max_request_bytes: usize,
+    /// Largest package file that may be uploaded, in bytes.
+    pub max_package_file_bytes: u64,
     /// Most connections at a time; further ones wait to be accepted.
     pub max_connections: usize,
     /// Web origins (`https://console.example.org`) whose scripts may call over gRPC-web; `*` for any. None by default.
@@ -52,6 +55,7 @@ impl Default for Config {
         Self {
             request_timeout: Duration::from_secs(30),
             max_request_bytes: 32 * 1024 * 1024,
+            max_package_file_bytes: 4 << 30,
             max_connections: 1024,
             cors_origins: Vec::new(),
             drain_timeout: Duration::from_secs(5),

@@ -8,14 +8,18 @@ use tonic::{service::Routes, transport};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_web::GrpcWebLayer;
 
-use super::{Config, agents, commands, context::Context, cors::Cors, fleet, gate::Gate, listener, policies, tokens};
+use super::{
+    Config, agents, commands, context::Context, cors::Cors, fleet, gate::Gate, listener, package_files, policies,
+    tokens,
+};
 use crate::{
     bus::SharedBus,
+    packages::Storage,
     proto::{
         self,
         admin::{
             agents_server::AgentsServer, commands_server::CommandsServer, fleet_server::FleetServer,
-            policies_server::PoliciesServer, tokens_server::TokensServer,
+            package_files_server::PackageFilesServer, policies_server::PoliciesServer, tokens_server::TokensServer,
         },
     },
     store::SharedStore,
@@ -48,19 +52,25 @@ pub struct Server {
     config: Config,
     store: SharedStore,
     bus: SharedBus,
+    packages: Option<Storage>,
 }
 
 impl Server {
     pub fn new(config: Config, store: SharedStore, bus: SharedBus) -> Self {
-        Self { config, store, bus }
+        Self { config, store, bus, packages: None }
+    }
+
+    /// Hosts package files there.
+    pub fn with_packages(self, storage: Option<Storage>) -> Self {
+        Self { packages: storage, ..self }
     }
 
     /// Serves until `shutdown`, and then until calls under way have ended or the drain time-out is over.
     pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { config, store, bus } = self;
+        let Self { config, store, bus, packages } = self;
         let context = Context::new(store.clone(), bus, shutdown.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
-        let routes = routes(&config, &context)?.add_service(health_service);
+        let routes = routes(&config, &context, packages)?.add_service(health_service);
         let serve = transport::Server::builder()
             .accept_http1(true)
             .max_concurrent_streams(MAX_CALLS_PER_CONNECTION)
@@ -89,7 +99,11 @@ impl Server {
     }
 }
 
-fn routes(config: &Config, context: &Arc<Context>) -> Result<Routes, tonic_reflection::server::Error> {
+fn routes(
+    config: &Config,
+    context: &Arc<Context>,
+    packages: Option<Storage>,
+) -> Result<Routes, tonic_reflection::server::Error> {
     let agents = AgentsServer::new(agents::Service(context.clone()))
         .max_decoding_message_size(MAX_SMALL_REQUEST_BYTES)
         .max_encoding_message_size(MAX_RESPONSE_BYTES);
@@ -101,6 +115,13 @@ fn routes(config: &Config, context: &Arc<Context>) -> Result<Routes, tonic_refle
     let commands = CommandsServer::new(commands::Service(context.clone()))
         .max_decoding_message_size(MAX_SMALL_REQUEST_BYTES)
         .max_encoding_message_size(MAX_RESPONSE_BYTES);
+    let package_files = PackageFilesServer::new(package_files::Service {
+        context: context.clone(),
+        storage: packages,
+        max_file_bytes: config.max_package_file_bytes,
+        message_timeout: config.request_timeout,
+    })
+    .max_decoding_message_size(package_files::MAX_MESSAGE_BYTES);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTORS)
@@ -111,6 +132,7 @@ fn routes(config: &Config, context: &Arc<Context>) -> Result<Routes, tonic_refle
         .add_service(fleet)
         .add_service(tokens)
         .add_service(commands)
+        .add_service(package_files)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))
 }

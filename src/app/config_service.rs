@@ -36,6 +36,7 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
     let shutdown = shutdown::on_signal().context("signals")?;
     let node = node::id(role.node.node_id.clone());
     let config = role.config_service.config()?;
+    let packages = role.packages.storage()?;
     let operator_token = role.operator_token()?;
     if operator_token.as_ref().is_some_and(|token| token.expose().len() < SHORT_TOKEN_CHARS) {
         tracing::warn!("the operator token is so short that it could be guessed");
@@ -52,8 +53,8 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
         prepared = prepare(&store, operator_token.as_ref()) => prepared?,
         () = shutdown.cancelled() => return Ok(()),
     }
-    let service = ConfigService::new(config, node.clone(), store.clone(), bus.clone());
-    let admin = admin::Server::new(role.admin.config(), store, bus);
+    let service = ConfigService::new(config, node.clone(), store.clone(), bus.clone()).with_packages(packages.clone());
+    let admin = admin::Server::new(role.admin.config(), store, bus).with_packages(packages);
 
     let mut health = Health::new(metrics);
     health.shutdown(&shutdown);

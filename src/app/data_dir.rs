@@ -1,4 +1,5 @@
-//! The folder of `standalone`: `muster.db`, `agent.token`, `operator.token`, `listen.json`, and `lock`.
+//! The folder of `standalone`: `muster.db`, `agent.token`, `operator.token`, `listen.json`, `lock`, and the
+//! folder `packages`.
 
 use std::{
     fs::{self, File},
@@ -56,6 +57,10 @@ impl DataDir {
 
     pub fn database(&self) -> PathBuf {
         self.path.join("muster.db")
+    }
+
+    pub fn packages(&self) -> PathBuf {
+        self.path.join("packages")
     }
 
     pub fn listen_file(&self) -> PathBuf {

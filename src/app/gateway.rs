@@ -20,7 +20,7 @@ pub async fn run(role: GatewayRole, metrics: Metrics) -> anyhow::Result<()> {
     gateway::metrics::describe();
     let shutdown = shutdown::on_signal().context("signals")?;
     let node = node::id(role.node.node_id.clone());
-    let config = role.gateway.config()?;
+    let config = gateway::Config { package_storage: role.packages.storage()?, ..role.gateway.config()? };
     let redis_url = role.bus.url()?;
     listeners::warn_if_open(&role.gateway, role.opamp_listen);
     let opamp = listeners::bind("OpAMP", role.opamp_listen)?;

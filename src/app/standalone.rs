@@ -49,6 +49,7 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     let shutdown = shutdown::on_signal().context("signals")?;
     let (gateway_config, service_config) = (role.gateway.config()?, role.config_service.config()?);
     let folder = DataDir::open(&role.data_dir)?;
+    let packages = role.packages.storage_or(&folder.packages())?;
     listeners::warn_if_open(&role.gateway, role.opamp_listen);
     let opamp = listeners::bind("OpAMP", role.opamp_listen)?;
     let calls = listeners::bind("the admin API", role.admin_listen)?;
@@ -62,8 +63,10 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     let operator_token = first_token(&folder, &store, TokenKind::Operator).await?;
     let bus: SharedBus = InProcess::new();
     let node = node::id(None);
-    let service = ConfigService::new(service_config, node.clone(), store.clone(), bus.clone());
-    let admin = admin::Server::new(role.admin.config(), store, bus.clone());
+    let service = ConfigService::new(service_config, node.clone(), store.clone(), bus.clone())
+        .with_packages(Some(packages.clone()));
+    let admin = admin::Server::new(role.admin.config(), store, bus.clone()).with_packages(Some(packages.clone()));
+    let gateway_config = gateway::Config { package_storage: Some(packages), ..gateway_config };
     let gateway = Gateway::new(gateway_config, node, bus);
 
     let mut health = Health::new(metrics);

@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::output::Format;
+use crate::model::ContentHash;
 
 /// Sees and steers a fleet of telemetry agents through Muster's admin API.
 #[derive(Parser)]
@@ -39,7 +40,7 @@ pub struct Global {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Show agents or policies
+    /// Show agents, policies or package files
     #[command(subcommand)]
     Get(Get),
     /// Show all that is known of one thing
@@ -63,9 +64,14 @@ pub enum Command {
     /// Show former revisions
     #[command(subcommand)]
     History(History),
-    /// Delete a policy
+    /// Delete a policy or a package file
     #[command(subcommand)]
     Delete(Delete),
+    /// Upload files of packages, for policies to offer; one that is there already stays
+    Upload {
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// Drop what is stored of an agent that is gone for good
     #[command(subcommand)]
     Forget(Forget),
@@ -178,6 +184,11 @@ pub enum Get {
         #[command(flatten)]
         output: Output,
     },
+    /// All uploaded package files
+    PackageFiles {
+        #[command(flatten)]
+        output: Output,
+    },
     /// One policy; with json and yaml, its files too
     Policy {
         name: String,
@@ -228,6 +239,15 @@ pub enum History {
 pub enum Delete {
     /// A policy
     Policy { name: String },
+    /// An uploaded file that no policy offers
+    PackageFile {
+        #[arg(value_name = "SHA256", value_parser = sha256)]
+        sha256: ContentHash,
+    },
+}
+
+fn sha256(text: &str) -> Result<ContentHash, String> {
+    text.parse().map_err(|_| "must be 64 hexadecimal digits".to_owned())
 }
 
 #[derive(Subcommand)]

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::proto::admin::{
     agents_client::AgentsClient, commands_client::CommandsClient, fleet_client::FleetClient,
-    policies_client::PoliciesClient, tokens_client::TokensClient,
+    package_files_client::PackageFilesClient, policies_client::PoliciesClient, tokens_client::TokensClient,
 };
 
 const DEFAULT_SERVER: &str = "http://127.0.0.1:4321";
@@ -35,6 +35,8 @@ const MAX_ANSWER_BYTES: usize = 128 * 1024 * 1024;
 /// A connection to the admin API.
 pub struct Client {
     channel: Channel,
+    /// The same server; calls may last.
+    patient: Channel,
     authorization: MetadataValue<Ascii>,
 }
 
@@ -45,9 +47,10 @@ impl Client {
         let mut authorization: MetadataValue<Ascii> =
             authorization.map_err(|_| "the operator token has characters that no token has".to_owned())?;
         authorization.set_sensitive(true);
-        let endpoint = Endpoint::from(server.clone()).connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT);
-        let channel = endpoint.connect().await.map_err(|error| not_reachable(&server, &error))?;
-        Ok(Self { channel, authorization })
+        let endpoint = Endpoint::from(server.clone()).connect_timeout(CONNECT_TIMEOUT);
+        let patient = endpoint.connect_lazy();
+        let channel = endpoint.timeout(CALL_TIMEOUT).connect().await.map_err(|error| not_reachable(&server, &error))?;
+        Ok(Self { channel, patient, authorization })
     }
 
     /// A request with the token in it.
@@ -67,6 +70,11 @@ impl Client {
 
     pub fn commands(&self) -> CommandsClient<Channel> {
         CommandsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Without a limit on the time of a call: uploads take as long as they need.
+    pub fn package_files(&self) -> PackageFilesClient<Channel> {
+        PackageFilesClient::new(self.patient.clone())
     }
 
     pub fn fleet(&self) -> FleetClient<Channel> {

@@ -51,12 +51,13 @@ async fn run(args: Args) -> Result<()> {
 
 /// The commands that talk to a server.
 async fn call(command: Command, client: Client) -> Result<()> {
-    use command::{agent_config, agents, apply, commands, fleet, policies, tokens};
+    use command::{agent_config, agents, apply, commands, fleet, package_files, policies, tokens};
     match command {
         Command::Get(Get::Agents { selector, output }) => agents::list(&client, selector, output.format).await,
         Command::Get(Get::Agent { uid, output }) => agents::get(&client, uid, output.format).await,
         Command::Get(Get::Policies { output }) => policies::list(&client, output.format).await,
         Command::Get(Get::Policy { name, output }) => policies::get(&client, name, output.format).await,
+        Command::Get(Get::PackageFiles { output }) => package_files::list(&client, output.format).await,
         Command::Describe(Describe::Agent { uid }) => agents::describe(&client, uid).await,
         Command::Watch(Watch::Agents { selector, output }) => {
             command::watch::agents(&client, selector, output.format).await
@@ -65,6 +66,8 @@ async fn call(command: Command, client: Client) -> Result<()> {
         Command::Apply { files, dry_run } => apply::apply(&client, &files, dry_run).await,
         Command::History(History::Policy { name, output }) => policies::history(&client, name, output.format).await,
         Command::Delete(Delete::Policy { name }) => policies::delete(&client, name).await,
+        Command::Delete(Delete::PackageFile { sha256 }) => package_files::delete(&client, sha256).await,
+        Command::Upload { files } => package_files::upload(&client, &files).await,
         Command::Forget(Forget::Agent { uid, force }) => agents::forget(&client, uid, force).await,
         Command::Agent(Agent::Config { uid, effective, diff, output }) => {
             agent_config::show(&client, uid, agent_config::Part::of(effective, diff), output.format).await

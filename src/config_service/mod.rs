@@ -9,7 +9,7 @@
 //! - [`reconcile`] brings a change of policies to every agent, [`sweep`] repeats what was not answered; both through
 //!   [`fanout`]; what must not go out faster than some pace ([`pace`]) is [`waiting`].
 //! - [`commands`] go once to each agent that they are for.
-//! - [`bodies`] and [`tokens`] answer gateways; [`presence`] finds dead ones; [`garbage`] cleans up.
+//! - [`bodies`] and [`tokens`] answer gateways; [`presence`] finds dead ones; [`garbage`] and [`package_files`] clean up.
 
 mod announcements;
 mod bodies;
@@ -23,6 +23,7 @@ mod metrics;
 mod openings;
 mod outbox;
 mod pace;
+mod package_files;
 mod policies;
 mod presence;
 mod queue;
@@ -45,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 
-use crate::{bus::SharedBus, store::SharedStore};
+use crate::{bus::SharedBus, packages::Storage, store::SharedStore};
 use shared::Shared;
 
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,7 @@ pub enum Error {
 pub struct ConfigService {
     shared: Arc<Shared>,
     inputs: shared::Inputs,
+    packages: Option<Storage>,
 }
 
 /// What others in the process may ask of a running replica.
@@ -80,7 +82,12 @@ impl ConfigService {
     /// `node` names this replica among its peers, and must be unique.
     pub fn new(config: Config, node: String, store: SharedStore, bus: SharedBus) -> Self {
         let (shared, inputs) = Shared::new(config, node, store, bus);
-        Self { shared: Arc::new(shared), inputs }
+        Self { shared: Arc::new(shared), inputs, packages: None }
+    }
+
+    /// Keeps the package storage tidy.
+    pub fn with_packages(self, storage: Option<Storage>) -> Self {
+        Self { packages: storage, ..self }
     }
 
     pub fn handle(&self) -> Handle {
@@ -89,7 +96,7 @@ impl ConfigService {
 
     /// Runs until `shutdown`; then the batches under way are finished, and the membership ends.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { shared, inputs } = self;
+        let Self { shared, inputs, packages } = self;
         shared.config.check()?;
         metrics::describe();
         let mut tasks = JoinSet::new();
@@ -107,6 +114,9 @@ impl ConfigService {
         tasks.spawn(tokens::run(shared.clone(), inputs.token_requests, stop.clone()));
         tasks.spawn(commands::run(shared.clone(), inputs.command_results, stop.clone()));
         tasks.spawn(bodies::run(shared.clone(), inputs.body_requests, stop.clone()));
+        if let Some(storage) = packages {
+            tasks.spawn(package_files::run(shared.clone(), storage, stop.clone()));
+        }
         tasks.spawn(garbage::run(shared, stop.clone()));
         let mut outcome = Ok(());
         while let Some(ended) = tasks.join_next().await {

@@ -32,7 +32,8 @@ pub async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<Option<String
 
 async fn answer(shared: &Shared, requests: Vec<Option<String>>) -> store::Result<()> {
     let (version, tokens) = shared.store.agent_tokens(unix_ms()).await?;
-    let tokens = bus::AgentTokens { version, tokens: tokens.into_iter().map(to_wire).collect() };
+    let package_key = shared.store.package_key().await?.to_vec().into();
+    let tokens = bus::AgentTokens { version, tokens: tokens.into_iter().map(to_wire).collect(), package_key };
     let mut gateways = match requests.contains(&None) {
         // While the list cannot be read nothing can be sent; gateways ask every minute.
         true => shared.bus.members(Role::Gateway).await.unwrap_or_default(),

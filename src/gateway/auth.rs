@@ -11,7 +11,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 
 use super::pace;
-use crate::{auth::token, proto::bus::AgentTokens};
+use crate::{auth::token, model::ContentHash, packages::access::Key, proto::bus::AgentTokens};
 
 /// A token with which somebody may be connected. Shared by the connections that were opened with it.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub struct Tokens {
 struct List {
     version: u64,
     by_digest: HashMap<[u8; 32], Arc<Credential>>,
+    /// What the tokens of package files are made with.
+    package_key: Option<Key>,
 }
 
 impl Tokens {
@@ -67,7 +69,15 @@ impl Tokens {
                 tracing::info!(token = %credential.id, "agent token revoked");
             }
         }
-        self.list.store(Some(Arc::new(List { version: tokens.version, by_digest })));
+        let package_key = Key::from_slice(&tokens.package_key);
+        self.list.store(Some(Arc::new(List { version: tokens.version, by_digest, package_key })));
+    }
+
+    /// Whether this is the token of this package file.
+    pub fn opens(&self, token: &str, file: &ContentHash) -> bool {
+        let list = self.list.load();
+        let key = list.as_ref().and_then(|list| list.package_key);
+        key.is_some_and(|key| key.opens(token, file))
     }
 
     /// The credential of an `Authorization` header's value.
@@ -93,7 +103,7 @@ mod tests {
             sha256: token::digest(text).to_vec().into(),
             expires_unix_ms: *expires_unix_ms,
         };
-        AgentTokens { version, tokens: tokens.iter().map(token).collect() }
+        AgentTokens { version, tokens: tokens.iter().map(token).collect(), ..Default::default() }
     }
 
     #[test]

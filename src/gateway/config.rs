@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::packages::Storage;
+
 /// Who may connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AgentAuth {
@@ -73,6 +75,16 @@ pub struct Config {
     pub body_cache_bytes: usize,
     /// Custom capabilities of the server, for agents that have any.
     pub custom_capabilities: Vec<String>,
+    /// Package files to serve.
+    pub package_storage: Option<Storage>,
+    /// Package files on their way out at one time; further requests wait for their turn.
+    pub max_downloads: usize,
+}
+
+impl Config {
+    pub fn requires_token(&self) -> bool {
+        self.agent_auth == AgentAuth::Required
+    }
 }
 
 impl Default for Config {
@@ -107,6 +119,8 @@ impl Default for Config {
             drain_handover: Duration::from_secs(10),
             body_cache_bytes: 64 << 20,
             custom_capabilities: Vec::new(),
+            package_storage: None,
+            max_downloads: 1_000,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use http_body_util::Full;
+use http_body_util::{Either, Full, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -24,13 +24,13 @@ use super::{
     auth::Credential,
     body::{self, Problem},
     config::AgentAuth,
-    exchange, metrics,
+    exchange, metrics, packages,
     registry::Ticket,
     reply::Reply,
     upgrade,
     watched::{Phase, Watch, Watched},
 };
-use crate::model::InstanceUid;
+use crate::{model::InstanceUid, packages::URL_PATH};
 
 const PROTOBUF: &str = "application/x-protobuf";
 /// The smallest that hyper takes. Requests' headers must fit; bodies need not.
@@ -38,9 +38,11 @@ const HTTP_BUFFER_BYTES: usize = 8 << 10;
 /// The header in which clients say their uid. How it is written differs between clients.
 const UID_HEADER: &str = "opamp-instance-uid";
 
-type Answer = Response<Full<Bytes>>;
+/// A body that comes piece by piece.
+pub type Flow = UnsyncBoxBody<Bytes, crate::packages::Error>;
+pub type Answer = Response<Either<Full<Bytes>, Flow>>;
 /// Boxed, for it is rare and large.
-type Refusal = Box<Answer>;
+pub type Refusal = Box<Answer>;
 
 /// One TCP connection while it speaks HTTP.
 struct Serving {
@@ -117,6 +119,11 @@ enum End {
 
 impl Serving {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
+        if let Some(name) = self.package(&request) {
+            let (shared, watch) = (&self.shared, &self.watch);
+            let answer = packages::answer(shared, watch, name, request.method(), request.headers()).await;
+            return self.or_discard(answer, request).await;
+        }
         let admitted = self.admit(&request);
         match admitted {
             Ok(credential) if request.method() == Method::POST => {
@@ -124,6 +131,20 @@ impl Serving {
                 self.exchange(request).await.unwrap_or_else(|refusal| *refusal)
             }
             Ok(credential) => self.handshake(request, credential).unwrap_or_else(|refusal| *refusal),
+            Err(refusal) => self.or_discard(Err(refusal), request).await,
+        }
+    }
+
+    /// The name of the package file that is asked for, if one is.
+    fn package<'a>(&self, request: &'a Request<Incoming>) -> Option<&'a str> {
+        let path = request.uri().path();
+        let is_other = !is_path(path, &self.shared.config.path) && !self.is_surplus;
+        path.strip_prefix(URL_PATH).filter(|_| is_other)
+    }
+
+    async fn or_discard(&self, answer: Result<Answer, Refusal>, request: Request<Incoming>) -> Answer {
+        match answer {
+            Ok(answer) => answer,
             Err(refusal) => {
                 self.discard(request, body::MAX_STRANGERS_DISCARDED_BYTES).await;
                 *refusal
@@ -216,7 +237,7 @@ impl Serving {
         };
         let upgraded = hyper::upgrade::on(&mut request);
         tokio::spawn(upgrade::establish(self.shared.clone(), upgraded, credential, ticket));
-        let mut answer = Response::new(Full::default());
+        let mut answer = Response::new(Either::Left(Full::default()));
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = answer.headers_mut();
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -225,11 +246,8 @@ impl Serving {
         Ok(answer)
     }
 
-    /// Come back later; each at another time, for clients obey to the second.
     fn busy(&self, reason: &'static str) -> Refusal {
-        let seconds = self.shared.config.retry_after_s();
-        let mut answer = refusal(StatusCode::SERVICE_UNAVAILABLE, reason, "try again later");
-        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        let mut answer = busy(&self.shared, reason);
         if self.is_surplus {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -242,15 +260,23 @@ fn is_path(requested: &str, path: &str) -> bool {
     requested == path || requested.strip_suffix('/') == Some(path) || path.strip_suffix('/') == Some(requested)
 }
 
-fn refusal(status: StatusCode, reason: &'static str, text: &'static str) -> Refusal {
+/// Come back later; each at another time, for clients obey to the second.
+pub fn busy(shared: &Shared, reason: &'static str) -> Refusal {
+    let seconds = shared.config.retry_after_s();
+    let mut answer = refusal(StatusCode::SERVICE_UNAVAILABLE, reason, "try again later");
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    answer
+}
+
+pub fn refusal(status: StatusCode, reason: &'static str, text: &'static str) -> Refusal {
     metrics::refused(reason);
-    let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    let mut answer = Response::new(Either::Left(Full::new(Bytes::from_static(text.as_bytes()))));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Box::new(answer)
 }
 
-fn unauthorized() -> Refusal {
+pub fn unauthorized() -> Refusal {
     let mut answer = refusal(StatusCode::UNAUTHORIZED, "unauthorized", "a valid agent token is required");
     answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     answer
@@ -273,7 +299,7 @@ fn protobuf(reply: Reply, accepts_gzip: bool) -> Answer {
     };
     let compressed = if accepts_gzip { body::gzip(&plain) } else { None };
     let is_gzip = compressed.is_some();
-    let mut answer = Response::new(Full::new(compressed.unwrap_or(plain)));
+    let mut answer = Response::new(Either::Left(Full::new(compressed.unwrap_or(plain))));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROTOBUF));
     if is_gzip {

@@ -55,6 +55,8 @@ gateway_metrics! {
         takeovers = "muster_gateway_takeovers_total", "Connections replaced by a newer one of the same agent.";
         pings = "muster_gateway_pings_total", "Pings sent.";
         pauses = "muster_gateway_reading_paused_total", "Times that a WebSocket that sent too much was not read from for a moment.";
+        downloads = "muster_gateway_package_downloads_total", "Package files sent, in whole or in part.";
+        downloaded_bytes = "muster_gateway_package_sent_bytes_total", "Bytes of package files sent.";
         bus_gaps = "muster_gateway_bus_gaps_total", "Times that messages of the bus may have been missed.";
     }
     gauges {

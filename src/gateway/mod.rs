@@ -4,6 +4,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | `listener`, `http`, `watched`, `body`, `upgrade` | from an accepted socket to a message or a WebSocket |
+//! | `packages` | package files over HTTP |
 //! | `websocket`, `connection`, `outbox` | one WebSocket: frames, its reading task, its sending half |
 //! | `exchange`, `reply` | what a message does; what is sent back |
 //! | `agents`, `memory`, `full_state`, `uids`, `registry` | what is known of each agent, in memory |
@@ -35,6 +36,7 @@ pub mod metrics;
 mod offers;
 mod outbox;
 mod pace;
+mod packages;
 mod registry;
 mod reply;
 mod reports;
@@ -52,7 +54,11 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, Semaphore},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{AgentAuth, Config};
@@ -109,6 +115,8 @@ struct Shared {
     /// New uids over HTTP.
     minting: pace::Bucket,
     paused: pace::Paused,
+    /// One permit a package file on its way out.
+    downloads: Arc<Semaphore>,
     reopening: Notify,
     is_draining: AtomicBool,
     is_subscribed: AtomicBool,
@@ -139,6 +147,7 @@ impl Gateway {
             repeats: pace::Bucket::new(config.repeats_per_second, config.repeats_per_second),
             minting: pace::Bucket::new(HTTP_UIDS_PER_SECOND, HTTP_UIDS_BURST),
             paused: pace::Paused::default(),
+            downloads: Arc::new(Semaphore::new(config.max_downloads)),
             reopening: Notify::new(),
             is_draining: AtomicBool::new(false),
             is_subscribed: AtomicBool::new(false),

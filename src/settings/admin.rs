@@ -16,6 +16,9 @@ pub struct Admin {
     /// Largest request.
     #[arg(long, value_name = "BYTES", default_value_t = 32 << 20, value_parser = value_parser!(u32).range(1024..))]
     admin_max_request_bytes: u32,
+    /// Largest package file that may be uploaded.
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 30, value_parser = value_parser!(u64).range(1..=64 << 30))]
+    package_max_bytes: u64,
     /// Most connections at a time; further ones wait.
     #[arg(long, value_name = "NUMBER", default_value_t = 1_024, value_parser = value_parser!(u32).range(1..))]
     admin_max_connections: u32,
@@ -32,6 +35,7 @@ impl Admin {
         admin::Config {
             request_timeout: self.admin_request_timeout,
             max_request_bytes: self.admin_max_request_bytes as usize,
+            max_package_file_bytes: self.package_max_bytes,
             max_connections: self.admin_max_connections as usize,
             cors_origins: self.admin_cors_origin.clone(),
             drain_timeout: self.admin_drain_timeout,

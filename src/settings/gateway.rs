@@ -106,6 +106,9 @@ pub struct Gateway {
     /// Custom capabilities that agents are told the server has, such as com.example.pause/v2; separated by commas.
     #[arg(long, value_name = "NAMES", default_value = "", hide_default_value = true, value_parser = values::names)]
     custom_capabilities: values::Names,
+    /// Package files on their way out at a time; further requests wait for their turn.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000, value_parser = value_parser!(u32).range(1..))]
+    package_downloads: u32,
 }
 
 impl Gateway {
@@ -144,6 +147,9 @@ impl Gateway {
             drain_handover: self.drain_handover,
             body_cache_bytes: self.offer_cache_bytes as usize,
             custom_capabilities: self.custom_capabilities.0.clone(),
+            // What is served is opened where everything is wired.
+            package_storage: None,
+            max_downloads: self.package_downloads as usize,
         })
     }
 

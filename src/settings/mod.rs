@@ -19,6 +19,7 @@ mod gateway;
 mod layers;
 mod listen;
 mod load;
+mod packages;
 mod process;
 pub mod reference;
 mod roles;
@@ -33,6 +34,7 @@ pub use error::Error;
 pub use gateway::Gateway;
 pub use layers::{Resolved, resolve};
 pub use load::{Load, Output};
+pub use packages::Packages;
 pub use process::{LogFormat, Process};
 pub use roles::{
     Cli, Command, ConfigServiceRole, ConformanceRole, GatewayRole, HealthcheckRole, LoadRole, MigrateRole,

@@ -5,7 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    Admin, Bus, ConfigService, Conformance, Error, Gateway, Load, Process, Secret, Store, listen::Node, secret,
+    Admin, Bus, ConfigService, Conformance, Error, Gateway, Load, Packages, Process, Secret, Store, listen::Node,
+    secret,
 };
 
 /// A fleet control plane for telemetry agents: the server side of OpAMP.
@@ -66,6 +67,8 @@ pub struct StandaloneRole {
     #[command(flatten)]
     pub admin: Admin,
     #[command(flatten)]
+    pub packages: Packages,
+    #[command(flatten)]
     pub process: Process,
 }
 
@@ -81,6 +84,8 @@ pub struct GatewayRole {
     pub bus: Bus,
     #[command(flatten)]
     pub gateway: Gateway,
+    #[command(flatten)]
+    pub packages: Packages,
     #[command(flatten)]
     pub process: Process,
 }
@@ -107,6 +112,8 @@ pub struct ConfigServiceRole {
     pub config_service: ConfigService,
     #[command(flatten)]
     pub admin: Admin,
+    #[command(flatten)]
+    pub packages: Packages,
     #[command(flatten)]
     pub process: Process,
 }

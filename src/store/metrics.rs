@@ -39,6 +39,7 @@ pub(super) async fn observed<T>(
             // Answers to the caller, not trouble of the database.
             Error::NotFound { .. }
             | Error::AlreadyExists { .. }
+            | Error::BeingDeleted { .. }
             | Error::Ambiguous { .. }
             | Error::EtagMismatch { .. } => return error,
         };

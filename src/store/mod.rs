@@ -13,6 +13,8 @@
 //! - `commands`, `command_targets`: what operators had agents do once, and what became of it.
 //! - `announcements`, `health_transitions`: of agents that announce custom capabilities or components, and whose health
 //!   changed.
+//! - `package_files`: which files are in the package storage; the files themselves are not here.
+//! - `secrets`: what a deployment makes for itself once, such as the key of the package files' tokens.
 //! - `tokens`: hashes of agent and operator tokens; `audit`: who changed what, written with the change.
 //!
 //! Two implementations pass one contract suite. What is the same in both is in `shared`, one file an aggregate; what a
@@ -59,6 +61,8 @@ pub enum Error {
     Unreachable(String),
     #[error("{kind} {name:?} does not exist")]
     NotFound { kind: &'static str, name: String },
+    #[error("{kind} {name:?} is being deleted; try again in a moment")]
+    BeingDeleted { kind: &'static str, name: String },
     #[error("{kind} {name:?} exists already")]
     AlreadyExists { kind: &'static str, name: String },
     #[error("more than one {kind} is called {name:?}: give its id")]
@@ -225,6 +229,23 @@ pub trait Store: Send + Sync + 'static {
     /// The agent tokens that are neither revoked nor expired at `now`, and a number that grows with every change of
     /// them.
     async fn agent_tokens(&self, now: UnixMs) -> Result<(u64, Vec<TokenDigest>)>;
+
+    // Package files.
+
+    /// Says that a file is in the package storage, young as of the actor's time, and its size known; one that is there
+    /// already keeps its name and author. `BeingDeleted` if so.
+    async fn put_package_file(&self, file: &NewPackageFile, actor: &Actor) -> Result<PackageFile>;
+    /// `None` also for one that is being deleted.
+    async fn get_package_file(&self, sha256: ContentHash) -> Result<Option<PackageFile>>;
+    /// In the order of their hashes after `after`; also those that are being deleted.
+    async fn list_package_files(&self, after: Option<ContentHash>, limit: u32) -> Result<Vec<PackageFile>>;
+    /// From now on no policy may refer to the file; to be called before it is deleted from the storage.
+    /// `BeingDeleted` if another deletion of it began less than ten minutes ago.
+    async fn begin_delete_package_file(&self, sha256: ContentHash, actor: &Actor) -> Result<PackageFile>;
+    /// It has been deleted from the storage.
+    async fn end_delete_package_file(&self, sha256: ContentHash) -> Result<()>;
+    /// What the tokens of package files are made with: random, and the same for ever.
+    async fn package_key(&self) -> Result<[u8; 32]>;
 
     // Audit.
 

@@ -5,7 +5,7 @@ use prost::Message;
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
-use super::{AuditEntry, Error, Result, Token, TokenDigest, TokenKind, json::Files, more};
+use super::{AuditEntry, Error, PackageFile, Result, Token, TokenDigest, TokenKind, json::Files, more};
 use crate::{
     model::{
         AgentRecord, Attributes, ContentHash, InstanceUid, Labels, UnixMs,
@@ -275,6 +275,31 @@ pub(super) type DigestRow = (String, Vec<u8>, Option<UnixMs>);
 
 pub(super) fn digest((id, sha256, expires_at): DigestRow) -> Result<TokenDigest> {
     Ok(TokenDigest { id, sha256: hash(sha256)?.0, expires_at })
+}
+
+#[derive(FromRow)]
+pub(super) struct PackageFileRow {
+    sha256: Vec<u8>,
+    size: i64,
+    name: String,
+    created_unix_ms: UnixMs,
+    author: String,
+    deleting_unix_ms: Option<UnixMs>,
+}
+
+impl TryFrom<PackageFileRow> for PackageFile {
+    type Error = Error;
+
+    fn try_from(row: PackageFileRow) -> Result<Self> {
+        Ok(Self {
+            sha256: hash(row.sha256)?,
+            size: row.size.cast_unsigned(),
+            name: row.name,
+            created_at: row.created_unix_ms,
+            author: row.author,
+            deleting_since: row.deleting_unix_ms,
+        })
+    }
 }
 
 #[derive(FromRow)]

@@ -168,6 +168,30 @@ pub struct TokenDigest {
     pub expires_at: Option<UnixMs>,
 }
 
+/// A file that was put into the package storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewPackageFile {
+    pub sha256: ContentHash,
+    /// Bytes.
+    pub size: u64,
+    /// As its uploader calls it; for people.
+    pub name: String,
+}
+
+/// A file in the package storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackageFile {
+    pub sha256: ContentHash,
+    pub size: u64,
+    pub name: String,
+    /// When it was first uploaded.
+    pub created_at: UnixMs,
+    /// Who uploaded it: the operator token's name.
+    pub author: String,
+    /// Set while it is being deleted.
+    pub deleting_since: Option<UnixMs>,
+}
+
 /// One change that an operator (or the system) made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuditEntry {

@@ -16,5 +16,6 @@ mod conformance;
 mod gateway;
 mod load;
 mod metrics;
+mod packages;
 mod settings;
 mod store;

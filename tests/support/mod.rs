@@ -10,6 +10,7 @@ pub mod node;
 pub mod postgres;
 pub mod process;
 pub mod redis;
+pub mod s3;
 pub mod standalone;
 
 use std::time::{Duration, Instant};

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod contexts;
 pub mod fleet;
 pub mod health;
+pub mod package_files;
 pub mod policies;
 pub mod tokens;
 pub mod watch;

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod command;
 pub mod fleet;
 pub mod health;
+pub mod package_file;
 pub mod policy;
 mod settings;
 pub mod token;

@@ -14,6 +14,7 @@ mod counters;
 mod fleet;
 mod news;
 mod operations;
+mod package_files;
 mod policies;
 mod schema;
 mod tokens;

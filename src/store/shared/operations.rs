@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Backend, agent_batches, agents, audit, commands, contents, counters, fleet, news, policies, schema, tokens,
+    Backend, agent_batches, agents, audit, commands, contents, counters, fleet, news, package_files, policies, schema,
+    tokens,
 };
 use crate::{
     model::{
@@ -17,8 +18,8 @@ use crate::{
     },
     store::{
         Actor, AgentFilter, Announced, Applied, ApplyPolicy, AuditEntry, Claim, CommandProgress, ConfigFiles,
-        DesiredWrite, FleetSummary, LabelChanges, NewCommand, NewToken, News, Result, Store, Token, TokenDigest,
-        TokenKind, metrics::observed,
+        DesiredWrite, FleetSummary, LabelChanges, NewCommand, NewPackageFile, NewToken, News, PackageFile, Result,
+        Store, Token, TokenDigest, TokenKind, metrics::observed,
     },
 };
 
@@ -233,6 +234,30 @@ impl Store for Backend {
 
     async fn agent_tokens(&self, now: UnixMs) -> Result<(u64, Vec<TokenDigest>)> {
         observed("agent_tokens", self.limit(), tokens::agent_tokens(self, now)).await
+    }
+
+    async fn put_package_file(&self, file: &NewPackageFile, actor: &Actor) -> Result<PackageFile> {
+        observed("put_package_file", self.limit(), package_files::put(self, file, actor)).await
+    }
+
+    async fn get_package_file(&self, sha256: ContentHash) -> Result<Option<PackageFile>> {
+        observed("get_package_file", self.limit(), package_files::get(self, sha256)).await
+    }
+
+    async fn list_package_files(&self, after: Option<ContentHash>, limit: u32) -> Result<Vec<PackageFile>> {
+        observed("list_package_files", self.limit(), package_files::list(self, after, limit)).await
+    }
+
+    async fn begin_delete_package_file(&self, sha256: ContentHash, actor: &Actor) -> Result<PackageFile> {
+        observed("begin_delete_package_file", self.limit(), package_files::begin_delete(self, sha256, actor)).await
+    }
+
+    async fn end_delete_package_file(&self, sha256: ContentHash) -> Result<()> {
+        observed("end_delete_package_file", self.limit(), package_files::end_delete(self, sha256)).await
+    }
+
+    async fn package_key(&self) -> Result<[u8; 32]> {
+        observed("package_key", self.limit(), package_files::key(self)).await
     }
 
     async fn list_audit(&self, before: Option<i64>, limit: u32) -> Result<Vec<AuditEntry>> {

@@ -4,6 +4,7 @@ mod agents;
 mod auth;
 mod commands;
 mod musterctl;
+mod package_files;
 mod partial_apply;
 mod policies;
 mod protocol;

@@ -43,19 +43,19 @@ fn output(output: std::process::Output) -> Output {
 }
 
 /// What a command that succeeds prints.
-async fn run(world: &World, arguments: &[&str]) -> String {
+pub async fn run(world: &World, arguments: &[&str]) -> String {
     let output = run_with(world, arguments, "").await;
     assert!(output.ok, "{arguments:?}: {}", output.stderr);
     output.stdout
 }
 
-async fn json(world: &World, arguments: &[&str]) -> Value {
+pub async fn json(world: &World, arguments: &[&str]) -> Value {
     let text = run(world, &[arguments, &["-o", "json"]].concat()).await;
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text}"))
 }
 
 /// What a command that fails says; it prints nothing.
-async fn fails(world: &World, arguments: &[&str]) -> String {
+pub async fn fails(world: &World, arguments: &[&str]) -> String {
     let output = run_with(world, arguments, "").await;
     assert!(!output.ok && output.stdout.is_empty(), "{arguments:?}: {}", output.stdout);
     output.stderr

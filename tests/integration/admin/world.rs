@@ -8,6 +8,7 @@ use muster::{
     auth::token,
     bus::{Bus, Event, SharedBus, Subscription, Topic, in_process::InProcess, redis::Redis},
     model::{AgentRecord, ContentHash, InstanceUid, agent::Presence},
+    packages::{Location, Storage},
     proto::{
         admin::{
             ApplyPolicyRequest, PolicyFile, PolicyKind, agents_client::AgentsClient, commands_client::CommandsClient,
@@ -55,14 +56,24 @@ impl World {
     }
 
     pub async fn with(config: admin::Config, bus: SharedBus) -> Self {
+        Self::made(config, bus, true).await
+    }
+
+    pub async fn without_packages() -> Self {
+        Self::made(admin::Config::default(), InProcess::new(), false).await
+    }
+
+    async fn made(config: admin::Config, bus: SharedBus, has_packages: bool) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        let packages = Location::Folder(folder.path().join("packages"));
+        let packages = has_packages.then(|| Storage::open(&packages, []).expect("a folder"));
         let database = Database::new(folder.path()).await;
         let store = database.store();
         store.migrate().await.expect("a schema");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
-        let server = admin::Server::new(config, store.clone(), bus.clone());
+        let server = admin::Server::new(config, store.clone(), bus.clone()).with_packages(packages);
         let server = tokio::spawn(server.run(listener, shutdown.clone()));
         let channel = Channel::from_shared(format!("http://{address}")).expect("a URL");
         let channel = channel.connect().await.expect("a connection");

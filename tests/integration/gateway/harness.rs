@@ -42,6 +42,8 @@ use tokio_util::sync::CancellationToken;
 /// Longer than anything here takes, except on a machine that hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const NODE: &str = "gateway-under-test";
+/// What the tokens of package files are made with.
+pub const PACKAGE_KEY: [u8; 32] = [7; 32];
 pub const TOKEN: &str = "muster_agent_test";
 
 pub struct Bench {
@@ -244,7 +246,11 @@ fn tokens(version: u64, texts: &[&str]) -> Bytes {
         sha256: token::digest(text).to_vec().into(),
         expires_unix_ms: 0,
     };
-    let agent_tokens = Some(AgentTokens { version, tokens: texts.iter().map(token).collect() });
+    let agent_tokens = Some(AgentTokens {
+        version,
+        tokens: texts.iter().map(token).collect(),
+        package_key: PACKAGE_KEY.to_vec().into(),
+    });
     GatewayBatch { agent_tokens, ..Default::default() }.encode_to_vec().into()
 }
 

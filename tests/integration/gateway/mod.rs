@@ -7,6 +7,7 @@ mod drain;
 mod duplicates;
 mod exchange;
 mod http;
+mod packages;
 mod reports;
 mod throttling;
 mod websocket;

@@ -1,6 +1,6 @@
 //! Every test of the contract, run over both stores.
 
-use super::{agents, commands, concurrency, contents, policies, tokens};
+use super::{agents, commands, concurrency, contents, package_files, policies, tokens};
 
 macro_rules! contract {
     ($($module:ident: $($test:ident)*;)*) => {
@@ -59,6 +59,9 @@ contract! {
         names_are_unique_while_alive
         the_list_of_agent_tokens_has_a_version
         the_audit_log_tells_all_changes;
+    package_files:
+        package_files_are_known_until_they_are_deleted
+        the_package_key_is_made_once;
     concurrency:
         of_two_writers_one_wins
         of_two_applies_with_one_etag_one_wins

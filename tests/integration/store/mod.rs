@@ -7,6 +7,7 @@ mod concurrency;
 mod contents;
 mod contract;
 mod model;
+mod package_files;
 mod policies;
 mod postgres;
 mod tokens;
