@@ -19,6 +19,8 @@ pub struct Config {
     pub ingest_workers: usize,
     /// Reports waiting for a worker; more are dropped, and come again because nobody acknowledged them.
     pub queue_reports: usize,
+    /// Bytes of reports waiting for a worker, and as many again held back for a probe; more are dropped likewise.
+    pub queue_bytes: usize,
     /// How long a gateway may take to say whether an older connection of an agent lives.
     pub probe_timeout: Duration,
     /// Openings held back in memory for a probe, for each worker; more are dropped, and come again.
@@ -61,6 +63,7 @@ impl Default for Config {
             batch_size: 1_000,
             ingest_workers: 2,
             queue_reports: 20_000,
+            queue_bytes: 256 << 20,
             probe_timeout: Duration::from_secs(3),
             held_openings: 20_000,
             membership_ttl: Duration::from_secs(5),

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::mpsc,
     time::{Instant, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,7 @@ use super::{
     policies::Snapshot,
     queue::{Item, Queue},
     report::Report,
+    room::{Room, Taken},
     shared::{Outage, Shared, isolated, isolated_agent, unix_ms},
 };
 use crate::{
@@ -30,6 +31,9 @@ use crate::{
 
 /// How often a record that another replica wrote first is decided again before its report is left to come again.
 const MAX_ROUNDS: usize = 5;
+/// A batch has no more bytes of messages than this, but for its last report: it is one statement, which databases limit, and large
+/// ones hold up the small.
+const MAX_BATCH_BYTES: usize = 16 << 20;
 /// After a failure of the store, the next attempt waits so long.
 const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 
@@ -38,25 +42,24 @@ pub struct Input {
     pub reports: Vec<Report>,
     pub probe_results: Vec<(InstanceUid, bus::ProbeResult)>,
     /// The room that the reports take up while they wait.
-    room: OwnedSemaphorePermit,
+    room: Taken,
 }
 
 /// The way to a worker, with a bound on the reports that wait there.
 pub struct Sender {
     pub inputs: mpsc::UnboundedSender<Input>,
-    pub room: Arc<Semaphore>,
-    pub capacity: usize,
+    pub room: Room,
 }
 
 impl Sender {
     pub fn send(&self, reports: Vec<Report>, probe_results: Vec<(InstanceUid, bus::ProbeResult)>) {
         let count = reports.len();
-        let size = (count + probe_results.len()).clamp(1, self.capacity) as u32;
+        let bytes = reports.iter().map(|report| report.message.len()).sum();
         ::metrics::counter!(metrics::REPORTS).increment(count as u64);
-        match self.room.clone().try_acquire_many_owned(size) {
+        match self.room.try_take(count + probe_results.len(), bytes) {
             // Fails only when the service stops.
-            Ok(room) => drop(self.inputs.send(Input { reports, probe_results, room })),
-            Err(_) => ::metrics::counter!(metrics::REPORTS_DROPPED).increment(count as u64),
+            Some(room) => drop(self.inputs.send(Input { reports, probe_results, room })),
+            None => ::metrics::counter!(metrics::REPORTS_DROPPED).increment(count as u64),
         }
     }
 }
@@ -95,7 +98,9 @@ struct Written {
 
 impl Worker {
     pub fn new(shared: Arc<Shared>, number: usize, inputs: mpsc::UnboundedReceiver<Input>) -> Self {
-        let openings = Openings::new(shared.config.held_openings, shared.config.probe_timeout);
+        let config = &shared.config;
+        let bytes = config.queue_bytes / config.ingest_workers.max(1);
+        let openings = Openings::new(config.held_openings, bytes, config.probe_timeout);
         Self { shared, number, inputs, queue: Queue::default(), openings, outage: Outage::new("taking reports") }
     }
 
@@ -127,6 +132,7 @@ impl Worker {
     async fn gather(&mut self) {
         let deadline = Instant::now() + self.shared.config.batch_wait;
         while self.queue.len() < self.shared.config.batch_size
+            && self.queue.bytes() < MAX_BATCH_BYTES
             && let Ok(Some(input)) = timeout_at(deadline, self.inputs.recv()).await
         {
             self.accept(input);
@@ -152,7 +158,7 @@ impl Worker {
     }
 
     async fn take_batch(&mut self) {
-        let items = self.queue.take(self.shared.config.batch_size);
+        let items = self.queue.take(self.shared.config.batch_size, MAX_BATCH_BYTES);
         ::metrics::histogram!(metrics::BATCH_REPORTS).record(items.len() as f64);
         let started = Instant::now();
         let mut results = Results::default();

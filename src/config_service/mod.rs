@@ -29,6 +29,7 @@ mod presence;
 mod queue;
 mod reconcile;
 mod report;
+mod room;
 mod router;
 mod shards;
 mod shared;

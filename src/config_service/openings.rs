@@ -25,7 +25,10 @@ pub struct Openings {
     by_uid: HashMap<InstanceUid, Held>,
     /// The deadline of each that is held.
     deadlines: BTreeSet<(Instant, InstanceUid)>,
+    /// Of the messages of what is held.
+    bytes: usize,
     capacity: usize,
+    max_bytes: usize,
     patience: Duration,
 }
 
@@ -46,8 +49,8 @@ pub enum Hold {
 }
 
 impl Openings {
-    pub fn new(capacity: usize, patience: Duration) -> Self {
-        Self { by_uid: HashMap::new(), deadlines: BTreeSet::new(), capacity, patience }
+    pub fn new(capacity: usize, max_bytes: usize, patience: Duration) -> Self {
+        Self { by_uid: HashMap::new(), deadlines: BTreeSet::new(), bytes: 0, capacity, max_bytes, patience }
     }
 
     pub fn len(&self) -> usize {
@@ -56,6 +59,10 @@ impl Openings {
 
     /// Holds `report`, the opening of a newcomer, until `probed` has been asked.
     pub fn hold(&mut self, mut report: Report, probed: Connection, now: Instant) -> Hold {
+        let held_bytes = self.by_uid.get(&report.uid).map_or(0, |held| held.report.message.len());
+        if self.bytes - held_bytes + report.message.len() > self.max_bytes {
+            return Hold::Refused;
+        }
         // The message is a slice of its whole batch, which need not be kept as long.
         report.message = Bytes::copy_from_slice(&report.message);
         let uid = report.uid;
@@ -66,6 +73,7 @@ impl Openings {
                 return Hold::Refused;
             }
             if held.report.number < report.number {
+                self.bytes = self.bytes - held_bytes + report.message.len();
                 held.report = report;
             }
             return Hold::Known;
@@ -75,6 +83,7 @@ impl Openings {
         }
         let deadline = now + self.patience;
         self.remove(uid);
+        self.bytes += report.message.len();
         self.by_uid.insert(uid, Held { report, probed, deadline });
         self.deadlines.insert((deadline, uid));
         Hold::Started
@@ -128,6 +137,7 @@ impl Openings {
     fn remove(&mut self, uid: InstanceUid) -> Option<Held> {
         let held = self.by_uid.remove(&uid)?;
         self.deadlines.remove(&(held.deadline, uid));
+        self.bytes -= held.report.message.len();
         Some(held)
     }
 }
@@ -142,7 +152,21 @@ mod tests {
     }
 
     fn openings(capacity: usize) -> Openings {
-        Openings::new(capacity, Duration::from_secs(3))
+        Openings::new(capacity, 1_000, Duration::from_secs(3))
+    }
+
+    #[test]
+    fn no_more_bytes_are_held_than_there_is_room_for() {
+        let (mut openings, now) = (openings(10), Instant::now());
+        let report =
+            |n, number, bytes| Report { message: vec![0; bytes].into(), ..testing::report("new", n, 20, number) };
+        assert_eq!(openings.hold(report(1, 1, 600), connection(10), now), Hold::Started);
+        assert_eq!(openings.hold(report(2, 1, 500), connection(10), now), Hold::Refused);
+        assert_eq!(openings.hold(report(1, 2, 900), connection(10), now), Hold::Known, "in place of the first");
+        assert_eq!(openings.hold(report(2, 1, 200), connection(10), now), Hold::Refused);
+        assert_eq!(openings.expired(now + Duration::from_secs(3)).len(), 1);
+        assert_eq!(openings.hold(report(2, 1, 1_000), connection(10), now), Hold::Started);
+        assert_eq!(openings.bytes, 1_000);
     }
 
     #[test]

@@ -26,10 +26,13 @@ impl Item {
 #[derive(Default)]
 pub struct Queue {
     items: VecDeque<Item>,
+    /// Of the items' messages.
+    bytes: usize,
 }
 
 impl Queue {
     pub fn push(&mut self, item: Item) {
+        self.bytes += item.report.message.len();
         self.items.push_back(item);
     }
 
@@ -37,19 +40,26 @@ impl Queue {
         self.items.len()
     }
 
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
-    /// The next batch. Of several reports of one connection the newest is taken: it has all that the others have. Of reports of
+    /// The next batch, of no more than `size` reports, and full once it has `bytes` of messages. Of several reports of one connection the newest is taken: it has all that the others have. Of reports of
     /// different connections the oldest connection's goes first, and the others stay for a later batch.
-    pub fn take(&mut self, size: usize) -> Vec<Item> {
+    pub fn take(&mut self, size: usize, bytes: usize) -> Vec<Item> {
         let mut batch: Vec<Item> = Vec::with_capacity(size.min(self.items.len()));
         let mut places = HashMap::new();
         let mut later = VecDeque::new();
+        let mut taken_bytes = 0;
         while batch.len() < size
+            && taken_bytes < bytes
             && let Some(item) = self.items.pop_front()
         {
+            taken_bytes += item.report.message.len();
             match places.entry(item.uid) {
                 Entry::Vacant(place) => {
                     place.insert(batch.len());
@@ -60,6 +70,7 @@ impl Queue {
         }
         later.append(&mut self.items);
         self.items = later;
+        self.bytes = self.items.iter().map(|item| item.report.message.len()).sum();
         batch
     }
 }
@@ -97,8 +108,8 @@ mod tests {
         for (n, generation, number) in [(1, 20, 1), (2, 5, 1), (1, 10, 7), (2, 5, 3), (2, 5, 2), (3, 1, 1)] {
             queue.push(Item::new(report("g", n, generation, number)));
         }
-        assert_eq!(summary(&queue.take(10)), [(1, 10, 7), (2, 5, 3), (3, 1, 1)]);
-        assert_eq!(summary(&queue.take(10)), [(1, 20, 1)]);
+        assert_eq!(summary(&queue.take(10, usize::MAX)), [(1, 10, 7), (2, 5, 3), (3, 1, 1)]);
+        assert_eq!(summary(&queue.take(10, usize::MAX)), [(1, 20, 1)]);
         assert!(queue.is_empty());
     }
 
@@ -108,8 +119,20 @@ mod tests {
         for n in 1..=5 {
             queue.push(Item::new(report("g", n, 1, 1)));
         }
-        let taken: Vec<usize> = std::iter::from_fn(|| Some(queue.take(2).len()).filter(|&n| n > 0)).collect();
+        let taken: Vec<usize> =
+            std::iter::from_fn(|| Some(queue.take(2, usize::MAX).len()).filter(|&n| n > 0)).collect();
         assert_eq!(taken, [2, 2, 1]);
+    }
+
+    #[test]
+    fn a_batch_is_full_when_it_has_so_many_bytes() {
+        let mut queue = Queue::default();
+        for n in 1..=3 {
+            queue.push(Item::new(Report { message: vec![0; 60].into(), ..report("g", n, 1, 1) }));
+        }
+        assert_eq!(queue.bytes(), 180);
+        assert_eq!((queue.take(10, 100).len(), queue.bytes()), (2, 60));
+        assert_eq!((queue.take(10, 1).len(), queue.bytes()), (1, 0), "one is always taken");
     }
 
     #[test]
@@ -120,6 +143,6 @@ mod tests {
         queue.push(Item::resolved((report("g", 1, 2, 1), resolution.clone())));
         queue.push(Item::new(report("g", 1, 2, 2)));
         let expected = Item { uid: uid(1), report: report("g", 1, 2, 2), resolution: Some(resolution) };
-        assert_eq!(queue.take(10), [expected]);
+        assert_eq!(queue.take(10, usize::MAX), [expected]);
     }
 }

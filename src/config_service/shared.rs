@@ -12,11 +12,11 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::{
     Config, bodies, commands, fanout::Fanout, ingest, metrics, outbox::Outbox, policies::Policies, presence::Gateways,
-    reconcile::Requests,
+    reconcile::Requests, room::Room,
 };
 use crate::{
     bus::SharedBus,
@@ -66,11 +66,12 @@ pub struct Inputs {
 
 impl Shared {
     pub fn new(config: Config, node: String, store: SharedStore, bus: SharedBus) -> (Self, Inputs) {
-        let room = (config.queue_reports / config.ingest_workers.max(1)).max(1);
+        let each = |all: usize| all / config.ingest_workers.max(1);
         let (workers, reports) = (0..config.ingest_workers)
             .map(|_| {
                 let (sender, receiver) = mpsc::unbounded_channel();
-                (ingest::Sender { inputs: sender, room: Arc::new(Semaphore::new(room)), capacity: room }, receiver)
+                let room = Room::new(each(config.queue_reports), each(config.queue_bytes));
+                (ingest::Sender { inputs: sender, room }, receiver)
             })
             .unzip();
         let (owned, owned_receiver) = watch::channel(None);

@@ -6,9 +6,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 
 use super::pace;
 use crate::{auth::token, model::ContentHash, packages::access::Key, proto::bus::AgentTokens};
@@ -31,7 +33,13 @@ impl Credential {
 #[derive(Debug, Default)]
 pub struct Tokens {
     list: ArcSwapOption<List>,
+    /// When a list came that was older than the one here, none as new having come since.
+    older_since: Mutex<Option<Instant>>,
 }
+
+/// Lists that were under way when they were overtaken are older for as long as a message may take. The list is asked for every minute:
+/// if what comes is still older after this time, the store has gone back, as after restoring a backup, and is right.
+const OVERTAKEN: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 struct List {
@@ -49,10 +57,19 @@ impl Tokens {
 
     /// Takes a list, unless a newer one is here. Credentials that are not on it are revoked.
     pub fn replace(&self, tokens: &AgentTokens) {
+        self.replace_at(tokens, Instant::now());
+    }
+
+    fn replace_at(&self, tokens: &AgentTokens, now: Instant) {
         let old = self.list.load_full();
-        if old.as_ref().is_some_and(|old| tokens.version < old.version) {
-            return;
+        let mut older_since = self.older_since.lock();
+        if let Some(old) = old.as_ref().filter(|old| tokens.version < old.version) {
+            if now < *older_since.get_or_insert(now) + OVERTAKEN {
+                return;
+            }
+            tracing::warn!(from = old.version, to = tokens.version, "the list of agent tokens has gone back");
         }
+        *older_since = None;
         let known = |digest: &[u8; 32]| old.as_ref().and_then(|old| old.by_digest.get(digest));
         let by_digest: HashMap<[u8; 32], Arc<Credential>> = tokens
             .tokens
@@ -119,5 +136,21 @@ mod tests {
         assert!(tokens.check("Bearer one").is_none());
         tokens.replace(&list(2, &[("one", 0)]));
         assert!(tokens.check("Bearer one").is_none(), "an older list is dropped");
+    }
+
+    #[test]
+    fn a_list_that_stays_older_is_taken_for_the_store_has_gone_back() {
+        let (tokens, now) = (Tokens::default(), Instant::now());
+        tokens.replace_at(&list(5, &[("new", 0)]), now);
+        let older = list(2, &[("old", 0)]);
+        let overtaken = now + OVERTAKEN;
+        tokens.replace_at(&older, now);
+        tokens.replace_at(&list(5, &[("new", 0)]), now);
+        tokens.replace_at(&older, overtaken);
+        assert!(tokens.check("Bearer old").is_none(), "what came in between was newer");
+        tokens.replace_at(&older, overtaken + OVERTAKEN);
+        assert!(tokens.check("Bearer old").is_some() && tokens.check("Bearer new").is_none());
+        tokens.replace_at(&list(3, &[]), overtaken + OVERTAKEN);
+        assert!(tokens.check("Bearer old").is_none(), "from there it goes on");
     }
 }

@@ -26,6 +26,10 @@ pub struct ConfigService {
     /// Most reports that wait to be taken; more are dropped, and come again by themselves.
     #[arg(long, value_name = "NUMBER", default_value_t = 20_000, value_parser = value_parser!(u32).range(1..))]
     queue_reports: u32,
+    /// Memory for reports that wait to be taken, and as much again for those that wait for an agent's older connection; more are
+    /// dropped, and come again by themselves.
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 20, value_parser = value_parser!(u32).range(1 << 20..))]
+    queue_bytes: u32,
     /// How long a gateway may take to say whether an agent's older connection lives.
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = values::duration)]
     probe_timeout: Duration,
@@ -69,6 +73,7 @@ impl ConfigService {
             batch_size: self.batch_size as usize,
             ingest_workers: self.ingest_workers as usize,
             queue_reports: self.queue_reports as usize,
+            queue_bytes: self.queue_bytes as usize,
             probe_timeout: self.probe_timeout,
             membership_ttl: self.membership_ttl,
             gateway_grace: self.gateway_grace,
