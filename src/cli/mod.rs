@@ -8,7 +8,7 @@ mod command;
 mod connection;
 mod contexts;
 mod error;
-mod manifest;
+pub mod manifest;
 mod output;
 mod view;
 

@@ -47,7 +47,7 @@ mod uids;
 mod upgrade;
 mod verdicts;
 mod watched;
-mod websocket;
+pub mod websocket;
 
 use std::sync::{
     Arc,

@@ -13,7 +13,7 @@ use std::{fmt, str::FromStr};
 
 use super::{Attributes, Labels, attributes::scalar_equals};
 
-/// Longest accepted selector, in bytes.
+/// Longest accepted selector, in bytes, both as it is given and in its canonical form, which is what is stored and read again.
 pub const MAX_SELECTOR_BYTES: usize = 16 * 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -80,7 +80,12 @@ impl FromStr for Selector {
             let problem = format!("longer than {MAX_SELECTOR_BYTES} bytes");
             return Err(InvalidSelector { position: 1, problem });
         }
-        Parser::new(text).selector()
+        let selector = Parser::new(text).selector()?;
+        if selector.to_string().len() > MAX_SELECTOR_BYTES {
+            let problem = format!("longer than {MAX_SELECTOR_BYTES} bytes when written with a space at each side of =");
+            return Err(InvalidSelector { position: 1, problem });
+        }
+        Ok(selector)
     }
 }
 
