@@ -48,8 +48,9 @@ impl Queue {
         self.items.is_empty()
     }
 
-    /// The next batch, of no more than `size` reports, and full once it has `bytes` of messages. Of several reports of one connection the newest is taken: it has all that the others have. Of reports of
-    /// different connections the oldest connection's goes first, and the others stay for a later batch.
+    /// The next batch, of no more than `size` reports, and full once it has `bytes` of messages. Of several reports of one
+    /// connection the newest is taken: it has all that the others have. Of reports of different connections the oldest
+    /// connection's goes first, and the others stay for a later batch.
     pub fn take(&mut self, size: usize, bytes: usize) -> Vec<Item> {
         let mut batch: Vec<Item> = Vec::with_capacity(size.min(self.items.len()));
         let mut places = HashMap::new();

@@ -11,7 +11,7 @@ use super::{
     commands::Queued,
     connection::Connection,
     contender::Contender,
-    full_state::FullState,
+    full_state::{Asked, FullState},
     memory::{Kept, Memory, NotKept},
 };
 use crate::{
@@ -61,6 +61,8 @@ pub struct Entry {
     pub interval_s: u16,
     /// HTTP: this connection began with the number with which the one before it ended.
     pub has_repeated: bool,
+    /// Of the last [`FullState`].
+    pub asked: Asked,
     pub rare: Option<Box<Rare>>,
 }
 
@@ -158,6 +160,7 @@ impl Entry {
             heard_s: 0,
             interval_s: 0,
             has_repeated: false,
+            asked: Asked::default(),
             rare: None,
         }
     }
@@ -172,8 +175,10 @@ impl Entry {
 
     /// Frees [`Entry::rare`] if nothing is in it.
     pub fn tidy(&mut self, now_ms: u64) {
-        if self.rare.as_ref().is_some_and(|rare| rare.is_empty(now_ms)) {
-            self.rare = None;
+        if let Some(rare) = self.rare.take_if(|rare| rare.is_empty(now_ms))
+            && rare.full_state.dropped() != Asked::default()
+        {
+            self.asked = rare.full_state.dropped();
         }
     }
 
@@ -235,14 +240,20 @@ impl Entry {
     pub fn take(&mut self, incoming: &Incoming, message: &[u8], now: Now, memory: &Memory) -> Taken {
         let is_gap = incoming.sequence_num != self.sequence_num
             && Some(incoming.sequence_num) != self.sequence_num.checked_add(1);
-        if incoming.is_full {
+        let makes_good = self.makes_good(incoming);
+        if makes_good {
             // Whatever was missed is in it.
             if let Some(rare) = &mut self.rare {
                 rare.full_state.satisfied();
             }
         } else if is_gap {
-            let before_gap = self.sequence_num;
-            self.rare().full_state.missed(before_gap);
+            let (before_gap, asked) = (self.sequence_num, self.asked);
+            let full_state = &mut self.rare().full_state;
+            full_state.resume(asked);
+            full_state.missed(before_gap);
+        }
+        if !is_gap {
+            self.asked.followed();
         }
         self.has_repeated &= incoming.sequence_num == self.sequence_num;
         self.sequence_num = incoming.sequence_num;
@@ -258,7 +269,15 @@ impl Entry {
             return Taken { is_reported: false, is_gap };
         }
         self.merge(message, incoming.is_full, now, memory);
-        Taken { is_reported: true, is_gap: is_gap && !incoming.is_full }
+        Taken { is_reported: true, is_gap: is_gap && !makes_good }
+    }
+
+    /// Whether a message has whatever was missed before it. A description alone has not: clients send that when it changes. As the
+    /// answer to a request for everything it has, whatever is left out.
+    fn makes_good(&self, incoming: &Incoming) -> bool {
+        let capabilities = if incoming.capabilities == 0 { self.capabilities } else { incoming.capabilities };
+        let is_asked = self.rare.as_ref().is_some_and(|rare| rare.full_state.is_outstanding());
+        incoming.is_full && (is_asked || incoming.has_all_of(capabilities))
     }
 
     /// Of kinds that the agent does not accept any more. If it does again, it is offered them as if for the first time.

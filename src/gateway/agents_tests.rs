@@ -6,7 +6,7 @@ use prost::Message;
 use super::*;
 use crate::{
     model::InstanceUid,
-    proto::opamp::{AgentDescription, AgentToServer, ComponentHealth, RemoteConfigStatus},
+    proto::opamp::{AgentCapabilities, AgentDescription, AgentToServer, ComponentHealth, RemoteConfigStatus},
 };
 
 const MAX_BYTES: usize = 10_000;
@@ -89,6 +89,21 @@ fn after_a_gap_the_number_before_it_is_handed_over_until_state_is_whole() {
     assert_eq!((entry.sequence_num, entry.durable_sequence_num()), (10, 5));
     assert!(!take(&mut entry, &full(13), 1_000).is_gap, "full already");
     assert_eq!(entry.durable_sequence_num(), 13);
+}
+
+#[test]
+fn a_description_alone_after_a_gap_does_not_make_it_good_but_as_an_answer_it_does() {
+    let capabilities = REPORTS_STATUS | AgentCapabilities::ReportsHealth as u64;
+    let mut entry = opened();
+    let description = |sequence_num| AgentToServer { capabilities, ..full(sequence_num) };
+    assert!(!take(&mut entry, &description(6), 1_000).is_gap);
+    assert!(take(&mut entry, &description(9), 1_000).is_gap, "there may have been another health");
+    assert_eq!(entry.durable_sequence_num(), 6);
+    entry.rare().full_state.asked(1_500);
+    assert!(!take(&mut entry, &description(10), 2_000).is_gap);
+    assert_eq!(entry.durable_sequence_num(), 10);
+    let whole = AgentToServer { agent_description: Some(AgentDescription::default()), capabilities, ..health(15, "") };
+    assert!(!take(&mut entry, &whole, 2_000).is_gap, "with all that it reports");
 }
 
 #[test]

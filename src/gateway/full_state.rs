@@ -8,6 +8,8 @@ const MAX_DOUBLINGS: u32 = 7;
 const FREE_ASKS: u8 = 3;
 /// An agent that needed no ask for this long starts afresh.
 const FORGET_AFTER_MS: u64 = 600_000;
+/// Likewise, one that sent so many messages without a gap.
+const FORGET_AFTER_MESSAGES: u8 = 20;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FullState {
@@ -20,7 +22,39 @@ pub struct FullState {
     last_ask_ms: u64,
 }
 
+/// What is kept of a [`FullState`] that is dropped: whether there was an ask lately. An agent whose every message follows a gap
+/// would be asked each time otherwise, for it has answered each ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// 0 if there was none; otherwise one more than the messages that have followed each other since.
+    messages: u8,
+}
+
+impl Asked {
+    /// A message has come that follows the one before.
+    pub fn followed(&mut self) {
+        self.messages = match self.messages {
+            0 | FORGET_AFTER_MESSAGES.. => 0,
+            messages => messages + 1,
+        };
+    }
+}
+
 impl FullState {
+    /// What is to be remembered of it when it is dropped.
+    pub fn dropped(&self) -> Asked {
+        Asked { messages: self.asks.min(1) }
+    }
+
+    /// Goes on where an earlier one was dropped.
+    pub fn resume(&mut self, asked: Asked) {
+        self.asks = self.asks.max(asked.messages.min(1));
+    }
+
+    pub fn is_outstanding(&self) -> bool {
+        self.is_outstanding
+    }
+
     /// State was missed after `before_gap`.
     pub fn missed(&mut self, before_gap: u64) {
         self.before_gap.get_or_insert(before_gap);
@@ -139,6 +173,32 @@ mod tests {
         state.satisfied();
         state.reconnected();
         assert!(!state.is_due(u64::MAX / 2), "what was answered is not asked again");
+    }
+
+    /// As over HTTP, where the answer is stored before the next poll.
+    #[test]
+    fn answered_asks_do_not_make_a_loop_though_the_state_is_dropped_in_between() {
+        let (mut kept, mut asked) = (None::<FullState>, Asked::default());
+        let mut asks = 0;
+        for second in 1..=60u64 {
+            let state = kept.get_or_insert_default();
+            state.resume(asked);
+            state.missed(1);
+            if state.is_due(second * 1_000) {
+                state.asked(second * 1_000);
+                asks += 1;
+            }
+            state.satisfied();
+            if let Some(idle) = kept.take_if(|state| state.is_idle(second * 1_000)) {
+                asked = idle.dropped();
+            }
+        }
+        assert!((3..=6).contains(&asks), "{asks} asks in a minute");
+        for _ in 0..FORGET_AFTER_MESSAGES {
+            assert_ne!(asked, Asked::default());
+            asked.followed();
+        }
+        assert_eq!(asked, Asked::default());
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub struct Incoming {
     /// Is a full report rather than a delta: it carries the agent's description, which clients send
     /// exactly when they send everything.
     pub is_full: bool,
+    pub has_health: bool,
+    pub has_effective_config: bool,
     pub is_disconnect: bool,
     /// Where its custom message is, encoded. That is an event, and no part of the agent's state.
     pub custom_message: Option<Range<usize>>,
@@ -75,6 +77,8 @@ impl Incoming {
             flags: 0,
             has_status: false,
             is_full: false,
+            has_health: false,
+            has_effective_config: false,
             is_disconnect: false,
             custom_message: None,
             has_custom_capabilities: false,
@@ -96,6 +100,8 @@ impl Incoming {
                     incoming.has_custom_capabilities |=
                         number == tag::CUSTOM_CAPABILITIES && matches!(value, Value::Bytes(range) if !range.is_empty());
                     incoming.is_full |= number == tag::AGENT_DESCRIPTION;
+                    incoming.has_health |= number == tag::HEALTH;
+                    incoming.has_effective_config |= number == tag::EFFECTIVE_CONFIG;
                 }
             }
         }
@@ -104,6 +110,15 @@ impl Incoming {
             opamp::AgentToServer::decode(message).map_err(|error| InvalidMessage::Undecodable(error.to_string()))?;
         }
         Ok(incoming)
+    }
+
+    /// Whether it is a full report of an agent with these capabilities, and not a description that has changed. (What else an
+    /// agent may report, it may have nothing to say of.)
+    pub fn has_all_of(&self, capabilities: u64) -> bool {
+        let reports = |capability: opamp::AgentCapabilities| capabilities & capability as u64 != 0;
+        self.is_full
+            && (self.has_health || !reports(opamp::AgentCapabilities::ReportsHealth))
+            && (self.has_effective_config || !reports(opamp::AgentCapabilities::ReportsEffectiveConfig))
     }
 
     pub fn requests_instance_uid(&self) -> bool {

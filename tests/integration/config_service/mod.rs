@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod cluster;
+pub mod cluster;
 mod commands;
 mod gateway;
 mod offers;

@@ -112,13 +112,9 @@ impl Bench {
         Ok(Agent { socket })
     }
 
-    /// Sends `request` as it is, and returns all of the answer. The request must ask for the connection to be closed.
+    /// As [`raw`].
     pub async fn raw(&self, request: &[u8]) -> Vec<u8> {
-        let mut socket = TcpStream::connect(self.address).await.unwrap();
-        socket.write_all(request).await.unwrap();
-        let mut answer = Vec::new();
-        tokio::time::timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("an answer").unwrap();
-        answer
+        raw(self.address, request).await
     }
 
     /// One POST: status line and headers in lower case, and the body.
@@ -130,11 +126,9 @@ impl Bench {
         split(&self.raw(&[head.as_bytes(), body].concat()).await)
     }
 
-    /// One exchange over plain HTTP.
+    /// As [`post_message`].
     pub async fn poll(&self, message: &AgentToServer) -> ServerToAgent {
-        let (head, body) = self.post("Content-Type: application/x-protobuf\r\n", &message.encode_to_vec()).await;
-        assert!(head.starts_with("http/1.1 200"), "{head}");
-        ServerToAgent::decode(&body[..]).expect("a ServerToAgent")
+        post_message(self.address, message).await
     }
 
     pub async fn stop(self) -> Service {
@@ -142,6 +136,28 @@ impl Bench {
         tokio::time::timeout(PATIENCE, self.task).await.expect("it ends").unwrap().expect("it ends well");
         self.service
     }
+}
+
+/// One exchange over plain HTTP.
+pub async fn post_message(address: SocketAddr, message: &AgentToServer) -> ServerToAgent {
+    let body = message.encode_to_vec();
+    let head = format!(
+        "POST /v1/opamp HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-protobuf\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let (head, body) = split(&raw(address, &[head.as_bytes(), &body].concat()).await);
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    ServerToAgent::decode(&body[..]).expect("a ServerToAgent")
+}
+
+/// Sends `request` as it is, and returns all of the answer. The request must ask for the connection to be closed.
+pub async fn raw(address: SocketAddr, request: &[u8]) -> Vec<u8> {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("an answer").unwrap();
+    answer
 }
 
 pub fn split(answer: &[u8]) -> (String, Vec<u8>) {

@@ -1,6 +1,6 @@
 //! A gateway on a real socket, with the bus in process and a scripted config service at its other end.
 
-mod harness;
+pub mod harness;
 
 mod commands;
 mod drain;

@@ -1,0 +1,17 @@
+//! The loops into which a server can drive real clients. In each test a client that behaves as a real one does would go on for ever
+//! with a naive server; here the messages of a known exchange are counted.
+//!
+//! | | a naive server … | test |
+//! |---|---|---|
+//! | L1 | accepts and then closes, or sends text | [`connecting`]; `gateway::throttling` has who ignores what it is told |
+//! | L2 | asks for full state at every gap, or again after the answer | [`state`] |
+//! | L3 | offers again what failed or was rolled back | [`offers`] |
+//! | L6 | gives another uid to an agent that ignores the first | [`identity`] |
+//! | L7 | gives new uids to both of two agents with one uid, in turn | [`identity`]; `e2e::moves` has many at once |
+//! | L10 | reads capabilities of 0 as none | [`offers`] |
+
+mod client;
+mod connecting;
+mod identity;
+mod offers;
+mod state;
