@@ -157,7 +157,7 @@ fn send_queued(shared: &Shared, entry: &mut Entry, now_ms: u64) -> Vec<(Queued, 
             // The first reply of a connection comes first, for it says what the server can do; and one keeps the order.
             Link::WebSocket(connection) if rare.waiting.is_none() && waiting.is_empty() => {
                 let message = Reply { head: addressed(queued.uid), tail: Some(queued.field.clone()) };
-                reply::transmit(shared, connection, &message).then_some(Outcome::Sent)
+                reply::send(shared, connection, &message).then_some(Outcome::Sent)
             }
             _ => None,
         };

@@ -214,18 +214,9 @@ pub fn answer_waiting(shared: &Shared, uid: InstanceUid, entry: &mut Entry, now_
     }
 }
 
-/// Sends what there is to tell over a WebSocket, as [`transmit`] does.
-pub fn send(shared: &Shared, connection: &Connection, message: &Reply) -> bool {
-    let is_sent = transmit(shared, connection, message);
-    if is_sent && message.tail.is_some() {
-        shared.metrics.offers_sent.increment(1);
-    }
-    is_sent
-}
-
 /// Sends a message over a WebSocket. Returns false if it was too big or the peer is too slow; the latter is found out by
 /// the sweeper, the former logged here.
-pub fn transmit(shared: &Shared, connection: &Connection, message: &Reply) -> bool {
+pub fn send(shared: &Shared, connection: &Connection, message: &Reply) -> bool {
     let payload_bytes = 1 + message.len();
     if payload_bytes > shared.config.max_sent_bytes {
         shared.metrics.oversize.increment(1);

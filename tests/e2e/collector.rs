@@ -1,6 +1,6 @@
 //! The OpenTelemetry Collector on its own, with the extension that speaks OpAMP.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{collector::Collector, eventually, standalone::Standalone};
 
@@ -39,6 +39,10 @@ async fn is_seen(transport: &str, more: &str) {
     let tree = |agent: &Value| agent["components"]["pipeline:traces"]["healthy"] == true;
     let agent = ctl.agent_is(uid, "its pipeline is healthy", tree).await;
     assert_eq!(agent["components"]["pipeline:traces"]["components"]["receiver:nop"]["healthy"], true, "{agent}");
+    let health = ctl.json(&["agent", "health", uid, "--history"]).await;
+    assert_eq!(health["health"]["components"]["pipeline:traces"]["status"], "StatusOK", "{health}");
+    let became_well = |transition: &Value| transition["component"] == json!([]) && transition["healthy"] == true;
+    assert!(health["history"].as_array().unwrap().iter().any(became_well), "{health}");
     let shown = ["agent", "config", uid, "--effective"];
     eventually("what it runs is shown", async || ctl.run(&shown).await.contains("pipelines:").then_some(())).await;
 

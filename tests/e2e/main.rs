@@ -13,6 +13,8 @@ mod commands;
 mod faults;
 mod hostile;
 mod moves;
+mod orders;
 mod scene;
+mod settings;
 mod standalone;
 mod supervisor;

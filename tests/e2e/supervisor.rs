@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use crate::support::{
-    collector::{Options, Port, Supervisor},
+    collector::{Collector, Options, Port, Supervisor},
     ctl::Ctl,
     eventually,
+    sink::Sink,
     standalone::Standalone,
 };
 
@@ -23,9 +24,9 @@ struct Scene {
 
 impl Scene {
     /// A supervisor that the server knows, with a collector that has nothing to do.
-    async fn set(transport: &str, options: Options) -> Option<Self> {
+    async fn set(options: Options) -> Option<Self> {
         let server = Standalone::start().await;
-        let url = format!("{transport}://{}/v1/opamp", server.node.opamp());
+        let url = format!("ws://{}/v1/opamp", server.node.opamp());
         let supervisor = Supervisor::start(&url, &server.agent_token(), "shop", options)?;
         let ctl = server.ctl();
         let healthy = eventually("a healthy collector is seen", async || {
@@ -34,6 +35,29 @@ impl Scene {
         });
         let uid = healthy.await["instance_uid"].as_str().unwrap().to_owned();
         Some(Self { server, ctl, supervisor, uid })
+    }
+
+    /// As [`Self::set`], with one that has been told to send a heartbeat every second: what would happen at its next message
+    /// happens soon. It has connected anew for that, and one offer was sent.
+    async fn set_lively(options: Options) -> Option<Self> {
+        let scene = Self::set(options).await?;
+        scene.connects_by("ws").await;
+        scene.messages_later(1).await;
+        Some(scene)
+    }
+
+    /// Has it connect by this transport, and send a heartbeat every second.
+    async fn connects_by(&self, transport: &str) {
+        let before = self.supervisor.connections();
+        let manifest = format!(
+            "kind: ConnectionSettings\nname: connection\nselector: {SELECTOR}\nopamp:\n  endpoint: \
+             {transport}://{}/v1/opamp\n  heartbeat_interval: 1s\n  headers: {{Authorization: Bearer {}}}\n",
+            self.server.node.opamp(),
+            self.server.agent_token()
+        );
+        self.ctl.apply_text(&manifest).await;
+        let connects = async || (self.supervisor.connections() > before).then_some(());
+        eventually("it connects anew", connects).await;
     }
 
     /// Changes what the agent should run. Gives the hash of it.
@@ -84,7 +108,7 @@ impl Scene {
 
 #[tokio::test]
 async fn a_bad_configuration_is_not_offered_again_and_the_next_one_is_run() {
-    let Some(scene) = Scene::set("ws", Options::default()).await else { return };
+    let Some(scene) = Scene::set_lively(Options::default()).await else { return };
     let (first, second) = (Port::free(), Port::free());
     let good = scene.runs(first).await;
     let effective = scene.ctl.run(&["agent", "config", &scene.uid, "--effective"]).await;
@@ -107,12 +131,12 @@ async fn a_bad_configuration_is_not_offered_again_and_the_next_one_is_run() {
     assert!(!second.answers().await, "one collector runs");
     scene.messages_later(2).await;
     assert_eq!(scene.supervisor.offers(), [&*good, &*bad, &*better, &*good]);
-    assert_eq!(scene.offers_sent().await, 4.0, "nothing was sent that it did not take");
+    assert_eq!(scene.offers_sent().await, 1.0 + 4.0, "nothing was sent that it did not take");
 }
 
 #[tokio::test]
 async fn a_configuration_that_fails_its_check_leaves_the_former_one_running() {
-    let Some(scene) = Scene::set("ws", Options { validate_config: true }).await else { return };
+    let Some(scene) = Scene::set_lively(Options { validate_config: true }).await else { return };
     let (first, second) = (Port::free(), Port::free());
     let good = scene.runs(first).await;
     let starts = scene.supervisor.collector_starts();
@@ -127,12 +151,12 @@ async fn a_configuration_that_fails_its_check_leaves_the_former_one_running() {
 
     let better = scene.runs(second).await;
     assert_eq!(scene.supervisor.offers(), [&*good, &*bad, &*better]);
-    assert_eq!(scene.offers_sent().await, 3.0);
+    assert_eq!((scene.supervisor.connections(), scene.offers_sent().await), (2, 1.0 + 3.0));
 }
 
 #[tokio::test]
 async fn a_restart_of_either_side_changes_nothing() {
-    let Some(mut scene) = Scene::set("ws", Options::default()).await else { return };
+    let Some(mut scene) = Scene::set(Options::default()).await else { return };
     let port = Port::free();
     let good = scene.runs(port).await;
 
@@ -153,4 +177,88 @@ async fn a_restart_of_either_side_changes_nothing() {
     assert!(port.answers().await);
     assert_eq!(scene.has_settled("APPLIED").await["desired_config_hash"], good);
     assert_eq!((scene.supervisor.offers(), scene.offers_sent().await), (vec![good], 0.0));
+}
+
+#[tokio::test]
+async fn a_restart_command_restarts_the_collector_once() {
+    let Some(scene) = Scene::set_lively(Options::default()).await else { return };
+    let port = Port::free();
+    let good = scene.runs(port).await;
+    let starts = scene.supervisor.collector_starts();
+    let command = scene.ctl.json(&["restart", &scene.uid]).await;
+    assert_eq!(command["sent"], 1, "{command}");
+    let started = async || (scene.supervisor.collector_starts() > starts && port.answers().await).then_some(());
+    eventually("the collector runs again", started).await;
+    scene.messages_later(3).await;
+    assert_eq!(scene.supervisor.collector_starts(), starts + 1);
+    assert_eq!(scene.supervisor.offers(), [good], "what it runs is no news");
+    scene.ctl.agent_is(&scene.uid, "it is well", |agent| agent["healthy"] == true).await;
+}
+
+/// The Supervisor forgets the hash of what it was offered, and starts to count anew with each client that it makes.
+#[tokio::test]
+async fn it_moves_once_to_where_it_is_sent_and_beats_as_it_is_told() {
+    let Some(scene) = Scene::set(Options { validate_config: true }).await else { return };
+    let before = scene.ctl.agent(&scene.uid).await.unwrap();
+    assert_eq!(before["transport"], "WEBSOCKET");
+    scene.connects_by("http").await;
+    scene.ctl.agent_is(&scene.uid, "it polls", |agent| agent["transport"] == "HTTP").await;
+    // Far more than it says within the half minute of its usual heartbeat.
+    scene.messages_later(10).await;
+    assert_eq!(scene.supervisor.connections(), 2, "it connects anew once");
+
+    let (first, second) = (Port::free(), Port::free());
+    let good = scene.runs(first).await;
+    let bad = scene.apply(BAD).await;
+    scene.has_settled("FAILED").await;
+    scene.messages_later(3).await;
+    assert!(first.answers().await, "the collector runs on");
+    let better = scene.runs(second).await;
+    assert_eq!(scene.supervisor.offers(), [good, bad, better]);
+    assert_eq!((scene.supervisor.connections(), scene.offers_sent().await), (2, 4.0));
+}
+
+#[tokio::test]
+async fn the_collector_sends_its_own_telemetry_where_it_is_told() {
+    let Some(scene) = Scene::set_lively(Options::default()).await else { return };
+    let (port, logs) = (Port::free(), Sink::start().await);
+    let metrics = Collector::start(&port.otlp_sink()).expect("the Supervisor is there too");
+    eventually("the sink listens", async || port.listens().await.then_some(())).await;
+    let addresses = [port.to_string(), logs.address.to_string()];
+    scene
+        .ctl
+        .apply_text(&format!(
+            "kind: ConnectionSettings\nname: telemetry\nselector: {SELECTOR}\n\
+             own_metrics: {{endpoint: \"http://{}/v1/metrics\"}}\n\
+             own_logs: {{endpoint: \"http://{}/v1/logs\", headers: {{X-Scope: interop}}}}\n",
+            addresses[0], addresses[1]
+        ))
+        .await;
+    let arrives = async || logs.has("/v1/logs", "x-scope: interop").then_some(());
+    eventually("logs arrive", arrives).await;
+    let shown = async || scene.ctl.run(&["agent", "config", &scene.uid, "--effective"]).await;
+    let is_shown = async || {
+        let config = shown().await;
+        addresses.iter().all(|address| config.contains(address)).then_some(())
+    };
+    eventually("both places are in the effective configuration", is_shown).await;
+    // A collector sends its metrics once a minute, and when it ends.
+    scene.ctl.json(&["restart", &scene.uid]).await;
+    let arrives = async || {
+        let output = metrics.output();
+        (output.contains("otelcol_process_uptime") && output.contains(&scene.uid)).then_some(())
+    };
+    eventually("metrics of this very collector arrive", arrives).await;
+    scene.messages_later(3).await;
+    assert_eq!(scene.offers_sent().await, 2.0, "offered once");
+
+    scene.ctl.run(&["delete", "policy", "telemetry"]).await;
+    let is_gone = async || {
+        let config = shown().await;
+        (!addresses.iter().any(|address| config.contains(address))).then_some(())
+    };
+    eventually("it is withdrawn", is_gone).await;
+    scene.ctl.agent_is(&scene.uid, "the collector is well", |agent| agent["healthy"] == true).await;
+    scene.messages_later(3).await;
+    assert_eq!(scene.offers_sent().await, 3.0, "offered, and withdrawn");
 }

@@ -3,6 +3,7 @@
 use std::{
     env,
     fs::{self, File},
+    io::Write as _,
     path::{Path, PathBuf},
     process::{ChildStdin, Command, Stdio},
 };
@@ -81,6 +82,11 @@ impl Client {
     pub async fn uid(&mut self) -> String {
         let started = self.event("started", |_| true).await;
         started["instance_uid"].as_str().unwrap().to_owned()
+    }
+
+    /// Has the client do something: a line of its standard input.
+    pub fn order(&mut self, order: &Value) {
+        writeln!(self.input.as_mut().expect("it was not stopped"), "{order}").unwrap();
     }
 
     /// Ends the client as its user would.

@@ -1,10 +1,17 @@
 //! The OpenTelemetry Collector and its Supervisor, as built from `tests/interop/collector`.
 
-use std::{fs, net::SocketAddr, path::PathBuf, process::Command};
+use std::{
+    fmt::{self, Display, Formatter},
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    process::Command,
+};
 
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 
 use super::{
     PATIENCE,
@@ -15,9 +22,10 @@ use super::{
 
 /// A Supervisor, with the collector that it runs.
 pub struct Supervisor {
-    folder: TempDir,
-    program: PathBuf,
+    // Before its folder, with the log that a failed test shows.
     process: Option<Process>,
+    program: PathBuf,
+    folder: TempDir,
 }
 
 /// What a Supervisor is set to do besides the usual.
@@ -41,7 +49,7 @@ impl Supervisor {
             .replace("STORAGE", &folder.path().join("storage").to_string_lossy())
             .replace("VALIDATE", &options.validate_config.to_string());
         fs::write(folder.path().join("supervisor.yaml"), settings).unwrap();
-        let mut supervisor = Self { folder, program, process: None };
+        let mut supervisor = Self { process: None, program, folder };
         supervisor.start_again();
         Some(supervisor)
     }
@@ -66,6 +74,11 @@ impl Supervisor {
         self.said("Received remote config from server")
             .filter_map(|line| Some(line["hash"].as_str()?.to_owned()))
             .collect()
+    }
+
+    /// How often it has made a client for the server.
+    pub fn connections(&self) -> usize {
+        self.said("OpAMP client started.").count()
     }
 
     /// How often it has started its collector with a configuration.
@@ -131,6 +144,11 @@ impl Collector {
         Some(Self { process, _folder: folder })
     }
 
+    /// Everything that it printed.
+    pub fn output(&self) -> String {
+        self.process.output()
+    }
+
     /// Ends it as an operator would.
     pub async fn stop(&mut self) {
         self.process.signal(Signal::TERM);
@@ -141,6 +159,12 @@ impl Collector {
 /// A place where a collector can be told to answer, so as to see from outside what it runs.
 #[derive(Clone, Copy)]
 pub struct Port(SocketAddr);
+
+impl Display for Port {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        Display::fmt(&self.0, f)
+    }
+}
 
 impl Port {
     pub fn free() -> Self {
@@ -156,6 +180,21 @@ impl Port {
         )
     }
 
+    /// A configuration that takes telemetry here, and prints all of it.
+    pub fn otlp_sink(self) -> String {
+        let pipeline = "{receivers: [otlp], exporters: [debug]}";
+        format!(
+            "receivers: {{otlp: {{protocols: {{http: {{endpoint: \"{}\"}}}}}}}}\nexporters: {{debug: {{verbosity: detailed}}}}\n\
+             service:\n  telemetry: {{metrics: {{level: none}}}}\n  pipelines: {{metrics: {pipeline}, logs: {pipeline}}}\n",
+            self.0
+        )
+    }
+
+    pub async fn listens(self) -> bool {
+        TcpStream::connect(self.0).await.is_ok()
+    }
+
+    /// Whether the extension of [`Self::config`] says that all is well.
     pub async fn answers(self) -> bool {
         http_get(self.0, "/").await.is_some_and(|response| response.starts_with("HTTP/1.1 200"))
     }

@@ -1,9 +1,13 @@
 //! `musterctl` as an operator runs it.
 
-use std::{collections::HashMap, net::SocketAddr, path::Path};
+use std::{collections::HashMap, net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout},
+};
 
 use super::{
     agent::{Agent, Fleet},
@@ -26,12 +30,33 @@ pub struct Outcome {
     pub stderr: String,
 }
 
+/// A run of `musterctl` that follows something.
+pub struct Follower {
+    lines: Lines<BufReader<ChildStdout>>,
+    _child: Child,
+}
+
+impl Follower {
+    /// The next line, if there is one soon enough. None is lost.
+    pub async fn next_within(&mut self, limit: Duration) -> Option<Value> {
+        let line = tokio::time::timeout(limit, self.lines.next_line()).await.ok()?;
+        let line = line.unwrap().expect("musterctl goes on");
+        Some(serde_json::from_str(&line).unwrap())
+    }
+}
+
 impl Ctl {
     pub fn new(server: SocketAddr, token: &str) -> Self {
         Self { server, token: token.to_owned(), folder: tempfile::tempdir().unwrap() }
     }
 
     pub async fn try_run(&self, arguments: &[&str]) -> Outcome {
+        let output = self.command(arguments).output().await.unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Outcome { succeeded: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
+    fn command(&self, arguments: &[&str]) -> tokio::process::Command {
         let mut command = tokio::process::Command::from(clean(env!("CARGO_BIN_EXE_musterctl")));
         command
             .args(arguments)
@@ -41,9 +66,14 @@ impl Ctl {
             .env("MUSTER_SERVER", format!("http://{}", self.server))
             .env("MUSTER_TOKEN", &self.token)
             .kill_on_drop(true);
-        let output = command.output().await.unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Outcome { succeeded: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        command
+    }
+
+    /// A run that goes on until this is dropped, and prints JSON, one object a line.
+    pub fn follow(&self, arguments: &[&str]) -> Follower {
+        let mut child = self.command(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Follower { lines, _child: child }
     }
 
     /// Standard output of a run that must succeed.
@@ -149,6 +179,13 @@ impl Ctl {
     /// Applies a policy with one file.
     pub async fn apply(&self, name: &str, selector: &str, file: &str, body: &str) {
         self.run(&["apply", "-f", &self.manifest(name, selector, file, body)]).await;
+    }
+
+    /// Applies what a manifest says.
+    pub async fn apply_text(&self, manifest: &str) {
+        let path = self.folder.path().join("manifest.yaml");
+        std::fs::write(&path, manifest).unwrap();
+        self.run(&["apply", "-f", &path.to_string_lossy()]).await;
     }
 
     /// As [`Self::apply`], if the server takes it.
