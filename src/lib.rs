@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod load;
 pub mod model;
 pub mod packages;
+pub mod pki;
 pub mod proto;
 pub mod protocol;
 pub mod settings;

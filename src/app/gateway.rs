@@ -21,6 +21,7 @@ pub async fn run(role: GatewayRole, metrics: Metrics) -> anyhow::Result<()> {
     let shutdown = shutdown::on_signal().context("signals")?;
     let node = node::id(role.node.node_id.clone());
     let config = gateway::Config { package_storage: role.packages.storage()?, ..role.gateway.config()? };
+    let tls = listeners::tls(&role.gateway)?;
     let redis_url = role.bus.url()?;
     listeners::warn_if_open(&role.gateway, role.opamp_listen);
     let opamp = listeners::bind("OpAMP", role.opamp_listen)?;
@@ -28,7 +29,7 @@ pub async fn run(role: GatewayRole, metrics: Metrics) -> anyhow::Result<()> {
     let addresses = [("opamp", opamp.local_addr()?), ("metrics", scrapes.local_addr()?)];
 
     let bus: SharedBus = bus::redis::Redis::connect(redis_url.expose(), &role.bus.redis_prefix)?;
-    let gateway = Gateway::new(config, node.clone(), bus);
+    let gateway = Gateway::with_tls(config, tls, node.clone(), bus);
 
     let mut health = Health::new(metrics);
     health.shutdown(&shutdown);

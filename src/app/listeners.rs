@@ -11,7 +11,7 @@ use anyhow::Context;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-use crate::settings::Gateway;
+use crate::{gateway::Tls, settings::Gateway};
 
 /// Connections that the kernel completes before we accept them: a second or two of a whole fleet coming back. The system's
 /// own limit (`net.core.somaxconn`) still holds.
@@ -31,10 +31,15 @@ pub fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     listen().with_context(|| format!("cannot listen on {address} for {what}"))
 }
 
+/// The certificate of the OpAMP listener; `None` for plain text.
+pub fn tls(settings: &Gateway) -> anyhow::Result<Option<Tls>> {
+    settings.tls()?.map(|config| Tls::load(config).context("TLS")).transpose()
+}
+
 /// Says so when anybody who reaches the gateway from elsewhere may be an agent of it.
 pub fn warn_if_open(settings: &Gateway, opamp: SocketAddr) {
     if settings.admits_anybody() && !opamp.ip().is_loopback() {
-        tracing::warn!(%opamp, "agents need no token, and the address can be reached from other machines");
+        tracing::warn!(%opamp, "agents need no token or certificate, and the address can be reached from other machines");
     }
 }
 

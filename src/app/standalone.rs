@@ -48,6 +48,11 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     gateway::metrics::describe();
     let shutdown = shutdown::on_signal().context("signals")?;
     let (gateway_config, service_config) = (role.gateway.config()?, role.config_service.config()?);
+    let tls = listeners::tls(&role.gateway)?;
+    if tls.is_some() && role.demo > 0 {
+        anyhow::bail!("demo does not work with TLS: its agents speak plain text");
+    }
+    let is_tls = tls.is_some();
     let folder = DataDir::open(&role.data_dir)?;
     let packages = role.packages.storage_or(&folder.packages())?;
     listeners::warn_if_open(&role.gateway, role.opamp_listen);
@@ -67,7 +72,7 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
         .with_packages(Some(packages.clone()));
     let admin = admin::Server::new(role.admin.config(), store, bus.clone()).with_packages(Some(packages.clone()));
     let gateway_config = gateway::Config { package_storage: Some(packages), ..gateway_config };
-    let gateway = Gateway::new(gateway_config, node, bus);
+    let gateway = Gateway::with_tls(gateway_config, tls, node, bus);
 
     let mut health = Health::new(metrics);
     health.shutdown(&shutdown);
@@ -90,7 +95,7 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
         stages.start("demonstration", |stop| run_demo(plan, stop));
     }
     if !stages.has_ended() {
-        greet(&role, &folder, &addresses, &[agent_token, operator_token]);
+        greet(&role, &folder, &addresses, is_tls, &[agent_token, operator_token]);
     }
     let result = stages.run(&shutdown).await;
     sqlite.close().await;
@@ -147,11 +152,12 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 /// Tells people where everything is.
-fn greet(role: &StandaloneRole, folder: &DataDir, addresses: &Addresses, tokens: &[FirstToken]) {
+fn greet(role: &StandaloneRole, folder: &DataDir, addresses: &Addresses, is_tls: bool, tokens: &[FirstToken]) {
+    let (ws, http) = if is_tls { ("wss", "https") } else { ("ws", "http") };
     let (opamp, path) = (reachable(addresses.opamp), role.gateway.path());
     let mut lines = vec![
         format!("Muster {} is up.", env!("CARGO_PKG_VERSION")),
-        format!("  OpAMP           ws://{opamp}{path} and http://{opamp}{path}"),
+        format!("  OpAMP           {ws}://{opamp}{path} and {http}://{opamp}{path}"),
         format!("  admin API       http://{}", reachable(addresses.admin)),
         format!("  metrics         http://{}/metrics", reachable(addresses.metrics)),
         format!("  data            {}", folder.path().display()),

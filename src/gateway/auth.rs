@@ -1,4 +1,5 @@
-//! Agent tokens, checked without a database: the config service sends the list of what is valid.
+//! What agents identify themselves with. Tokens are checked without a database: the config service sends the list of what is
+//! valid.
 
 use std::{
     collections::HashMap,
@@ -13,18 +14,47 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use super::pace;
-use crate::{auth::token, model::ContentHash, packages::access::Key, proto::bus::AgentTokens};
+use crate::{
+    auth::token,
+    model::{ContentHash, InstanceUid},
+    packages::access::Key,
+    pki::Identity,
+    proto::bus::AgentTokens,
+};
 
-/// A token with which somebody may be connected. Shared by the connections that were opened with it.
+/// A token or certificate with which somebody may be connected. A token's is shared by the connections that were opened with
+/// it.
 #[derive(Debug)]
 pub struct Credential {
     pub id: String,
     /// 0 if it does not expire.
     expires_unix_ms: u64,
     is_revoked: AtomicBool,
+    certificate: Option<Certificate>,
+}
+
+#[derive(Debug)]
+struct Certificate {
+    /// The agent that alone may speak by it.
+    uid: Option<InstanceUid>,
 }
 
 impl Credential {
+    /// A certificate that is believed.
+    pub fn certificate(identity: Identity) -> Self {
+        Self {
+            id: identity.name,
+            expires_unix_ms: u64::try_from(identity.not_after).unwrap_or(0).max(1),
+            is_revoked: AtomicBool::new(false),
+            certificate: Some(Certificate { uid: identity.uid }),
+        }
+    }
+
+    /// The agent that alone may speak by it, if it is for one.
+    pub fn uid(&self) -> Option<InstanceUid> {
+        self.certificate.as_ref()?.uid
+    }
+
     pub fn is_valid(&self, now_unix_ms: u64) -> bool {
         !self.is_revoked.load(Ordering::Relaxed) && (self.expires_unix_ms == 0 || now_unix_ms < self.expires_unix_ms)
     }
@@ -106,7 +136,12 @@ impl Tokens {
 }
 
 fn credential(token: &crate::proto::bus::AgentToken) -> Credential {
-    Credential { id: token.id.clone(), expires_unix_ms: token.expires_unix_ms, is_revoked: AtomicBool::new(false) }
+    Credential {
+        id: token.id.clone(),
+        expires_unix_ms: token.expires_unix_ms,
+        is_revoked: AtomicBool::new(false),
+        certificate: None,
+    }
 }
 
 #[cfg(test)]

@@ -13,11 +13,23 @@ pub enum AgentAuth {
     None,
 }
 
+/// Whether agents show a certificate. For any of this the gateway must serve TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// They are not asked for one.
+    Off,
+    /// One that is shown counts in place of a token.
+    Optional,
+    /// Nobody is let in without one.
+    Required,
+}
+
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where OpAMP is served, over WebSocket and plain HTTP alike.
     pub path: String,
     pub agent_auth: AgentAuth,
+    pub client_certificates: ClientCertificates,
     /// TCP connections at one time. Beyond it newcomers get 503.
     pub max_connections: usize,
     /// Agents known at one time, connected or still being handed over. One socket may carry many.
@@ -92,6 +104,7 @@ impl Default for Config {
         Self {
             path: "/v1/opamp".to_owned(),
             agent_auth: AgentAuth::Required,
+            client_certificates: ClientCertificates::Off,
             max_connections: 250_000,
             max_agents: 1_000_000,
             admission_per_second: 1_000,

@@ -22,6 +22,7 @@ use super::{
     Shared, exchange,
     outbox::{Flushed, Outbox},
     pace,
+    tls::SessionReader,
     websocket::{self, Decoder, Frame, Violation, code},
 };
 
@@ -42,7 +43,7 @@ thread_local! {
 /// What everybody else knows of a WebSocket.
 #[derive(Debug)]
 pub struct Connection {
-    /// The token it was opened with, if tokens are required.
+    /// The token or certificate it was opened with, if it was with one.
     pub credential: Option<Arc<super::auth::Credential>>,
     /// Where it is in the table of connections.
     pub slot: AtomicU32,
@@ -56,8 +57,13 @@ pub struct Connection {
 }
 
 /// The task that reads a connection. Its size is most of what an idle agent costs beyond the kernel's share.
-pub struct Reader {
-    socket: OwnedReadHalf,
+pub struct Reader<S = OwnedReadHalf> {
+    socket: S,
+    listener: Listener,
+}
+
+/// What takes the bytes that come.
+struct Listener {
     connection: Arc<Connection>,
     shared: Arc<Shared>,
     decoder: Decoder,
@@ -68,13 +74,69 @@ pub struct Reader {
     counted_s: u32,
 }
 
-impl Reader {
-    pub fn new(socket: OwnedReadHalf, connection: Arc<Connection>, shared: Arc<Shared>) -> Self {
-        Self { socket, connection, shared, decoder: Decoder::default(), is_deaf: false, frames: 0, counted_s: 0 }
+/// The receiving side of a socket.
+pub trait Source: Unpin {
+    /// Reads once, into `scratch`; `take` gets what came, in plain. `false` at the end.
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+        take: impl FnMut(&mut [u8]),
+    ) -> Poll<std::io::Result<bool>>;
+}
+
+impl Source for OwnedReadHalf {
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+        mut take: impl FnMut(&mut [u8]),
+    ) -> Poll<std::io::Result<bool>> {
+        let mut buffer = ReadBuf::new(scratch);
+        std::task::ready!(Pin::new(self).poll_read(cx, &mut buffer))?;
+        let read = buffer.filled_mut();
+        if read.is_empty() {
+            return Poll::Ready(Ok(false));
+        }
+        take(read);
+        Poll::Ready(Ok(true))
+    }
+}
+
+impl Source for SessionReader {
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+        take: impl FnMut(&mut [u8]),
+    ) -> Poll<std::io::Result<bool>> {
+        self.poll_read(cx, scratch, take)
+    }
+}
+
+impl<S> Reader<S> {
+    pub fn new(socket: S, connection: Arc<Connection>, shared: Arc<Shared>) -> Self {
+        Self {
+            socket,
+            listener: Listener {
+                connection,
+                shared,
+                decoder: Decoder::default(),
+                is_deaf: false,
+                frames: 0,
+                counted_s: 0,
+            },
+        }
     }
 
     /// Takes bytes that came from the peer.
     pub fn take(&mut self, input: &mut [u8]) {
+        self.listener.take(input);
+    }
+}
+
+impl Listener {
+    fn take(&mut self, input: &mut [u8]) {
         let now_s = self.shared.clock.now_s();
         self.connection.heard_s.store(now_s, Ordering::Relaxed);
         self.connection.pinged_s.store(0, Ordering::Relaxed);
@@ -144,40 +206,28 @@ impl Reader {
         let agents = self.connection.outbox.with_uids(|uids| uids.len()).max(1);
         u64::from(self.per_second()) * agents as u64
     }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            std::task::ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
-            let read = buffer.filled_mut();
-            let count = read.len();
-            if count > 0 {
-                self.take(read);
-            }
-            Poll::Ready(Ok(count))
-        })
-    }
 }
 
-impl Future for Reader {
+impl<S: Source> Future for Reader<S> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
+        let Self { socket, listener } = self.get_mut();
         loop {
-            match this.connection.outbox.poll_flush(cx) {
+            match listener.connection.outbox.poll_flush(cx) {
                 Flushed::Gone => return Poll::Ready(()),
                 Flushed::Queued(bytes) if bytes > PAUSE_READING_BYTES => return Poll::Pending,
                 Flushed::Queued(_) | Flushed::All => {}
             }
-            if this.is_ahead() {
-                this.shared.paused.add(cx.waker());
-                this.shared.metrics.pauses.increment(1);
+            if listener.is_ahead() {
+                listener.shared.paused.add(cx.waker());
+                listener.shared.metrics.pauses.increment(1);
                 return Poll::Pending;
             }
-            match std::task::ready!(this.poll_read(cx)) {
-                Ok(0) => return Poll::Ready(()),
-                Ok(_) => {}
+            let read = SCRATCH.with_borrow_mut(|scratch| socket.poll_take(cx, scratch, |input| listener.take(input)));
+            match std::task::ready!(read) {
+                Ok(false) => return Poll::Ready(()),
+                Ok(true) => {}
                 Err(error) => {
                     tracing::trace!(%error, "connection lost");
                     return Poll::Ready(());
@@ -187,7 +237,7 @@ impl Future for Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for Listener {
     /// However the task ends, its agents are let go of.
     fn drop(&mut self) {
         self.connection.outbox.kill();

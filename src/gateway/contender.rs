@@ -64,7 +64,7 @@ impl Contender {
                 self.waiting = Some(Waiting::WebSocket(echo));
                 Outcome::Settled
             }
-            Origin::Http => {
+            Origin::Http(_) => {
                 let (sender, waiter) = tokio::sync::oneshot::channel();
                 self.waiting = Some(Waiting::Http(sender));
                 Outcome::HeldHttp { uid, echo, waiter }

@@ -65,7 +65,7 @@ pub fn contend(
         }
     }
     match (&mut rare.contender, origin) {
-        (Some(contender), Origin::Http) => contender.hold(uid, origin, echo),
+        (Some(contender), Origin::Http(_)) => contender.hold(uid, origin, echo),
         _ => Outcome::Reply(Reply::plain(echo)),
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use super::{
     Shared,
     agents::{Echo, Entry, Link, Now, Waiting},
+    auth::Credential,
     connection::Connection,
     duplicates, identity, messages,
     reply::{self, Reply},
@@ -24,21 +25,29 @@ const MAX_AGENTS_PER_CONNECTION: usize = 16_384;
 #[derive(Clone, Copy)]
 pub enum Origin<'a> {
     WebSocket(&'a Arc<Connection>),
-    Http,
+    /// With what the request was let in by.
+    Http(Option<&'a Credential>),
 }
 
-impl Origin<'_> {
+impl<'a> Origin<'a> {
     pub fn link(self) -> Link {
         match self {
             Self::WebSocket(connection) => Link::WebSocket(connection.clone()),
-            Self::Http => Link::Http,
+            Self::Http(_) => Link::Http,
         }
     }
 
     pub fn is(self, link: &Link) -> bool {
         match self {
             Self::WebSocket(connection) => link.is(connection),
-            Self::Http => matches!(link, Link::Http),
+            Self::Http(_) => matches!(link, Link::Http),
+        }
+    }
+
+    pub fn credential(self) -> Option<&'a Credential> {
+        match self {
+            Self::WebSocket(connection) => connection.credential.as_deref(),
+            Self::Http(credential) => credential,
         }
     }
 }
@@ -94,9 +103,14 @@ pub fn refuse_text(shared: &Shared, connection: &Connection) {
 /// Takes the message of an HTTP request, and waits shortly for its verdict. `hint` is the uid that the request's header
 /// gives; clients differ in how they write it, so it is used only when the message has none. `None` if the agent is to come
 /// back later.
-pub async fn receive_http(shared: &Arc<Shared>, payload: &[u8], hint: Option<InstanceUid>) -> Option<Reply> {
+pub async fn receive_http(
+    shared: &Arc<Shared>,
+    payload: &[u8],
+    hint: Option<InstanceUid>,
+    credential: Option<&Credential>,
+) -> Option<Reply> {
     shared.metrics.http_messages.increment(1);
-    let (mut uid, mut echo, waiter) = match receive(shared, Origin::Http, payload) {
+    let (mut uid, mut echo, waiter) = match receive(shared, Origin::Http(credential), payload) {
         Outcome::HeldHttp { uid, echo, waiter } => (uid, echo, waiter),
         Outcome::Unavailable { .. } | Outcome::Settled => return None,
         Outcome::Reply(reply) if reply.head.first() != Some(&UID_TAG) => {
@@ -144,6 +158,10 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
             return Outcome::Reply(bad_request(shared, uid, error.to_string()));
         }
     };
+    if let Some(own) = identity::spoken_for(shared, origin, incoming.uid) {
+        let text = format!("the certificate of this connection is that of the agent {own}");
+        return Outcome::Reply(bad_request(shared, Some(incoming.uid), text));
+    }
     let (uid, echo) = match identity::identify(shared, origin, &incoming, payload) {
         Ok(known) => known,
         Err(text) => return Outcome::Reply(bad_request(shared, Some(incoming.uid), text)),
@@ -165,7 +183,7 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
                 return Outcome::Unavailable { uid: echo.uid, text: "too many agents" };
             }
             let mut entry = Entry::new(origin.link(), 0);
-            if matches!(origin, Origin::Http) {
+            if matches!(origin, Origin::Http(_)) {
                 entry.heard_s = shared.seldom.came_back(&uid);
             }
             entry.open(origin.link(), shared.registry.mint_generation(0), incoming.sequence_num, None);
@@ -229,7 +247,7 @@ fn take(
     } else {
         shared.metrics.heartbeats.increment(1);
     }
-    let is_http = matches!(origin, Origin::Http);
+    let is_http = matches!(origin, Origin::Http(_));
     let waits = is_opening || is_http && taken.is_reported;
     if waits && shared.bus.is_reachable() {
         return hold(shared, entry, uid, is_http, echo);
@@ -239,7 +257,7 @@ fn take(
             reply::tell(shared, uid, entry, connection, echo, now.ms);
             Outcome::Settled
         }
-        Origin::Http => Outcome::Reply(reply::compose(shared, uid, entry, echo, now.ms)),
+        Origin::Http(_) => Outcome::Reply(reply::compose(shared, uid, entry, echo, now.ms)),
     };
     shared.want_body(uid, entry);
     outcome
@@ -269,7 +287,7 @@ fn reopen(shared: &Shared, entry: &mut Entry, uid: InstanceUid, origin: Origin<'
 fn has_room(shared: &Shared, origin: Origin<'_>) -> bool {
     let on_connection = match origin {
         Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.len()),
-        Origin::Http => 0,
+        Origin::Http(_) => 0,
     };
     let has_memory = !shared.memory.is_scarce();
     has_memory && shared.registry.len() < shared.config.max_agents && on_connection < MAX_AGENTS_PER_CONNECTION
@@ -290,6 +308,6 @@ fn likely_uid(origin: Origin<'_>, payload: &[u8]) -> Option<InstanceUid> {
     });
     said.or_else(|| match origin {
         Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.only()),
-        Origin::Http => None,
+        Origin::Http(_) => None,
     })
 }

@@ -17,16 +17,17 @@ use http_body_util::{Either, Full, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 
 use super::{
     Shared,
     auth::Credential,
     body::{self, Problem},
-    config::AgentAuth,
+    certificates::Check,
+    config::{AgentAuth, ClientCertificates},
     exchange, metrics, packages,
     registry::Ticket,
     reply::Reply,
+    tls::{Presented, Stream},
     upgrade,
     watched::{Phase, Watch, Watched},
 };
@@ -50,6 +51,8 @@ struct Serving {
     /// Goes along with the socket when it is upgraded.
     ticket: Mutex<Option<Ticket>>,
     watch: Arc<Watch>,
+    /// The certificates that the client has shown.
+    presented: Option<Presented>,
     /// It is one too many: whatever it asks is refused.
     is_surplus: bool,
 }
@@ -58,10 +61,17 @@ struct Serving {
 const HEADERS_TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// Serves HTTP on one connection until it ends, is upgraded, or its time is over.
-pub async fn serve(shared: Arc<Shared>, socket: TcpStream, ticket: Ticket, is_surplus: bool) {
+pub async fn serve(
+    shared: Arc<Shared>,
+    socket: Stream,
+    presented: Option<Presented>,
+    ticket: Ticket,
+    is_surplus: bool,
+) {
     let (header_timeout, idle_timeout) = (shared.config.header_timeout, shared.config.http_idle_timeout);
     let watch = Watch::new();
-    let serving = Arc::new(Serving { shared, ticket: Mutex::new(Some(ticket)), watch: watch.clone(), is_surplus });
+    let ticket = Mutex::new(Some(ticket));
+    let serving = Arc::new(Serving { shared, ticket, watch: watch.clone(), presented, is_surplus });
     let service = service_fn(move |request| {
         let serving = serving.clone();
         async move {
@@ -95,8 +105,7 @@ pub async fn serve(shared: Arc<Shared>, socket: TcpStream, ticket: Ticket, is_su
         End::Over => {}
         End::Late if watch.phase() == Phase::Head => {
             metrics::refused("header_timeout");
-            // Whoever does not take so few bytes at once does not want them.
-            let _ = socket.try_write(HEADERS_TOO_SLOW);
+            socket.say_last(HEADERS_TOO_SLOW);
         }
         End::Late => {}
         End::Unreadable => {
@@ -127,8 +136,7 @@ impl Serving {
         let admitted = self.admit(&request);
         match admitted {
             Ok(credential) if request.method() == Method::POST => {
-                drop(credential);
-                self.exchange(request).await.unwrap_or_else(|refusal| *refusal)
+                self.exchange(request, credential).await.unwrap_or_else(|refusal| *refusal)
             }
             Ok(credential) => self.handshake(request, credential).unwrap_or_else(|refusal| *refusal),
             Err(refusal) => self.or_discard(Err(refusal), request).await,
@@ -173,17 +181,7 @@ impl Serving {
         if shared.is_draining.load(Ordering::Relaxed) {
             return Err(self.busy("draining"));
         }
-        let credential = match shared.config.agent_auth {
-            AgentAuth::None => None,
-            AgentAuth::Required if !shared.tokens.are_known() => return Err(self.busy("tokens_unknown")),
-            AgentAuth::Required => {
-                let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-                match value.and_then(|value| shared.tokens.check(value)) {
-                    Some(credential) => Some(credential),
-                    None => return Err(unauthorized()),
-                }
-            }
-        };
+        let credential = self.authenticate(request)?;
         if request.method() != Method::GET && request.method() != Method::POST {
             let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "method", "GET or POST");
             answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST"));
@@ -192,8 +190,38 @@ impl Serving {
         Ok(credential)
     }
 
+    /// By what the request may be made; `None` if anybody may. A certificate goes before a token. One that is not good any
+    /// more leaves the token to decide, for with that an agent gets a new one.
+    fn authenticate(&self, request: &Request<Incoming>) -> Result<Option<Arc<Credential>>, Refusal> {
+        let shared = &self.shared;
+        let is_required = shared.config.client_certificates == ClientCertificates::Required;
+        let shown =
+            self.presented.as_ref().map(|presented| shared.certificates.check(presented, shared.tls.as_deref()));
+        let problem = match shown {
+            Some(Check::Good(credential)) => return Ok(Some(credential)),
+            Some(Check::Bad(problem)) => Some(problem),
+            None => is_required.then(|| "a client certificate is required".to_owned()),
+        };
+        match (shared.config.agent_auth, problem) {
+            (_, Some(problem)) if is_required => Err(unauthorized(problem)),
+            (AgentAuth::None, None) => Ok(None),
+            (AgentAuth::None, Some(problem)) => Err(unauthorized(problem)),
+            (AgentAuth::Required, _) if !shared.tokens.are_known() => Err(self.busy("tokens_unknown")),
+            (AgentAuth::Required, problem) => {
+                let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+                let credential = value.and_then(|value| shared.tokens.check(value));
+                let text = || problem.unwrap_or_else(|| "a valid agent token is required".to_owned());
+                credential.map(Some).ok_or_else(|| unauthorized(text()))
+            }
+        }
+    }
+
     /// A plain HTTP exchange.
-    async fn exchange(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
+    async fn exchange(
+        &self,
+        request: Request<Incoming>,
+        credential: Option<Arc<Credential>>,
+    ) -> Result<Answer, Refusal> {
         if !is_protobuf(request.headers()) {
             self.discard(request, body::MAX_DISCARDED_BYTES).await;
             let text = "OpAMP over plain HTTP is application/x-protobuf";
@@ -211,7 +239,7 @@ impl Serving {
         let hint = hint.and_then(|text| text.parse::<InstanceUid>().ok());
         let accepts_gzip = body::accepts_gzip(&head.headers);
         drop(head);
-        let Some(reply) = exchange::receive_http(&self.shared, &message, hint).await else {
+        let Some(reply) = exchange::receive_http(&self.shared, &message, hint, credential.as_deref()).await else {
             return Err(self.busy("agent_limit"));
         };
         if reply.len() > config.max_sent_bytes {
@@ -268,16 +296,16 @@ pub fn busy(shared: &Shared, reason: &'static str) -> Refusal {
     answer
 }
 
-pub fn refusal(status: StatusCode, reason: &'static str, text: &'static str) -> Refusal {
+pub fn refusal(status: StatusCode, reason: &'static str, text: impl Into<Bytes>) -> Refusal {
     metrics::refused(reason);
-    let mut answer = Response::new(Either::Left(Full::new(Bytes::from_static(text.as_bytes()))));
+    let mut answer = Response::new(Either::Left(Full::new(text.into())));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Box::new(answer)
 }
 
-pub fn unauthorized() -> Refusal {
-    let mut answer = refusal(StatusCode::UNAUTHORIZED, "unauthorized", "a valid agent token is required");
+pub fn unauthorized(text: impl Into<Bytes>) -> Refusal {
+    let mut answer = refusal(StatusCode::UNAUTHORIZED, "unauthorized", text);
     answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     answer
 }

@@ -16,6 +16,9 @@ const MAX_HTTP_ALIASES: usize = 4_096;
 /// An HTTP agent that speaks under its old uid after this long is asked afresh.
 const HTTP_ALIAS_LIFETIME: Duration = Duration::from_secs(900);
 
+/// How often an agent that goes on with the certificate of its first uid may have been given a new one.
+const MAX_RENAMES: usize = 64;
+
 /// New uids given over HTTP, by the old one. (Over WebSocket the connection knows them.)
 #[derive(Debug, Default)]
 pub struct HttpAliases(Mutex<HashMap<InstanceUid, HttpAlias>>);
@@ -46,6 +49,19 @@ impl HttpAliases {
         Some((known.alias, std::mem::take(&mut known.is_news)))
     }
 
+    fn has_become(&self, old: InstanceUid, new: InstanceUid) -> bool {
+        let aliases = self.0.lock();
+        let mut now = old;
+        for _ in 0..MAX_RENAMES {
+            match aliases.get(&now) {
+                Some(known) if known.alias.new == new => return true,
+                Some(known) => now = known.alias.new,
+                None => return false,
+            }
+        }
+        false
+    }
+
     fn asked_again(&self, alias: Alias, request: u64) {
         if let Some(known) = self.0.lock().get_mut(&alias.old).filter(|known| known.alias == alias) {
             known.alias.request = request;
@@ -56,6 +72,18 @@ impl HttpAliases {
 /// A uid as the specification wants it for agents.
 pub fn new_uid() -> InstanceUid {
     InstanceUid::from_uuid(uuid::Uuid::now_v7())
+}
+
+/// The agent that alone may speak by the certificate of `origin`, if that is another than the one that speaks, `said`: it, or
+/// one that it has become because it was given a new uid.
+pub fn spoken_for(shared: &Shared, origin: Origin<'_>, said: InstanceUid) -> Option<InstanceUid> {
+    let credential = origin.credential()?;
+    let own = credential.uid().filter(|own| *own != said)?;
+    let has_become = match origin {
+        Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.has_become(own, said)),
+        Origin::Http(_) => shared.http_aliases.has_become(own, said),
+    };
+    (!has_become).then_some(own)
 }
 
 /// Under which uid the sender of a message is known, and to whom the reply goes. An error is a text for the agent.
@@ -69,7 +97,7 @@ pub fn identify(
     let request = incoming.requests_instance_uid().then(|| digest(payload));
     let known = match origin {
         Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.alias(&said)).map(|it| (it, false)),
-        Origin::Http => shared.http_aliases.get(&said),
+        Origin::Http(_) => shared.http_aliases.get(&said),
     };
     if let Some((alias, is_news)) = known
         && request.is_none_or(|request| !is_another_agent(shared, alias, incoming, request))
@@ -77,7 +105,7 @@ pub fn identify(
         if let Some(request) = request {
             match origin {
                 Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.asked_again(alias, request)),
-                Origin::Http => shared.http_aliases.asked_again(alias, request),
+                Origin::Http(_) => shared.http_aliases.asked_again(alias, request),
             }
         }
         let is_told = is_news || request.is_some();
@@ -87,12 +115,12 @@ pub fn identify(
     let alias = Alias { old: said, new: new_uid(), request };
     let is_allowed = match origin {
         Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.add_alias(alias)),
-        Origin::Http => shared.minting.try_take(),
+        Origin::Http(_) => shared.minting.try_take(),
     };
     if !is_allowed {
         return Err("too many requests for an instance_uid".to_owned());
     }
-    if matches!(origin, Origin::Http) {
+    if matches!(origin, Origin::Http(_)) {
         shared.http_aliases.insert(alias, false);
     }
     Ok((alias.new, Echo { uid: said, new_uid: Some(alias.new) }))

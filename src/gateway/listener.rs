@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
 
-use super::{Shared, http, metrics};
+use super::{
+    Shared, http, metrics,
+    tls::{self, Stream},
+};
 
 /// So many connections beyond the limit are taken for as long as it takes to tell them so with a 503. Beyond that they are
 /// dropped: somebody has to stop talking.
@@ -29,7 +32,11 @@ pub async fn run(shared: Arc<Shared>, listener: TcpListener) {
                     continue;
                 }
                 let ticket = shared.open.enter();
-                tokio::spawn(http::serve(shared.clone(), socket, ticket, count >= limit));
+                let (shared, is_surplus) = (shared.clone(), count >= limit);
+                match shared.tls.clone() {
+                    None => tokio::spawn(http::serve(shared, Stream::Plain(socket), None, ticket, is_surplus)),
+                    Some(tls) => tokio::spawn(tls::serve(shared, tls, socket, ticket, is_surplus)),
+                };
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections");

@@ -3,8 +3,9 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | `listener`, `http`, `watched`, `body`, `upgrade` | from an accepted socket to a message or a WebSocket |
+//! | `listener`, `tls`, `http`, `watched`, `body`, `upgrade` | from an accepted socket to a message or a WebSocket |
 //! | `packages` | package files over HTTP |
+//! | `auth`, `certificates` | by what an agent may speak, and for whom |
 //! | `websocket`, `connection`, `outbox` | one WebSocket: frames, its reading task, its sending half |
 //! | `exchange`, `reply` | what a message does; what is sent back |
 //! | `agents`, `memory`, `full_state`, `uids`, `registry` | what is known of each agent, in memory |
@@ -19,6 +20,7 @@
 mod agents;
 mod auth;
 mod body;
+mod certificates;
 mod commands;
 mod config;
 mod connection;
@@ -43,6 +45,7 @@ mod reports;
 mod seldom;
 mod sweeper;
 mod timers;
+mod tls;
 mod uids;
 mod upgrade;
 mod verdicts;
@@ -61,7 +64,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use config::{AgentAuth, Config};
+pub use config::{AgentAuth, ClientCertificates, Config};
+pub use tls::{Config as TlsConfig, Error as TlsError, Tls};
 
 use crate::{
     bus::{Role, SharedBus},
@@ -99,6 +103,9 @@ struct Shared {
     connections: registry::Connections,
     open: registry::Open,
     tokens: auth::Tokens,
+    /// `None` for plain text.
+    tls: Option<Arc<tls::Tls>>,
+    certificates: certificates::Certificates,
     bodies: offers::Bodies,
     outgoing: reports::Outgoing,
     commands: commands::Commands,
@@ -124,8 +131,13 @@ struct Shared {
 }
 
 impl Gateway {
-    /// `node` is this gateway's id among all, and names its topic on the bus.
+    /// `node` is this gateway's id among all, and names its topic on the bus. It speaks plain text.
     pub fn new(config: Config, node: String, bus: SharedBus) -> Self {
+        Self::with_tls(config, None, node, bus)
+    }
+
+    /// As [`Self::new`], over TLS if that is given.
+    pub fn with_tls(config: Config, tls: Option<Tls>, node: String, bus: SharedBus) -> Self {
         let shared = Shared {
             node,
             bus,
@@ -134,6 +146,8 @@ impl Gateway {
             connections: registry::Connections::default(),
             open: registry::Open::default(),
             tokens: auth::Tokens::default(),
+            tls: tls.map(Arc::new),
+            certificates: certificates::Certificates::default(),
             bodies: offers::Bodies::new(config.body_cache_bytes, config.max_sent_bytes),
             outgoing: reports::Outgoing::default(),
             commands: commands::Commands::default(),
@@ -173,6 +187,9 @@ impl Gateway {
         tasks.spawn(named("sweeper", sweeper::run(shared.clone())));
         tasks.spawn(named("announce", sweeper::announce(shared.clone())));
         tasks.spawn(named("reopen", sweeper::reopen(shared.clone())));
+        if let Some(tls) = shared.tls.clone() {
+            tasks.spawn(named("TLS files", async move { tls.watch().await }));
+        }
         tasks.spawn(named("listener", listener::run(shared.clone(), listener)));
         tokio::select! {
             () = shutdown.cancelled() => {}

@@ -12,9 +12,8 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
-use tokio::net::tcp::OwnedWriteHalf;
 
-use super::uids::Uids;
+use super::{tls::Socket, uids::Uids};
 
 /// Beyond the largest message, this much may wait for a slow peer; what is sent to it then is dropped. Reports are repeated
 /// and offers are made again, so nothing is lost by it.
@@ -22,7 +21,7 @@ const SLACK_BYTES: usize = 256 << 10;
 
 #[derive(Debug)]
 pub struct Outbox {
-    socket: OwnedWriteHalf,
+    socket: Socket,
     /// Since when something has been queued without progress; 0 if nothing is. Set by the sweeper.
     pub stalled_s: AtomicU32,
     state: Mutex<State>,
@@ -66,7 +65,7 @@ pub enum Flushed {
 }
 
 impl Outbox {
-    pub fn new(socket: OwnedWriteHalf) -> Self {
+    pub fn new(socket: Socket) -> Self {
         let state = State { phase: Phase::Open, waker: None, queue: None, uids: Uids::default() };
         Self { socket, stalled_s: AtomicU32::new(0), state: Mutex::new(state) }
     }
@@ -127,8 +126,9 @@ impl Outbox {
         if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             state.waker = Some(cx.waker().clone());
         }
+        self.note_unsent(&mut state);
         while state.queue.is_some() {
-            match self.socket.as_ref().poll_write_ready(cx) {
+            match self.socket.poll_write_ready(cx) {
                 Poll::Ready(Ok(())) => self.write_queued(&mut state),
                 Poll::Ready(Err(_)) => state.phase = Phase::Gone,
                 Poll::Pending => break,
@@ -180,7 +180,19 @@ impl Outbox {
             queue.parts.extend(parts.into_iter().filter(|part| !part.is_empty()));
             queue.bytes += rest;
             wake(state);
+        } else if self.note_unsent(state) {
+            wake(state);
         }
+    }
+
+    /// What TLS has encrypted and the peer has not taken makes a queue too, if only an empty one: the reader's task goes on
+    /// with it, and the sweeper sees whether it moves.
+    fn note_unsent(&self, state: &mut State) -> bool {
+        let has_unsent = state.phase != Phase::Gone && self.socket.has_unsent();
+        if has_unsent {
+            state.queue.get_or_insert_default();
+        }
+        has_unsent
     }
 
     fn write_queued(&self, state: &mut State) {
@@ -199,7 +211,7 @@ impl Outbox {
                     }
                     queue.parts.pop_front();
                 }
-                if queue.parts.is_empty() {
+                if queue.parts.is_empty() && !self.socket.has_unsent() {
                     state.queue = None;
                 }
             }

@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Shared,
+    config::ClientCertificates,
     http::{Answer, Refusal, busy, refusal, unauthorized},
     watched::{Phase, Watch},
 };
@@ -87,19 +88,24 @@ pub async fn answer(
 
 /// Lets in who may speak OpAMP, and who has the file's own token, which its offer carries.
 fn authorize(shared: &Shared, headers: &HeaderMap, file: Option<&ContentHash>) -> Result<(), Refusal> {
-    if !shared.config.requires_token() {
+    let is_open = shared.config.client_certificates != ClientCertificates::Required;
+    if !shared.config.requires_token() && is_open {
         return Ok(());
     }
     if !shared.tokens.are_known() {
         return Err(busy(shared, "tokens_unknown"));
     }
     let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let Some(value) = value else { return Err(unauthorized()) };
+    let Some(value) = value else { return Err(stranger()) };
     let is_files_own = match (token::bearer(value), file) {
         (Some(token), Some(file)) => shared.tokens.opens(token, file),
         _ => false,
     };
-    if is_files_own || shared.tokens.check(value).is_some() { Ok(()) } else { Err(unauthorized()) }
+    if is_files_own || shared.tokens.check(value).is_some() { Ok(()) } else { Err(stranger()) }
+}
+
+fn stranger() -> Refusal {
+    unauthorized("a valid agent token, or that of the file, is required")
 }
 
 /// Conditions first, in the order of RFC 9110, section 13.2.2.

@@ -69,6 +69,18 @@ impl Uids {
         self.more.as_ref()?.aliases.iter().rev().find(|alias| alias.old == *uid).copied()
     }
 
+    /// Whether the agent that came with `old` was given `new`, at once or after others.
+    pub fn has_become(&self, old: InstanceUid, new: InstanceUid) -> bool {
+        let mut reached = HashSet::from([old]);
+        // In the order in which they were given.
+        for alias in self.more.iter().flat_map(|more| &more.aliases) {
+            if reached.contains(&alias.old) {
+                reached.insert(alias.new);
+            }
+        }
+        new != old && reached.contains(&new)
+    }
+
     /// Notes that the agent of `alias` has asked again.
     pub fn asked_again(&mut self, alias: Alias, request: u64) {
         let found = self.more.as_mut().and_then(|more| more.aliases.iter_mut().rev().find(|known| **known == alias));

@@ -8,14 +8,14 @@ use std::sync::{
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::{
     Shared,
     auth::Credential,
-    connection::{Connection, Reader},
+    connection::{Connection, Reader, Source},
     outbox::Outbox,
     registry::Ticket,
+    tls::{Session, Socket, Stream},
     watched::Watched,
 };
 
@@ -29,13 +29,29 @@ pub async fn establish(shared: Arc<Shared>, upgraded: OnUpgrade, credential: Opt
         }
     };
     match upgraded.downcast::<TokioIo<Watched>>() {
-        Ok(parts) => start(shared, parts.io.into_inner().socket, &parts.read_buf, credential, ticket),
+        Ok(parts) => match parts.io.into_inner().socket {
+            Stream::Plain(socket) => {
+                let (read, write) = socket.into_split();
+                start(shared, read, Socket::Plain(write), &parts.read_buf, credential, ticket);
+            }
+            Stream::Tls(stream) => {
+                let (socket, session) = stream.into_inner();
+                let (read, session) = Session::split(socket, session);
+                start(shared, read, Socket::Tls(session), &parts.read_buf, credential, ticket);
+            }
+        },
         Err(_) => tracing::error!("the upgraded connection is not the socket that was accepted"),
     }
 }
 
-fn start(shared: Arc<Shared>, socket: TcpStream, early: &[u8], credential: Option<Arc<Credential>>, ticket: Ticket) {
-    let (read, write) = socket.into_split();
+fn start<S: Source + Send + 'static>(
+    shared: Arc<Shared>,
+    read: S,
+    write: Socket,
+    early: &[u8],
+    credential: Option<Arc<Credential>>,
+    ticket: Ticket,
+) {
     let connection = Arc::new(Connection {
         credential,
         slot: AtomicU32::new(0),

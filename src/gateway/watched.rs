@@ -12,9 +12,10 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::Instant,
 };
+
+use super::tls::Stream;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -68,7 +69,7 @@ impl Watch {
 
 #[derive(Debug)]
 pub struct Watched {
-    pub socket: TcpStream,
+    pub socket: Stream,
     pub watch: Arc<Watch>,
 }
 

@@ -1,6 +1,6 @@
 //! Settings of the gateway.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, value_parser};
 
@@ -15,6 +15,16 @@ pub enum AgentAuth {
     None,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClientCertificates {
+    /// Agents are not asked for a certificate.
+    Off,
+    /// A certificate counts in place of a token.
+    Optional,
+    /// Every connection carries a valid certificate.
+    Required,
+}
+
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Gateway")]
 pub struct Gateway {
@@ -24,6 +34,19 @@ pub struct Gateway {
     /// Whether agents must show a token.
     #[arg(long, value_name = "MODE", value_enum, default_value = "required")]
     agent_auth: AgentAuth,
+    /// PEM file with the certificate of the OpAMP listener and those that lead to its authority; agents then use TLS. Read again
+    /// when it changes.
+    #[arg(long, value_name = "FILE")]
+    tls_certificate_file: Option<PathBuf>,
+    /// PEM file with the key of that certificate. Read again when it changes.
+    #[arg(long, value_name = "FILE")]
+    tls_key_file: Option<PathBuf>,
+    /// Whether agents show a certificate of an authority in client-ca-file. Needs TLS.
+    #[arg(long, value_name = "MODE", value_enum, default_value = "off")]
+    client_certificates: ClientCertificates,
+    /// PEM file with the certificate authorities whose certificates agents may show. Read again when it changes.
+    #[arg(long, value_name = "FILE")]
+    client_ca_file: Option<PathBuf>,
     /// Most TCP connections at a time; newcomers beyond it get 503.
     #[arg(long, value_name = "NUMBER", default_value_t = 250_000, value_parser = value_parser!(u32).range(1..))]
     max_connections: u32,
@@ -120,6 +143,11 @@ impl Gateway {
                 AgentAuth::Required => gateway::AgentAuth::Required,
                 AgentAuth::None => gateway::AgentAuth::None,
             },
+            client_certificates: match self.client_certificates {
+                ClientCertificates::Off => gateway::ClientCertificates::Off,
+                ClientCertificates::Optional => gateway::ClientCertificates::Optional,
+                ClientCertificates::Required => gateway::ClientCertificates::Required,
+            },
             max_connections: self.max_connections as usize,
             max_agents: self.max_agents as usize,
             admission_per_second: self.admission_per_second,
@@ -153,13 +181,36 @@ impl Gateway {
         })
     }
 
+    /// Where the listener's certificate is; `None` for plain text.
+    pub fn tls(&self) -> Result<Option<gateway::TlsConfig>, Error> {
+        let asks_clients = self.client_certificates != ClientCertificates::Off;
+        let conflict = |text: &str| Err(Error::Conflict(text.to_owned()));
+        if self.client_ca_file.is_some() && !asks_clients {
+            return conflict("client-ca-file is of no use while client-certificates is off");
+        }
+        match (&self.tls_certificate_file, &self.tls_key_file) {
+            (Some(certificate), Some(key)) => Ok(Some(gateway::TlsConfig {
+                certificate_file: certificate.clone(),
+                key_file: key.clone(),
+                client_ca_file: self.client_ca_file.clone(),
+                asks_clients,
+            })),
+            (Some(_), None) => conflict("tls-certificate-file needs tls-key-file"),
+            (None, Some(_)) => conflict("tls-key-file needs tls-certificate-file"),
+            (None, None) if asks_clients => {
+                conflict("client-certificates needs TLS: give tls-certificate-file and tls-key-file")
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
     pub fn path(&self) -> &str {
         &self.opamp_path
     }
 
-    /// Whether agents need no token.
+    /// Whether agents need neither token nor certificate.
     pub fn admits_anybody(&self) -> bool {
-        self.agent_auth == AgentAuth::None
+        self.agent_auth == AgentAuth::None && self.client_certificates != ClientCertificates::Required
     }
 
     fn check(&self) -> Result<(), Error> {

@@ -12,10 +12,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &["proto"]),
     ("protocol", &["model", "proto"]),
     ("packages", &["model"]),
+    ("pki", &["model"]),
     ("bus", &["model"]),
     ("store", &["model", "proto"]),
     ("auth", &["store"]),
-    ("gateway", &["auth", "bus", "model", "packages", "proto", "protocol"]),
+    ("gateway", &["auth", "bus", "model", "packages", "pki", "proto", "protocol"]),
     ("config_service", &["bus", "model", "packages", "proto", "protocol", "store"]),
     ("admin", &["auth", "bus", "model", "packages", "proto", "store"]),
     ("load", &["proto"]),
@@ -54,6 +55,8 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("hyper", &["gateway", "load", "app"], "the config service knows no web framework"),
     ("axum", &["gateway", "app", "admin"], "the config service knows no web framework"),
     ("tonic", &["admin", "admin_client", "cli", "proto"], "gRPC is the admin API's"),
+    ("rcgen", &["pki"], "certificates are made in one place"),
+    ("rustls", &["gateway"], "TLS is the listener's"),
     (
         "tokio",
         &[

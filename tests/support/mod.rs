@@ -16,6 +16,7 @@ pub mod s3;
 pub mod sink;
 >>>>>>> 6ee7fd2 (End-to-end tests of commands, messages and connection settings with the Go client and the Supervisor)
 pub mod standalone;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 

@@ -14,7 +14,7 @@ use futures_util::{SinkExt, StreamExt};
 use muster::{
     auth::token,
     bus::{Bus, Event, Topic, in_process::InProcess},
-    gateway::{self, AgentAuth, Config, Gateway},
+    gateway::{self, AgentAuth, Config, Gateway, Tls},
     model::{ContentHash, InstanceUid, uid::SHARD_COUNT},
     proto::{
         bus::{
@@ -28,7 +28,7 @@ use muster::{
 };
 use prost::Message as _;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::JoinHandle,
@@ -77,11 +77,15 @@ pub fn config() -> Config {
 
 impl Bench {
     pub async fn start(config: Config) -> Self {
+        Self::start_with(config, None).await
+    }
+
+    pub async fn start_with(config: Config, tls: Option<Tls>) -> Self {
         let bus = InProcess::new();
         let service = Service::start(bus.clone()).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let gateway = Gateway::new(config, NODE.to_owned(), bus);
+        let gateway = Gateway::with_tls(config, tls, NODE.to_owned(), bus);
         let (handle, shutdown) = (gateway.handle(), CancellationToken::new());
         let task = tokio::spawn(gateway.run(listener, shutdown.clone()));
         let bench = Self { address, handle, service, shutdown, task };
@@ -280,11 +284,11 @@ pub fn acknowledgement(report: &Report) -> Verdict {
 }
 
 /// One WebSocket of an agent, or of several.
-pub struct Agent {
-    pub socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+pub struct Agent<S = MaybeTlsStream<TcpStream>> {
+    pub socket: WebSocketStream<S>,
 }
 
-impl Agent {
+impl<S: AsyncRead + AsyncWrite + Unpin> Agent<S> {
     pub async fn send(&mut self, message: &AgentToServer) {
         let frame = [&[0][..], &message.encode_to_vec()].concat();
         self.send_frame(Message::Binary(frame.into())).await;
@@ -338,7 +342,7 @@ impl Agent {
     }
 }
 
-const UPGRADE: &str = "GET /v1/opamp HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
+pub const UPGRADE: &str = "GET /v1/opamp HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// A client's frame, not really masked.

@@ -10,4 +10,5 @@ mod http;
 mod packages;
 mod reports;
 mod throttling;
+mod tls;
 mod websocket;
