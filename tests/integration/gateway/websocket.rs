@@ -99,9 +99,9 @@ async fn a_large_message_is_taken_and_one_at_the_limit_too() {
     let mut bench = Bench::start(Config { max_received_bytes: 1 << 20, ..config() }).await;
     let mut agent = bench.connect().await;
     let mut large = full(1, 0);
-    large.custom_message = Some(muster::proto::opamp::CustomMessage::default());
+    large.remote_config_status = Some(muster::proto::opamp::RemoteConfigStatus::default());
     let padding = (1 << 20) - 1 - large.encoded_len() - 16;
-    large.custom_message.as_mut().unwrap().data = vec![5; padding].into();
+    large.remote_config_status.as_mut().unwrap().last_remote_config_hash = vec![5; padding].into();
     let reply = agent.say(&large).await;
     assert_eq!(reply.error_response, None);
     assert_eq!(message(&bench.service.report().await), large);
