@@ -6,7 +6,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    agent_config,
+    agent_config, agent_packages,
     authorized::Authorized,
     context::Context,
     convert,
@@ -19,10 +19,10 @@ use super::{
 use crate::{
     model::{AgentRecord, InstanceUid},
     proto::admin::{
-        self, AgentConfig, AgentHealth, ForgetAgentRequest, ForgetAgentResponse, GetAgentConfigRequest,
-        GetAgentHealthRequest, GetAgentRequest, ListAgentsRequest, ListAgentsResponse, ListHealthTransitionsRequest,
-        ListHealthTransitionsResponse, RetryConfigRequest, SetLabelsRequest, WatchAgentsRequest, WatchAgentsResponse,
-        agents_server::Agents,
+        self, AgentConfig, AgentHealth, AgentPackages, ForgetAgentRequest, ForgetAgentResponse, GetAgentConfigRequest,
+        GetAgentHealthRequest, GetAgentPackagesRequest, GetAgentRequest, ListAgentsRequest, ListAgentsResponse,
+        ListHealthTransitionsRequest, ListHealthTransitionsResponse, RetryConfigRequest, SetLabelsRequest,
+        WatchAgentsRequest, WatchAgentsResponse, agents_server::Agents,
     },
 };
 
@@ -80,6 +80,15 @@ impl Agents for Service {
         let Authorized { message, .. } = Authorized::of(request)?;
         let record = self.read(errors::uid(&message.instance_uid)?).await?;
         health::history(&self.0, record.uid, message).await.map(Response::new)
+    }
+
+    async fn get_agent_packages(
+        &self,
+        request: Request<GetAgentPackagesRequest>,
+    ) -> Result<Response<AgentPackages>, Status> {
+        let Authorized { message, .. } = Authorized::of(request)?;
+        let record = self.read(errors::uid(&message.instance_uid)?).await?;
+        agent_packages::get(&*self.0.store, &record).await.map(Response::new).map_err(from_store)
     }
 
     async fn retry_config(&self, request: Request<RetryConfigRequest>) -> Result<Response<admin::Agent>, Status> {

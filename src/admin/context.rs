@@ -17,6 +17,8 @@ pub struct Context {
     pub operators: Arc<Operators>,
     pub gateways: Gateways,
     pub publisher: Publisher,
+    /// Agents can be told where uploaded files of packages are.
+    pub hosts_packages: bool,
     /// One permit a watch.
     pub watches: Arc<Semaphore>,
     /// Ends watches.
@@ -24,11 +26,12 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn new(store: SharedStore, bus: SharedBus, shutdown: CancellationToken) -> Arc<Self> {
+    pub fn new(store: SharedStore, bus: SharedBus, hosts_packages: bool, shutdown: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             operators: Arc::new(Operators::new(store.clone())),
             gateways: Gateways::new(bus.clone()),
             publisher: Publisher::new(bus.clone()),
+            hosts_packages,
             watches: Arc::new(Semaphore::new(watch::MAX_WATCHES)),
             store,
             bus,

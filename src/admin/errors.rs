@@ -127,6 +127,10 @@ pub fn from_store(error: store::Error) -> Status {
         Error::AlreadyExists { kind, name } => {
             status(Code::AlreadyExists, &reason(kind, "ALREADY_EXISTS"), message, &[("name", &name)])
         }
+        Error::InUse { kind, name, policy } => {
+            let metadata = [("name", name.as_str()), ("policy", policy.as_str())];
+            status(Code::FailedPrecondition, &reason(kind, "IN_USE"), message, &metadata)
+        }
         Error::BeingDeleted { kind, name } => {
             status(Code::Aborted, &reason(kind, "BEING_DELETED"), message, &[("name", &name)])
         }

@@ -4,6 +4,7 @@
 //! it must not decide anything about agents, which is the config service's, and it must not know SQL or Redis.
 
 mod agent_config;
+mod agent_packages;
 mod agents;
 mod authorized;
 mod commands;

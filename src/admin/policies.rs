@@ -67,7 +67,7 @@ impl Service {
         let actor = request.actor();
         let message = request.message;
         let is_count = message.count_agents;
-        let apply = policy_rules::check(message)?;
+        let apply = policy_rules::check(message, self.0.hosts_packages)?;
         let (is_dry, selector) = (apply.validate_only, apply.content.selector.clone());
         let applied = self.0.store.apply_policy(apply, &actor).await.map_err(from_store)?;
         if !is_dry && applied.outcome != ApplyOutcome::Unchanged {

@@ -1,5 +1,6 @@
 //! What an apply must look like.
 
+mod packages;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -29,8 +30,9 @@ const MAX_TEXT_BYTES: usize = 256;
 /// No deployment changes agents faster.
 const MAX_PER_SECOND: u32 = 1_000_000;
 
-/// The apply that a request asks for, or everything that is wrong with it.
-pub fn check(request: ApplyPolicyRequest) -> Result<ApplyPolicy, Status> {
+/// The apply that a request asks for, or everything that is wrong with it. `hosts`: agents can be told where uploaded files of
+/// packages are.
+pub fn check(request: ApplyPolicyRequest, hosts: bool) -> Result<ApplyPolicy, Status> {
     let mut violations = Violations::default();
     violations.take("name", check_name(&request.name));
     let kind = match request.kind() {
@@ -63,7 +65,7 @@ pub fn check(request: ApplyPolicyRequest) -> Result<ApplyPolicy, Status> {
             bodies = of_files;
             PolicyOffer::Config(files)
         }
-        PolicyKind::Packages => PolicyOffer::Packages(request.packages),
+        PolicyKind::Packages => packages::check(request.packages, request.allow_empty, hosts, &mut violations),
         PolicyKind::ConnectionSettings => settings::check(request.connection_settings, &mut violations),
     };
     if request.allow_empty && kind == Some(PolicyKind::ConnectionSettings) {
@@ -158,7 +160,7 @@ mod tests {
     }
 
     fn violated(request: ApplyPolicyRequest) -> Vec<String> {
-        let Err(status) = check(request) else { return Vec::new() };
+        let Err(status) = check(request, false) else { return Vec::new() };
         let violations = status.get_details_bad_request().expect("a BadRequest").field_violations;
         assert_eq!(status.get_details_error_info().expect("an ErrorInfo").reason, "INVALID_FIELD");
         violations.into_iter().map(|violation| violation.field).collect()

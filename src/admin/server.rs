@@ -53,22 +53,24 @@ pub struct Server {
     store: SharedStore,
     bus: SharedBus,
     packages: Option<Storage>,
+    is_package_url_known: bool,
 }
 
 impl Server {
     pub fn new(config: Config, store: SharedStore, bus: SharedBus) -> Self {
-        Self { config, store, bus, packages: None }
+        Self { config, store, bus, packages: None, is_package_url_known: false }
     }
 
-    /// Hosts package files there.
-    pub fn with_packages(self, storage: Option<Storage>) -> Self {
-        Self { packages: storage, ..self }
+    /// Takes package files for this storage. Policies may offer them if it is known where agents fetch them.
+    pub fn with_packages(self, storage: Option<Storage>, is_package_url_known: bool) -> Self {
+        Self { packages: storage, is_package_url_known, ..self }
     }
 
     /// Serves until `shutdown`, and then until calls under way have ended or the drain time-out is over.
     pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { config, store, bus, packages } = self;
-        let context = Context::new(store.clone(), bus, shutdown.clone());
+        let Self { config, store, bus, packages, is_package_url_known } = self;
+        let hosts_packages = packages.is_some() && is_package_url_known;
+        let context = Context::new(store.clone(), bus, hosts_packages, shutdown.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = routes(&config, &context, packages)?.add_service(health_service);
         let serve = transport::Server::builder()

@@ -37,6 +37,7 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
     let node = node::id(role.node.node_id.clone());
     let config = role.config_service.config()?;
     let packages = role.packages.storage()?;
+    let is_package_url_known = !config.package_url.is_empty();
     let operator_token = role.operator_token()?;
     if operator_token.as_ref().is_some_and(|token| token.expose().len() < SHORT_TOKEN_CHARS) {
         tracing::warn!("the operator token is so short that it could be guessed");
@@ -54,7 +55,7 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
         () = shutdown.cancelled() => return Ok(()),
     }
     let service = ConfigService::new(config, node.clone(), store.clone(), bus.clone()).with_packages(packages.clone());
-    let admin = admin::Server::new(role.admin.config(), store, bus).with_packages(packages);
+    let admin = admin::Server::new(role.admin.config(), store, bus).with_packages(packages, is_package_url_known);
 
     let mut health = Health::new(metrics);
     health.shutdown(&shutdown);

@@ -20,6 +20,7 @@ use crate::{
     config_service::ConfigService,
     gateway::{self, Gateway},
     load::{Endpoint, Fleet, Plan, Transport},
+    packages::base_url,
     settings::StandaloneRole,
     store::{self, SharedStore, TokenKind, sqlite::SqliteStore},
     telemetry::Metrics,
@@ -47,7 +48,7 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     admin::metrics::describe();
     gateway::metrics::describe();
     let shutdown = shutdown::on_signal().context("signals")?;
-    let (gateway_config, service_config) = (role.gateway.config()?, role.config_service.config()?);
+    let (gateway_config, mut service_config) = (role.gateway.config()?, role.config_service.config()?);
     let tls = listeners::tls(&role.gateway)?;
     if tls.is_some() && role.demo > 0 {
         anyhow::bail!("demo does not work with TLS: its agents speak plain text");
@@ -62,6 +63,10 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     let addresses =
         Addresses { opamp: opamp.local_addr()?, admin: calls.local_addr()?, metrics: scrapes.local_addr()? };
 
+    if service_config.package_url.is_empty() {
+        service_config.package_url = base_url(&format!("http://{}", reachable(addresses.opamp))).unwrap_or_default();
+    }
+
     let sqlite = SqliteStore::open(&folder.database()).await.context("cannot open the database")?;
     let store: SharedStore = Arc::new(sqlite.clone());
     let agent_token = first_token(&folder, &store, TokenKind::Agent).await?;
@@ -70,7 +75,7 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     let node = node::id(None);
     let service = ConfigService::new(service_config, node.clone(), store.clone(), bus.clone())
         .with_packages(Some(packages.clone()));
-    let admin = admin::Server::new(role.admin.config(), store, bus.clone()).with_packages(Some(packages.clone()));
+    let admin = admin::Server::new(role.admin.config(), store, bus.clone()).with_packages(Some(packages.clone()), true);
     let gateway_config = gateway::Config { package_storage: Some(packages), ..gateway_config };
     let gateway = Gateway::with_tls(gateway_config, tls, node, bus);
 

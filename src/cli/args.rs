@@ -286,6 +286,12 @@ pub enum Agent {
     },
     /// Offer an agent again what it should have, of every kind, although it refused it
     Retry { uid: String },
+    /// The packages that an agent should have, the policy that each came from, and what it says of them
+    Packages {
+        uid: String,
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
 #[derive(Subcommand)]

@@ -1,5 +1,6 @@
 //! Manifests: policies as YAML. Errors name the file, the document and the line.
 
+mod packages;
 mod settings;
 
 use std::{
@@ -12,7 +13,9 @@ use std::{
 use serde::{Deserialize, de::IgnoredAny};
 use serde_saphyr::Spanned;
 
+use super::local_file::LocalFile;
 use crate::proto::admin::{ApplyPolicyRequest, PolicyFile, PolicyKind};
+use packages::Packages;
 use settings::{Connections, OpAmp, Other, Telemetry};
 
 /// Largest file body, which is also the server's limit.
@@ -27,6 +30,8 @@ pub struct Document {
     /// Lines of the fields that the server may refuse, by the name that it gives them.
     lines: BTreeMap<String, u64>,
     pub request: ApplyPolicyRequest,
+    /// Files to upload before it is applied.
+    pub uploads: Vec<LocalFile>,
 }
 
 /// Where something stands.
@@ -91,6 +96,8 @@ struct Manifest {
     priority: i32,
     #[serde(default)]
     files: Option<Spanned<BTreeMap<String, Spanned<File>>>>,
+    #[serde(default)]
+    packages: Option<Spanned<Packages>>,
     #[serde(default)]
     opamp: Option<Spanned<OpAmp>>,
     #[serde(default)]
@@ -221,11 +228,12 @@ fn document(place: Place, folder: &Path, manifest: Spanned<Manifest>) -> Result<
     }
     let kind = match manifest.kind.value.as_str() {
         "Config" => PolicyKind::Config,
+        "Packages" => PolicyKind::Packages,
         "ConnectionSettings" => PolicyKind::ConnectionSettings,
         other => {
             refuse(
                 lines["kind"],
-                format!("kind: {other:?} is not a kind of policy; Config and ConnectionSettings are"),
+                format!("kind: {other:?} is not a kind of policy; Config, Packages and ConnectionSettings are"),
             );
             PolicyKind::Unspecified
         }
@@ -260,6 +268,8 @@ fn document(place: Place, folder: &Path, manifest: Spanned<Manifest>) -> Result<
     let mut note = |field, line| {
         lines.insert(field, line);
     };
+    let offered = manifest.packages.map(|packages| packages.value).unwrap_or_default();
+    let offered = packages::read(offered, folder, &mut refuse, &mut note);
     let connection_settings = connections.into_offers(folder, &mut refuse, &mut note);
     for (key, line) in manifest.rollout.iter().flat_map(Rollout::stepped) {
         refuse(line, format!("rollout: {key}: stepped rollouts are not there yet; max_per_second is"));
@@ -273,12 +283,13 @@ fn document(place: Place, folder: &Path, manifest: Spanned<Manifest>) -> Result<
         selector: manifest.selector.value,
         priority: manifest.priority,
         files,
+        packages: offered.packages,
         connection_settings: (kind == PolicyKind::ConnectionSettings).then_some(connection_settings),
         allow_empty: manifest.allow_empty,
         max_per_second: manifest.rollout.map_or(0, |rollout| rollout.max_per_second),
         ..Default::default()
     };
-    Ok(Document { place, lines, request })
+    Ok(Document { place, lines, request, uploads: offered.uploads })
 }
 
 impl Manifest {
@@ -289,6 +300,7 @@ impl Manifest {
         }
         let fields = [
             ("files", line(&self.files), PolicyKind::Config),
+            ("packages", line(&self.packages), PolicyKind::Packages),
             ("opamp", line(&self.opamp), PolicyKind::ConnectionSettings),
             ("own_metrics", line(&self.own_metrics), PolicyKind::ConnectionSettings),
             ("own_traces", line(&self.own_traces), PolicyKind::ConnectionSettings),

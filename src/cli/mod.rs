@@ -8,6 +8,7 @@ mod command;
 mod connection;
 mod contexts;
 mod error;
+mod local_file;
 pub mod manifest;
 mod output;
 mod view;
@@ -51,7 +52,7 @@ async fn run(args: Args) -> Result<()> {
 
 /// The commands that talk to a server.
 async fn call(command: Command, client: Client) -> Result<()> {
-    use command::{agent_config, agents, apply, commands, fleet, package_files, policies, tokens};
+    use command::{agent_config, agent_packages, agents, apply, commands, fleet, package_files, policies, tokens};
     match command {
         Command::Get(Get::Agents { selector, output }) => agents::list(&client, selector, output.format).await,
         Command::Get(Get::Agent { uid, output }) => agents::get(&client, uid, output.format).await,
@@ -75,6 +76,7 @@ async fn call(command: Command, client: Client) -> Result<()> {
         Command::Agent(Agent::Health { uid, history, output }) => {
             command::health::show(&client, uid, history, output.format).await
         }
+        Command::Agent(Agent::Packages { uid, output }) => agent_packages::show(&client, uid, output.format).await,
         Command::Agent(Agent::Retry { uid }) => agents::retry(&client, uid).await,
         Command::Restart { to, rate, no_wait, output } => {
             commands::restart(&client, to, rate, no_wait, output.format).await

@@ -11,6 +11,9 @@ pub struct Config {
     /// Where agents reach this deployment, such as `wss://opamp.example.com/v1/opamp`: offered to agents that are to connect
     /// with other credentials where no policy says where to. Empty if it is not known.
     pub opamp_url: String,
+    /// Where agents fetch packages that are hosted here, such as `https://opamp.example.com/v1/packages/`: what stands in
+    /// front of a file's hash. Empty if it is not known: such packages are not offered then.
+    pub package_url: String,
     /// How long to wait for more reports before a batch that is not full is taken.
     pub batch_wait: Duration,
     /// Most reports in one batch: one read and one write of the store. At most [`crate::store::MAX_BATCH`].
@@ -59,6 +62,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             opamp_url: String::new(),
+            package_url: String::new(),
             batch_wait: Duration::from_millis(3),
             batch_size: 1_000,
             ingest_workers: 2,

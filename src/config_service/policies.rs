@@ -10,6 +10,7 @@ use crate::{
         Attributes, Labels,
         desired::{DesiredConfig, DesiredOffer, PolicySet},
     },
+    packages::{Locator, access::Key},
     proto::opamp,
     store::{self, SharedStore},
 };
@@ -22,6 +23,8 @@ pub struct Snapshot {
     set: PolicySet,
     /// Where agents reach this deployment; empty if nobody said.
     opamp_url: Arc<str>,
+    /// Where the packages are that are hosted here; `None` if nobody said.
+    locator: Option<Locator>,
     /// By the indices of the matching policies. Only a memory: what it holds follows from `set`.
     targets: Mutex<HashMap<Vec<u32>, Target>>,
 }
@@ -47,8 +50,8 @@ pub struct Pace {
 }
 
 impl Snapshot {
-    pub fn new(set: PolicySet, opamp_url: Arc<str>) -> Self {
-        Self { set, opamp_url, targets: Mutex::default() }
+    pub fn new(set: PolicySet, opamp_url: Arc<str>, locator: Option<Locator>) -> Self {
+        Self { set, opamp_url, locator, targets: Mutex::default() }
     }
 
     pub fn epoch(&self) -> u64 {
@@ -66,7 +69,7 @@ impl Snapshot {
         }
         let target = Target {
             config: self.set.merge(&matching).map(Arc::new),
-            packages: self.set.merge_packages(&matching).map(Arc::new),
+            packages: self.packages(&matching).map(Arc::new),
             connection_settings: Arc::new(self.set.merge_settings(&matching)),
             pace: self.pace(&matching),
         };
@@ -75,6 +78,13 @@ impl Snapshot {
             targets.insert(matching, target.clone());
         }
         target
+    }
+
+    fn packages(&self, matching: &[u32]) -> Option<DesiredOffer> {
+        self.set.merge_packages(matching, |file| match &self.locator {
+            Some(locator) => locator.locate(file),
+            None => false,
+        })
     }
 
     /// The limit of the policy that changed last, of those that match: the change that is going out is most likely its.
@@ -96,6 +106,7 @@ impl Snapshot {
 pub struct Policies {
     store: SharedStore,
     opamp_url: Arc<str>,
+    package_url: Arc<str>,
     /// `None` until the first load.
     current: ArcSwap<Option<Arc<Snapshot>>>,
     /// Held while reading, so that an older answer never replaces a newer one.
@@ -103,8 +114,15 @@ pub struct Policies {
 }
 
 impl Policies {
-    pub fn new(store: SharedStore, opamp_url: &str) -> Self {
-        Self { store, opamp_url: opamp_url.into(), current: ArcSwap::default(), loading: tokio::sync::Mutex::default() }
+    /// `package_url`: in front of the hash of a file that is hosted here; empty if nobody said.
+    pub fn new(store: SharedStore, opamp_url: &str, package_url: &str) -> Self {
+        Self {
+            store,
+            opamp_url: opamp_url.into(),
+            package_url: package_url.into(),
+            current: ArcSwap::default(),
+            loading: tokio::sync::Mutex::default(),
+        }
     }
 
     /// The snapshot in memory, if one was ever loaded.
@@ -135,7 +153,17 @@ impl Policies {
     }
 
     async fn load(&self) -> store::Result<Arc<Snapshot>> {
-        let snapshot = Arc::new(Snapshot::new(self.store.policy_set().await?, self.opamp_url.clone()));
+        let set = self.store.policy_set().await?;
+        let locator = match self.package_url.is_empty() {
+            true => None,
+            false => Some(Locator::new(self.package_url.clone(), Key::new(self.store.package_key().await?))),
+        };
+        if locator.is_none() && set.offers_hosted_packages() {
+            tracing::warn!(
+                "packages that are hosted here are not offered: set opamp-url, which says where agents fetch them"
+            );
+        }
+        let snapshot = Arc::new(Snapshot::new(set, self.opamp_url.clone(), locator));
         tracing::debug!(epoch = snapshot.epoch(), policies = snapshot.set.policies().len(), "policies read");
         self.current.store(Arc::new(Some(snapshot.clone())));
         Ok(snapshot)

@@ -80,7 +80,7 @@ impl Shared {
         let (command_results, result_receiver) = mpsc::channel(commands::WAITING_RESULTS);
         let shared = Self {
             outbox: Outbox::new(bus.clone()),
-            policies: Policies::new(store.clone(), &config.opamp_url),
+            policies: Policies::new(store.clone(), &config.opamp_url, &config.package_url),
             gateways: Gateways::new(config.gateway_grace),
             bodies: bodies::Bodies::new(config.body_cache_bytes),
             fanout: Fanout::default(),

@@ -159,6 +159,10 @@ pub fn note(shared: &Shared, entry: &mut Entry, offer: Offer, repeat: bool) {
     let offers = &mut entry.rare().offers;
     offers.retain(|noted| noted.kind != kind);
     offers.push(offer);
+    if repeat && kind == PolicyKind::Packages {
+        // The Go client says nothing when it is offered what it has, unless it is asked.
+        entry.rare().full_state.wanted();
+    }
 }
 
 /// Takes an offer, and sends it if its body is here.

@@ -10,7 +10,7 @@ use super::{
     policy::{FileRef, Policy, PolicyKind, PolicyOffer},
     settings,
 };
-use crate::proto::opamp;
+use crate::proto::opamp::{self, DownloadableFile};
 
 /// All policies at one epoch, in the order in which they are consulted: highest priority first, then by
 /// name. The epoch grows with every change of any policy.
@@ -34,6 +34,15 @@ pub struct DesiredOffer {
     pub hash: ContentHash,
     /// An encoded PackagesAvailable or ConnectionSettingsOffers, with the hash in it.
     pub body: Bytes,
+}
+
+/// A package, and where it came from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DesiredPackage {
+    /// Without its hash.
+    pub package: opamp::PackageAvailable,
+    pub policy: String,
+    pub revision: u64,
 }
 
 /// A file, and where it came from.
@@ -89,19 +98,50 @@ impl PolicySet {
         Some(DesiredConfig { hash: config_hash(files.iter().map(|(name, f)| (name.as_str(), &f.file))), files })
     }
 
-    /// The union of the packages of the policies at `matching`, likewise.
-    pub fn merge_packages(&self, matching: &[u32]) -> Option<DesiredOffer> {
+    /// The union of the packages of the policies at `matching`, likewise. Of a package that is hosted here `locate` says
+    /// where it can be fetched; `None` for all of them if it cannot, because a list that lacks one would have it removed.
+    pub fn merge_packages(
+        &self,
+        matching: &[u32],
+        locate: impl Fn(&mut DownloadableFile) -> bool,
+    ) -> Option<DesiredOffer> {
+        let allow_empty = |policy: &Policy| policy.revision.content.allow_empty;
+        let is_empty_allowed = self.at(matching, PolicyKind::Packages).any(allow_empty);
         let mut packages = BTreeMap::new();
-        let mut allow_empty = false;
+        for (name, DesiredPackage { mut package, .. }) in self.packages(matching) {
+            if let Some(file) = package.file.as_mut().filter(|file| packages::is_hosted(file))
+                && !locate(file)
+            {
+                return None;
+            }
+            packages.insert(name, package);
+        }
+        (!packages.is_empty() || is_empty_allowed).then(|| packages::offer(packages))
+    }
+
+    /// Whether a policy has a package that is hosted here.
+    pub fn offers_hosted_packages(&self) -> bool {
+        let offers = self.policies.iter().map(|policy| &policy.revision.content.offer);
+        offers.into_iter().any(|offer| match offer {
+            PolicyOffer::Packages(packages) => packages::hosted(packages).next().is_some(),
+            _ => false,
+        })
+    }
+
+    /// The packages of the policies at `matching`, by name.
+    pub fn packages(&self, matching: &[u32]) -> BTreeMap<String, DesiredPackage> {
+        let mut packages = BTreeMap::new();
         for policy in self.at(matching, PolicyKind::Packages) {
-            allow_empty |= policy.revision.content.allow_empty;
-            if let PolicyOffer::Packages(own) = &policy.revision.content.offer {
-                for (name, package) in own {
-                    packages.entry(name.clone()).or_insert_with(|| package.clone());
-                }
+            let PolicyOffer::Packages(own) = &policy.revision.content.offer else { continue };
+            for (name, package) in own {
+                packages.entry(name.clone()).or_insert_with(|| DesiredPackage {
+                    package: package.clone(),
+                    policy: policy.name.clone(),
+                    revision: policy.revision.number,
+                });
             }
         }
-        (!packages.is_empty() || allow_empty).then(|| packages::offer(packages))
+        packages
     }
 
     /// The connection settings of the policies at `matching`, before it is looked at which of them an agent takes: each
@@ -140,4 +180,102 @@ pub fn config_hash<'a>(files: impl Iterator<Item = (&'a str, &'a FileRef)>) -> C
         hasher.update(file.content.as_bytes());
     }
     ContentHash(hasher.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::model::{
+        Selector,
+        policy::{Revision, RevisionContent},
+    };
+
+    /// A policy of packages, given by their names and URLs.
+    fn policy(name: &str, priority: i32, packages: &[(&str, &str)], allow_empty: bool) -> Policy {
+        let package = |version: &str, url: &str| {
+            let content_hash = ContentHash([1; 32]).to_bytes();
+            let file = DownloadableFile { download_url: url.to_owned(), content_hash, ..Default::default() };
+            opamp::PackageAvailable { version: version.to_owned(), file: Some(file), ..Default::default() }
+        };
+        let packages = packages.iter().map(|(package_name, url)| ((*package_name).to_owned(), package(name, url)));
+        let content = RevisionContent {
+            selector: Selector::default(),
+            priority,
+            offer: PolicyOffer::Packages(packages.collect()),
+            allow_empty,
+            max_per_second: 0,
+        };
+        Policy {
+            name: name.to_owned(),
+            kind: PolicyKind::Packages,
+            etag: String::new(),
+            created_at: 0,
+            revision: Revision { number: 7, content, author: String::new(), created_at: 0 },
+        }
+    }
+
+    fn merged(policies: Vec<Policy>, locate: impl Fn(&mut DownloadableFile) -> bool) -> Option<Vec<(String, String)>> {
+        let set = PolicySet::new(1, policies);
+        let all: Vec<u32> = (0u32..).take(set.policies().len()).collect();
+        let offer = set.merge_packages(&all, locate)?;
+        let available = opamp::PackagesAvailable::decode(offer.body).expect("an offer");
+        let url = |package: opamp::PackageAvailable| package.file.map(|file| file.download_url).unwrap_or_default();
+        Some(available.packages.into_iter().map(|(name, package)| (name, url(package))).collect())
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> Option<Vec<(String, String)>> {
+        Some(pairs.iter().map(|(name, url)| ((*name).to_owned(), (*url).to_owned())).collect())
+    }
+
+    #[test]
+    fn packages_of_several_policies_are_united() {
+        let policies = || {
+            vec![
+                policy("low", 0, &[("a", "low"), ("b", "low")], false),
+                policy("high", 1, &[("b", "high"), ("c", "high")], false),
+                policy("also-high", 1, &[("c", "also-high")], false),
+            ]
+        };
+        let expected = pairs(&[("a", "low"), ("b", "high"), ("c", "also-high")]);
+        assert_eq!(merged(policies(), |_| true), expected);
+        let mut reversed = policies();
+        reversed.reverse();
+        assert_eq!(merged(reversed, |_| true), expected);
+        let set = PolicySet::new(1, policies());
+        let origins = set.packages(&[0, 1, 2]).into_iter().map(|(name, package)| (name, package.policy));
+        assert_eq!(
+            origins.collect::<Vec<_>>(),
+            pairs(&[("a", "low"), ("b", "high"), ("c", "also-high")]).unwrap_or_default()
+        );
+        let high_alone = set.packages(&[1]);
+        assert_eq!(
+            high_alone.iter().map(|(name, package)| (name.as_str(), package.revision)).collect::<Vec<_>>(),
+            [("b", 7), ("c", 7)]
+        );
+    }
+
+    #[test]
+    fn no_packages_are_an_offer_only_where_a_policy_says_so() {
+        assert_eq!(merged(Vec::new(), |_| true), None);
+        assert_eq!(merged(vec![policy("a", 0, &[], false)], |_| true), None);
+        assert_eq!(merged(vec![policy("a", 0, &[], false), policy("b", 0, &[], true)], |_| true), pairs(&[]));
+        let one = [("x", "url")];
+        assert_eq!(merged(vec![policy("a", 0, &one, false), policy("b", 0, &[], true)], |_| true), pairs(&one));
+    }
+
+    #[test]
+    fn what_nobody_can_locate_is_not_offered_in_part() {
+        let policies = || vec![policy("a", 0, &[("hosted", ""), ("other", "url")], false)];
+        let locate = |file: &mut DownloadableFile| {
+            assert_eq!(file.download_url, "", "of others the URL is known");
+            file.download_url.push_str("here");
+            true
+        };
+        assert_eq!(merged(policies(), locate), pairs(&[("hosted", "here"), ("other", "url")]));
+        assert_eq!(merged(policies(), |_| false), None);
+        assert!(PolicySet::new(1, policies()).offers_hosted_packages());
+        assert!(!PolicySet::new(1, vec![policy("a", 0, &[("other", "url")], false)]).offers_hosted_packages());
+    }
 }

@@ -56,6 +56,11 @@ pub fn convergence(agent: &AgentRecord, kind: PolicyKind) -> Convergence {
     let reported = observed.reported(kind);
     if reported.hash[..] == hash.0 {
         return match reported.status {
+            // A client that was restarted while it installed does not go on by itself; being asked again is no trouble to
+            // one that is at it.
+            OfferStatus::Applying if kind == PolicyKind::Packages && desired.offered_at.is_none() => {
+                Convergence::Behind
+            }
             OfferStatus::Applying => Convergence::Applying,
             // It refused this hash, but has not been quarantined, or no longer is: it is to try again.
             OfferStatus::Failed => Convergence::Behind,
@@ -186,5 +191,21 @@ mod tests {
         assert_eq!(convergence(&agent, PolicyKind::Config), Convergence::Quarantined);
         agent.desired.config.quarantined = None;
         assert_eq!(convergence(&agent, PolicyKind::Config), Convergence::Behind);
+    }
+
+    #[test]
+    fn packages_whose_installation_was_cut_off_are_offered_once_more() {
+        let mut agent = agent();
+        agent.observed.capabilities =
+            AgentCapabilities::AcceptsPackages as u64 | AgentCapabilities::ReportsPackageStatuses as u64;
+        agent.desired.packages.hash = Some(DESIRED);
+        agent.observed.packages.hash = DESIRED.to_bytes();
+        agent.observed.packages.status = OfferStatus::Applying;
+        assert!(offer_if_due(&mut agent, PolicyKind::Packages, 0), "on a new connection");
+        assert_eq!(convergence(&agent, PolicyKind::Packages), Convergence::Applying);
+        assert!(!is_due(&agent, PolicyKind::Packages, i64::MAX), "then it has all the time that it needs");
+        agent.observed.packages.status = OfferStatus::Applied;
+        agent.desired.packages.reset_offers();
+        assert!(!is_due(&agent, PolicyKind::Packages, 0));
     }
 }

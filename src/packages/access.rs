@@ -14,13 +14,12 @@ use crate::model::ContentHash;
 pub struct Key([u8; 32]);
 
 impl Key {
-    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self)
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
     }
 
-    /// For whoever stores it, or sends it to a gateway.
-    pub fn expose(&self) -> &[u8; 32] {
-        &self.0
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
     }
 
     /// The token that opens this file.

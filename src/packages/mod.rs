@@ -5,10 +5,12 @@
 
 pub mod access;
 mod location;
+mod locator;
 mod storage;
 mod upload;
 
 pub use location::Location;
+pub use locator::{Locator, base_url};
 pub use storage::{Chunks, Error, Storage};
 pub use upload::{Upload, UploadError};
 

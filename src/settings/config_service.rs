@@ -5,13 +5,14 @@ use std::time::Duration;
 use clap::{Args, value_parser};
 
 use super::{Error, values};
-use crate::config_service;
+use crate::{config_service, packages};
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Config service")]
 pub struct ConfigService {
     /// Where agents reach this deployment, such as wss://opamp.example.com/v1/opamp: offered to agents that are given a
-    /// certificate, where no policy of connection settings says where to connect.
+    /// certificate, where no policy of connection settings says where to connect. At the same host and port they fetch
+    /// packages that are hosted here; `standalone` takes the address that it listens on where this is not given.
     #[arg(long, value_name = "URL", default_value = "", value_parser = values::opamp_url)]
     opamp_url: String,
     /// How long to wait for more reports before a batch that is not full is taken.
@@ -69,6 +70,7 @@ impl ConfigService {
     pub fn config(&self) -> Result<config_service::Config, Error> {
         let config = config_service::Config {
             opamp_url: self.opamp_url.clone(),
+            package_url: packages::base_url(&self.opamp_url).unwrap_or_default(),
             batch_wait: self.batch_wait,
             batch_size: self.batch_size as usize,
             ingest_workers: self.ingest_workers as usize,

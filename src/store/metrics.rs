@@ -40,6 +40,7 @@ pub(super) async fn observed<T>(
             Error::NotFound { .. }
             | Error::AlreadyExists { .. }
             | Error::BeingDeleted { .. }
+            | Error::InUse { .. }
             | Error::Ambiguous { .. }
             | Error::EtagMismatch { .. } => return error,
         };

@@ -61,6 +61,8 @@ pub enum Error {
     Unreachable(String),
     #[error("{kind} {name:?} does not exist")]
     NotFound { kind: &'static str, name: String },
+    #[error("{kind} {name:?} is in use by policy {policy:?}")]
+    InUse { kind: &'static str, name: String, policy: String },
     #[error("{kind} {name:?} is being deleted; try again in a moment")]
     BeingDeleted { kind: &'static str, name: String },
     #[error("{kind} {name:?} exists already")]
@@ -197,7 +199,7 @@ pub trait Store: Send + Sync + 'static {
     /// Makes a new revision of a policy, or a new policy, together with file bodies that are not stored yet. If the
     /// content equals the newest revision's, nothing changes. With [`ApplyPolicy::validate_only`], nothing is written,
     /// and the result is what would have been. `NotFound` of kind `content` if a file's body is neither given nor
-    /// stored.
+    /// stored, and, unless it only validates, of kind `package file` if one that is hosted here has not been uploaded.
     async fn apply_policy(&self, apply: ApplyPolicy, actor: &Actor) -> Result<Applied>;
     async fn delete_policy(&self, name: &str, etag: Option<&str>, actor: &Actor) -> Result<()>;
     async fn get_policy(&self, name: &str) -> Result<Policy>;
@@ -239,8 +241,8 @@ pub trait Store: Send + Sync + 'static {
     async fn get_package_file(&self, sha256: ContentHash) -> Result<Option<PackageFile>>;
     /// In the order of their hashes after `after`; also those that are being deleted.
     async fn list_package_files(&self, after: Option<ContentHash>, limit: u32) -> Result<Vec<PackageFile>>;
-    /// From now on no policy may refer to the file; to be called before it is deleted from the storage.
-    /// `BeingDeleted` if another deletion of it began less than ten minutes ago.
+    /// From now on no policy may refer to the file; to be called before it is deleted from the storage. `InUse` if the
+    /// newest revision of one does, `BeingDeleted` if another deletion of it began less than ten minutes ago.
     async fn begin_delete_package_file(&self, sha256: ContentHash, actor: &Actor) -> Result<PackageFile>;
     /// It has been deleted from the storage.
     async fn end_delete_package_file(&self, sha256: ContentHash) -> Result<()>;

@@ -9,10 +9,9 @@ use crate::{
         AgentRecord, ContentHash,
         agent::{Certificate, Desired, Observed, OfferStatus, Reported, Wanted},
         offer::{Convergence, convergence},
-        packages,
         policy::PolicyKind,
     },
-    proto::{opamp, store},
+    proto::store,
 };
 
 /// The kinds of offer that are in it.
@@ -29,6 +28,7 @@ pub(super) fn encode(observed: &Observed, desired: &Desired) -> Vec<u8> {
         packages: wanted(&desired.packages),
         connection_settings: wanted(&desired.connection_settings),
         package_statuses: observed.package_statuses.clone(),
+        packages_status: status(&observed.packages),
         connection_settings_status: status(&observed.connection_settings),
         sent_connection_settings: bytes(observed.sent_connection_settings),
         connection_settings_parts: desired.connection_settings_parts.iter().cloned().collect(),
@@ -46,14 +46,9 @@ pub(super) fn decode(more: Vec<u8>, observed: &mut Observed, desired: &mut Desir
     }
     let damaged = |error: prost::DecodeError| Error::damaged("agent", error);
     let more = store::AgentMore::decode(Bytes::from(more)).map_err(damaged)?;
-    if !more.package_statuses.is_empty() {
-        let statuses = opamp::PackageStatuses::decode(more.package_statuses.clone()).map_err(damaged)?;
-        observed.packages = packages::reported(&statuses);
-        observed.package_statuses = more.package_statuses;
-    }
-    if let Some(store::ConnectionSettingsStatus { status, hash, error }) = more.connection_settings_status {
-        observed.connection_settings = Reported { status: OfferStatus::from_number(status), hash, error };
-    }
+    observed.package_statuses = more.package_statuses;
+    observed.packages = reported(more.packages_status);
+    observed.connection_settings = reported(more.connection_settings_status);
     observed.sent_connection_settings = hash(&more.sent_connection_settings)?;
     desired.packages = desired_of(more.packages)?;
     desired.connection_settings = desired_of(more.connection_settings)?;
@@ -84,8 +79,13 @@ fn desired_of(desired: Option<store::Desired>) -> Result<Wanted> {
     })
 }
 
-fn status(reported: &Reported) -> Option<store::ConnectionSettingsStatus> {
-    (*reported != Reported::default()).then(|| store::ConnectionSettingsStatus {
+fn reported(reported: Option<store::Reported>) -> Reported {
+    let store::Reported { status, hash, error } = reported.unwrap_or_default();
+    Reported { status: OfferStatus::from_number(status), hash, error }
+}
+
+fn status(reported: &Reported) -> Option<store::Reported> {
+    (*reported != Reported::default()).then(|| store::Reported {
         status: reported.status as i32,
         hash: reported.hash.clone(),
         error: reported.error.clone(),

@@ -14,6 +14,7 @@ mod faults;
 mod hostile;
 mod moves;
 mod orders;
+mod packages;
 mod scene;
 mod settings;
 mod standalone;

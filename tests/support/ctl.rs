@@ -181,11 +181,15 @@ impl Ctl {
         self.run(&["apply", "-f", &self.manifest(name, selector, file, body)]).await;
     }
 
-    /// Applies what a manifest says.
-    pub async fn apply_text(&self, manifest: &str) {
-        let path = self.folder.path().join("manifest.yaml");
-        std::fs::write(&path, manifest).unwrap();
-        self.run(&["apply", "-f", &path.to_string_lossy()]).await;
+    /// Applies what a manifest says; returns what was printed.
+    pub async fn apply_text(&self, manifest: &str) -> String {
+        self.write("manifest.yaml", manifest);
+        self.run(&["apply", "-f", "manifest.yaml"]).await
+    }
+
+    /// A file beside that manifest.
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.path().join(name), text).unwrap();
     }
 
     /// As [`Self::apply`], if the server takes it.

@@ -140,7 +140,7 @@ fn transport(transport: Transport) -> admin::Transport {
 }
 
 /// `None` for a kind that neither a policy nor the agent has said anything of.
-fn offered(record: &AgentRecord, kind: PolicyKind) -> Option<admin::AgentOffer> {
+pub fn offered(record: &AgentRecord, kind: PolicyKind) -> Option<admin::AgentOffer> {
     let (desired, reported) = (record.desired.of(kind), record.observed.reported(kind));
     (desired.hash.is_some() || *reported != Reported::default()).then(|| admin::AgentOffer {
         kind: super::policy::kind(kind).into(),

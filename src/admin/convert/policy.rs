@@ -24,7 +24,9 @@ pub fn revision(revision: Revision) -> admin::PolicyRevision {
     let (mut files, mut packages, mut connection_settings) = Default::default();
     match content.offer {
         PolicyOffer::Config(of_policy) => files = self::files(of_policy),
-        PolicyOffer::Packages(of_policy) => packages = without_secrets(of_policy),
+        PolicyOffer::Packages(of_policy) => {
+            packages = of_policy.into_iter().map(|(name, package)| (name, without_secrets(package))).collect();
+        }
         PolicyOffer::ConnectionSettings(of_policy) => connection_settings = Some(settings::without_secrets(*of_policy)),
     }
     admin::PolicyRevision {
@@ -42,11 +44,11 @@ pub fn revision(revision: Revision) -> admin::PolicyRevision {
 }
 
 /// Headers of downloads may be credentials.
-fn without_secrets(mut packages: BTreeMap<String, PackageAvailable>) -> BTreeMap<String, PackageAvailable> {
-    for file in packages.values_mut().filter_map(|package| package.file.as_mut()) {
+pub fn without_secrets(mut package: PackageAvailable) -> PackageAvailable {
+    if let Some(file) = &mut package.file {
         settings::hide_values(&mut file.headers);
     }
-    packages
+    package
 }
 
 fn files(files: BTreeMap<String, FileRef>) -> Vec<admin::PolicyFile> {

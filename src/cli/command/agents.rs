@@ -116,5 +116,5 @@ pub async fn forget(client: &Client, uid: String, force: bool) -> Result<()> {
 
 pub async fn retry(client: &Client, instance_uid: String) -> Result<()> {
     let agent = client.agents().retry_config(client.request(RetryConfigRequest { instance_uid })).await?.into_inner();
-    output::write(&format!("agent/{} will be offered its configuration again\n", agent.instance_uid))
+    output::write(&format!("agent/{} will be offered what it should have again\n", agent.instance_uid))
 }

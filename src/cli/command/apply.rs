@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tonic::Status;
 
+use super::package_files;
 use crate::{
     cli::{
         connection::Client,
@@ -30,6 +31,11 @@ pub async fn apply(client: &Client, files: &[String], is_dry: bool) -> Result<()
         return output::write(&outcomes.iter().map(|outcome| line(outcome, true)).collect::<String>());
     }
     for (done, document) in documents.iter().enumerate() {
+        for file in &document.uploads {
+            let uploaded = package_files::upload_one(client, file).await;
+            let problem = |error: Error| vec![format!("{}: {error}", document.place)];
+            uploaded.map_err(|error| stopped(&documents, done, &problem(error)))?;
+        }
         let applied = send(client, document.request.clone()).await;
         let applied = applied.map_err(|status| stopped(&documents, done, &explain(document, &status)))?;
         output::write(&line(&applied, false))?;

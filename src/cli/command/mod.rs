@@ -1,6 +1,7 @@
 //! What each command does.
 
 pub mod agent_config;
+pub mod agent_packages;
 pub mod agents;
 pub mod apply;
 pub mod commands;

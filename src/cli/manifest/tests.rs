@@ -1,4 +1,8 @@
 use super::*;
+use crate::{
+    model::ContentHash,
+    proto::opamp::{DownloadableFile, Header, Headers, PackageAvailable, PackageType},
+};
 
 fn parsed(text: &str) -> Vec<Document> {
     parse("m.yaml", Path::new("."), text.as_bytes()).expect(text)
@@ -72,7 +76,8 @@ fn mistakes_are_named_with_their_line() {
         (&format!("{head}selektor: x\n"), "m.yaml: document 1, line 4: unknown field `selektor`"),
         (&format!("{head}priority: high\n"), "m.yaml: document 1, line 4: "),
         (&format!("{head}---\n{head}frobs: 1\n"), "m.yaml: document 2, line 8: unknown field `frobs`"),
-        ("kind: Packages\nname: a\nselector: b\n", "m.yaml: document 1, line 1: kind: \"Packages\" is not a kind"),
+        ("kind: Package\nname: a\nselector: b\n", "m.yaml: document 1, line 1: kind: \"Package\" is not a kind"),
+        (&format!("{head}packages: {{}}\n"), "m.yaml: document 1, line 4: packages: is not a field of kind Config"),
         (&format!("{head}files:\n  x: {{}}\n"), "m.yaml: document 1, line 5: files: \"x\": path or body is needed"),
         (
             &format!("{head}files:\n  x: {{path: a, body: b}}\n"),
@@ -113,4 +118,79 @@ fn a_file_that_is_too_large_is_not_read_whole() {
     assert!(invalid[0].problem.ends_with("larger than 4194304 bytes"), "{}", invalid[0]);
     fs::File::create(&path).unwrap().set_len(MAX_BODY_BYTES).unwrap();
     assert!(parse("m.yaml", folder.path(), text.as_bytes()).is_ok());
+}
+
+#[test]
+fn packages_are_hosted_or_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("otelcol.tar.gz"), "a collector").unwrap();
+    fs::write(folder.path().join("sig"), [0xff]).unwrap();
+    let (hash, other) = (ContentHash::of(b"a collector"), ContentHash([0xab; 32]));
+    let text = format!(
+        "kind: Packages
+name: collector
+selector: os.type = linux
+packages:
+  otelcol: {{type: top_level, version: 0.149.0, path: ./otelcol.tar.gz, sha256: {hash}}}
+  known: {{type: addon, version: '1', sha256: {other}, signature_file: sig}}
+  rules:
+    type: addon
+    version: '7'
+    url: https://x/
+    sha256: {other}
+    headers: {{A: b, C: [d, e]}}
+    signature: 'aGk='
+"
+    );
+    let documents = parse("m.yaml", folder.path(), text.as_bytes()).unwrap();
+    let [document] = &documents[..] else { panic!("{documents:?}") };
+    let package = |r#type: PackageType, version: &str, file: DownloadableFile| PackageAvailable {
+        r#type: r#type.into(),
+        version: version.into(),
+        file: Some(file),
+        ..Default::default()
+    };
+    let file = |content_hash: ContentHash, signature: &[u8]| DownloadableFile {
+        content_hash: content_hash.to_bytes(),
+        signature: signature.to_vec().into(),
+        ..Default::default()
+    };
+    let header = |key: &str, value: &str| Header { key: key.into(), value: value.into() };
+    let rules = DownloadableFile {
+        download_url: "https://x/".into(),
+        headers: Some(Headers { headers: vec![header("A", "b"), header("C", "d"), header("C", "e")] }),
+        ..file(other, b"hi")
+    };
+    let expected = [
+        ("known", package(PackageType::Addon, "1", file(other, &[0xff]))),
+        ("otelcol", package(PackageType::TopLevel, "0.149.0", file(hash, b""))),
+        ("rules", package(PackageType::Addon, "7", rules)),
+    ];
+    assert_eq!(document.request.kind(), PolicyKind::Packages);
+    assert_eq!(document.request.packages, expected.map(|(name, package)| (name.to_owned(), package)).into());
+    assert_eq!(document.uploads.iter().map(|file| (file.sha256, file.size)).collect::<Vec<_>>(), [(hash, 11)]);
+    let line = |field: &str| document.place_of(field).line;
+    assert_eq!((line("packages[\"rules\"].file.headers[\"A\"]"), line("packages[\"otelcol\"]")), (8, 5));
+}
+
+#[test]
+fn mistakes_in_packages_are_named() {
+    let hash = ContentHash([0xab; 32]).to_string();
+    for (package, expected) in [
+        ("type: addon, version: '1'", "path, or url and sha256, or the sha256 of an uploaded file is needed"),
+        ("type: addon, version: '1', url: 'https://x/'", "sha256: is needed with url"),
+        ("type: addon, version: '1', url: 'https://x/', path: a", "path and url exclude each other"),
+        ("type: addon, version: '1', url: 'https://x/', sha256: abcd", "sha256: must be 64 hexadecimal digits"),
+        ("type: addon, version: '1', path: none.tgz", "./none.tgz: No such file"),
+        ("type: addon, version: '1', path: Cargo.toml, sha256: HASH", "./Cargo.toml has the SHA-256 "),
+        ("type: addon, version: '1', sha256: HASH, signature: '?'", "signature: not in base64"),
+        ("type: addon, version: '1', sha256: HASH, signature: '', signature_file: a", "signature and signature_file"),
+    ] {
+        let package = package.replace("HASH", &hash);
+        let problems = refused(&format!("kind: Packages\nname: a\nselector: b\npackages:\n  x: {{{package}}}\n"));
+        let expected = format!("m.yaml: document 1, line 5: packages: \"x\": {expected}");
+        assert!(problems[0].starts_with(&expected), "{problems:?}\nexpected {expected}");
+    }
+    let problems = refused("kind: Packages\nname: a\nselector: b\npackages:\n  x: {type: plugin, version: '1'}\n");
+    assert!(problems[0].starts_with("m.yaml: document 1, line 5: unknown variant `plugin`"), "{problems:?}");
 }

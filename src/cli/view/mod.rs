@@ -1,6 +1,7 @@
 //! The API's messages as people and programs see them.
 
 pub mod agent;
+pub mod agent_package;
 pub mod command;
 pub mod fleet;
 pub mod health;

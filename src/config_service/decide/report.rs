@@ -7,14 +7,18 @@ use super::{Meaning, recompute};
 use crate::{
     config_service::{policies::Snapshot, report::Report},
     model::{
-        AgentRecord, ContentHash, InstanceUid, UnixMs,
-        agent::{Observed, Presence},
+        AgentRecord, Attributes, ContentHash, InstanceUid, UnixMs,
+        agent::{Observed, OfferStatus, Presence},
         health::{self, Transition},
         offer::{self, Convergence},
+        packages,
         policy::PolicyKind,
         quarantine,
     },
-    proto::{bus, opamp::ComponentHealth},
+    proto::{
+        bus,
+        opamp::{ComponentHealth, PackageStatuses, PackagesAvailable},
+    },
     protocol::observe::{self, Components, Observation},
 };
 
@@ -209,6 +213,9 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     {
         meaning = computed.0;
     }
+    if report.carries_status(PolicyKind::Packages) && unreadable.is_none() {
+        see_beside_offer(&mut record, context.policies);
+    }
     // After what it should have is known, so that an agent that is new here is not offered what it says it refused.
     for kind in PolicyKind::ALL {
         if report.carries_status(kind) && unreadable.is_none() {
@@ -229,6 +236,21 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     let contents = contents.filter(|(hash, _)| before.observed.effective_config != Some(*hash));
     let is_visible = is_visibly_different(&before, &record);
     Outcome::Write(Box::new(Decided { record, contents, meaning, verdict, news, is_visible, unreadable }))
+}
+
+/// What was said of packages is seen anew, beside what was offered, if that is known and may make a difference.
+fn see_beside_offer(record: &mut AgentRecord, policies: &Snapshot) {
+    let (desired, reported) = (record.desired.packages.hash, &record.observed.packages);
+    let Some(hash) = desired.filter(|hash| reported.hash[..] == hash.0 && reported.status != OfferStatus::Applied)
+    else {
+        return;
+    };
+    let target = policies.target(&Attributes::decode(&record.observed.description), &record.labels);
+    let Some(offer) = target.packages.filter(|offer| offer.hash == hash) else { return };
+    let statuses = PackageStatuses::decode(record.observed.package_statuses.clone());
+    if let (Ok(statuses), Ok(offer)) = (statuses, PackagesAvailable::decode(offer.body.clone())) {
+        record.observed.packages = packages::reported_of(&statuses, &offer);
+    }
 }
 
 fn transitions(before: &Observed, after: &Observed, at: UnixMs) -> Vec<Transition> {

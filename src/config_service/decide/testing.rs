@@ -107,5 +107,5 @@ pub fn policy(name: &str, selector: &str, priority: i32, files: &[(&str, &str)])
 }
 
 pub fn snapshot(epoch: u64, policies: Vec<Policy>) -> Snapshot {
-    Snapshot::new(PolicySet::new(epoch, policies), "".into())
+    Snapshot::new(PolicySet::new(epoch, policies), "".into(), None)
 }

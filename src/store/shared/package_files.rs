@@ -6,7 +6,7 @@
 use rand::Rng;
 use serde_json::json;
 
-use super::{Backend, Tx, audit};
+use super::{Backend, Tx, audit, policies};
 use crate::{
     model::{ContentHash, UnixMs},
     store::{Actor, Error, NewPackageFile, PackageFile, Result, row::PackageFileRow},
@@ -73,10 +73,20 @@ pub(super) async fn begin_delete(store: &Backend, sha256: ContentHash, actor: &A
     let row: Option<PackageFileRow> = query.fetch_optional(&mut *tx).await?;
     let Some(row) = row else { return Err(missing(&mut tx, sha256).await?) };
     let file = PackageFile::try_from(row)?;
+    if let Some(policy) = policies::user_of(&mut tx, sha256).await? {
+        return Err(Error::InUse { kind: "package file", name: sha256.to_string(), policy });
+    }
     let detail = json!({ "name": file.name, "size": file.size });
     audit::record(&mut tx, actor, "package-file.delete", &sha256.to_string(), detail).await?;
     tx.commit().await?;
     Ok(file)
+}
+
+/// Keeps the file from being deleted until the transaction ends; false if it is not there.
+pub(super) async fn hold(tx: &mut Tx, sha256: ContentHash) -> Result<bool> {
+    let statement = "UPDATE package_files SET size = size WHERE sha256 = $1 AND deleting_unix_ms IS NULL";
+    let query = sqlx::query(statement).bind(&sha256.0[..]);
+    Ok(query.execute(&mut **tx).await?.rows_affected() > 0)
 }
 
 /// Why no file could be marked.

@@ -6,11 +6,13 @@ use std::collections::BTreeSet;
 use serde_json::json;
 use sqlx::types::Json;
 
-use super::{Backend, Tx, audit, contents, counters};
+use super::{Backend, Tx, audit, contents, counters, package_files};
 use crate::{
     model::{
+        ContentHash,
         desired::PolicySet,
-        policy::{Policy, Revision},
+        packages,
+        policy::{Policy, PolicyKind, PolicyOffer, Revision},
     },
     store::{
         Actor, Applied, ApplyOutcome, ApplyPolicy, Error, Result,
@@ -45,6 +47,9 @@ pub(super) async fn apply(store: &Backend, apply: ApplyPolicy, actor: &Actor) ->
     if outcome != ApplyOutcome::Unchanged {
         contents::put(&mut tx, &apply.bodies).await?;
         hold_files(&mut tx, &policy.revision).await?;
+        if !apply.validate_only {
+            hold_package_files(&mut tx, &policy.revision).await?;
+        }
         write(&mut tx, &policy, epoch).await?;
         audit::record(&mut tx, actor, "policy.apply", &policy.name, plan::audit_detail(&policy)).await?;
         if !apply.validate_only {
@@ -63,6 +68,30 @@ async fn hold_files(tx: &mut Tx, revision: &Revision) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes sure that uploaded files of packages are there, and stay until the revision that refers to them is visible.
+async fn hold_package_files(tx: &mut Tx, revision: &Revision) -> Result<()> {
+    let PolicyOffer::Packages(packages) = &revision.content.offer else { return Ok(()) };
+    // The same order for all, against deadlocks.
+    let hashes: BTreeSet<_> = packages::hosted(packages).collect();
+    for hash in hashes {
+        if !package_files::hold(tx, hash).await? {
+            return Err(Error::not_found("package file", hash));
+        }
+    }
+    Ok(())
+}
+
+/// A policy whose newest revision refers to the uploaded file.
+pub(super) async fn user_of(tx: &mut Tx, file: ContentHash) -> Result<Option<String>> {
+    let rows = sqlx::query_as(select_policies!("WHERE p.kind = $1")).bind(PolicyKind::Packages.name());
+    let policies = policies(rows.fetch_all(&mut **tx).await?)?;
+    let uses = |policy: &Policy| match &policy.revision.content.offer {
+        PolicyOffer::Packages(packages) => packages::hosted(packages).any(|hosted| hosted == file),
+        _ => false,
+    };
+    Ok(policies.into_iter().find(uses).map(|policy| policy.name))
 }
 
 async fn write(tx: &mut Tx, policy: &Policy, epoch: u64) -> Result<()> {

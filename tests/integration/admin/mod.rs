@@ -5,6 +5,7 @@ mod auth;
 mod commands;
 mod musterctl;
 mod package_files;
+mod packages;
 mod partial_apply;
 mod policies;
 mod protocol;

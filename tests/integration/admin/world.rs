@@ -73,7 +73,7 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
-        let server = admin::Server::new(config, store.clone(), bus.clone()).with_packages(packages);
+        let server = admin::Server::new(config, store.clone(), bus.clone()).with_packages(packages, true);
         let server = tokio::spawn(server.run(listener, shutdown.clone()));
         let channel = Channel::from_shared(format!("http://{address}")).expect("a URL");
         let channel = channel.connect().await.expect("a connection");

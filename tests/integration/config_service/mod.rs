@@ -8,6 +8,7 @@ mod gateway;
 mod offers;
 mod openings;
 mod outages;
+mod packages;
 mod replicas;
 mod settings;
 
@@ -61,6 +62,11 @@ on_both! {
         the_end_of_the_old_connection_answers_its_probe
         a_live_duplicate_gets_a_uid_of_its_own
         several_reports_of_one_agent_in_a_batch_are_all_taken;
+    packages:
+        packages_are_offered_until_they_are_installed
+        a_failed_installation_is_not_offered_again_unchanged
+        packages_are_withdrawn_only_where_a_policy_says_so
+        uploaded_packages_come_with_where_they_are;
     replicas:
         no_offer_is_wasted_on_a_bus_that_is_away
         two_owners_of_every_shard_do_no_harm

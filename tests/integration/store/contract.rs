@@ -61,6 +61,8 @@ contract! {
         the_audit_log_tells_all_changes;
     package_files:
         package_files_are_known_until_they_are_deleted
+        a_package_file_that_a_policy_offers_stays
+        offering_and_deleting_a_package_file_take_turns
         the_package_key_is_made_once;
     concurrency:
         of_two_writers_one_wins

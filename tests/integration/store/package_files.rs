@@ -1,8 +1,15 @@
 //! The contract: package files.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use muster::{
-    model::ContentHash,
-    store::{Actor, Error, NewPackageFile, SharedStore},
+    model::{
+        ContentHash,
+        policy::{PolicyKind, PolicyOffer, RevisionContent},
+    },
+    proto::opamp::{DownloadableFile, PackageAvailable},
+    store::{Actor, ApplyPolicy, Error, NewPackageFile, SharedStore},
 };
 
 use super::{NOW, actor};
@@ -65,4 +72,71 @@ pub async fn the_package_key_is_made_once(store: &SharedStore) {
     assert!(keys.iter().all(|key| *key == keys[0]), "all take the same");
     assert_ne!(keys[0], [0; 32]);
     assert_eq!(store.package_key().await.unwrap(), keys[0]);
+}
+
+/// A policy that offers these uploaded files, and one that is elsewhere.
+fn offers(policy: &str, files: &[&NewPackageFile]) -> ApplyPolicy {
+    let package = |download_url: &str, content_hash: Bytes| {
+        let file = DownloadableFile { download_url: download_url.into(), content_hash, ..Default::default() };
+        PackageAvailable { version: "1".into(), file: Some(file), ..Default::default() }
+    };
+    let mut packages: BTreeMap<_, _> =
+        files.iter().map(|file| (file.name.clone(), package("", file.sha256.to_bytes()))).collect();
+    packages.insert("elsewhere".into(), package("https://x/", new("elsewhere").sha256.to_bytes()));
+    let content = RevisionContent { offer: PolicyOffer::Packages(packages), ..super::content(&[]) };
+    ApplyPolicy { kind: PolicyKind::Packages, content, bodies: Vec::new(), ..super::apply(policy, "") }
+}
+
+pub async fn a_package_file_that_a_policy_offers_stays(store: &SharedStore) {
+    let (one, two) = (new("one"), new("two"));
+    let apply = async |policy: ApplyPolicy| store.apply_policy(policy, &actor()).await;
+    let is_missing = |error: &Error, file: &NewPackageFile| match error {
+        Error::NotFound { kind: "package file", name } => *name == file.sha256.to_string(),
+        _ => false,
+    };
+    // One that was not uploaded cannot be offered; it is uploaded after all has been validated.
+    store.put_package_file(&one, &actor()).await.unwrap();
+    let error = apply(offers("p", &[&one, &two])).await.unwrap_err();
+    assert!(is_missing(&error, &two), "{error}");
+    assert!(store.get_policy("p").await.is_err(), "nothing was applied");
+    apply(ApplyPolicy { validate_only: true, ..offers("p", &[&one, &two]) }).await.unwrap();
+    store.put_package_file(&two, &actor()).await.unwrap();
+    apply(offers("p", &[&one, &two])).await.unwrap();
+    apply(offers("q", &[&two])).await.unwrap();
+
+    let begin = async |file: &NewPackageFile| store.begin_delete_package_file(file.sha256, &actor()).await;
+    match begin(&one).await {
+        Err(Error::InUse { kind: "package file", name, policy }) => {
+            assert_eq!((name, policy.as_str()), (one.sha256.to_string(), "p"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(store.get_package_file(one.sha256).await.unwrap().is_some(), "it is not marked");
+    // What only former revisions offer may go.
+    apply(offers("p", &[&two])).await.unwrap();
+    begin(&one).await.unwrap();
+    let error = apply(offers("p", &[&one])).await.unwrap_err();
+    assert!(is_missing(&error, &one), "it is being deleted: {error}");
+    store.delete_policy("p", None, &actor()).await.unwrap();
+    assert!(matches!(begin(&two).await, Err(Error::InUse { policy, .. }) if policy == "q"));
+    store.delete_policy("q", None, &actor()).await.unwrap();
+    begin(&two).await.unwrap();
+}
+
+/// Whichever comes first wins, and no policy ever offers what is gone.
+pub async fn offering_and_deleting_a_package_file_take_turns(store: &SharedStore) {
+    for round in 0..8 {
+        let file = new(&format!("file {round}"));
+        let name = format!("p{round}");
+        store.put_package_file(&file, &actor()).await.unwrap();
+        let actor = actor();
+        let (applied, deleted) = tokio::join!(
+            store.apply_policy(offers(&name, &[&file]), &actor),
+            store.begin_delete_package_file(file.sha256, &actor)
+        );
+        let policy = store.get_policy(&name).await.is_ok();
+        let is_there = store.get_package_file(file.sha256).await.unwrap().is_some();
+        assert_eq!((applied.is_ok(), deleted.is_ok()), (policy, !is_there));
+        assert!(policy == is_there, "{applied:?} {deleted:?}");
+    }
 }
