@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use crate::support::{
     client::{Client, Kind},
+    cluster::Cluster,
     ctl::Ctl,
+    s3,
     standalone::Standalone,
 };
 
@@ -87,6 +89,57 @@ async fn installs_what_it_should(transport: &str) {
     .await;
     offers(&mut client, 9).await;
     client.stop().await;
+}
+
+/// Two gateways and two config services, with one bucket for all.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_offers_and_serves_the_same() {
+    let bucket = s3::Server::start().await;
+    let mut environment = bucket.variables();
+    environment.push(("MUSTER_PACKAGE_STORAGE".into(), format!("s3://{}/of this test", s3::BUCKET)));
+    let environment: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let mut cluster = Cluster::start_with(2, 2, &environment).await;
+    let refused = cluster.ctl(0);
+    refused.write("a", "a");
+    let manifest = "kind: Packages\nname: a\nselector: a\npackages: {a: {type: addon, version: '1', path: a}}\n";
+    refused.write("a.yaml", manifest);
+    let refused = refused.try_run(&["apply", "-f", "a.yaml"]).await;
+    assert!(
+        !refused.succeeded && refused.stderr.contains("opamp-url"),
+        "where agents are is not known: {}",
+        refused.stderr
+    );
+
+    // Agents fetch at the second gateway, wherever they are connected.
+    let [first, second] = cluster.opamp()[..] else { panic!("two gateways") };
+    for service in &mut cluster.services {
+        service.set_env("MUSTER_OPAMP_URL", &format!("ws://{second}/v1/opamp"));
+        service.terminate();
+        service.ended().await;
+        service.start().await;
+        service.ready().await;
+    }
+    let token = cluster.agent_token();
+    let Some(mut one) = Client::start(Kind::Go, &format!("ws://{first}/v1/opamp"), token, "checkout") else { return };
+    let Some(mut two) = Client::start(Kind::Go, &format!("http://{second}/v1/opamp"), token, "checkout") else {
+        return;
+    };
+    offer(&cluster.ctl(0), "1.0.0", "a collector").await;
+    let mut hashes = Vec::new();
+    for client in [&mut one, &mut two] {
+        let uid = client.uid().await;
+        let package = client.event("package", |_| true).await;
+        assert_eq!(package["content"], "a collector");
+        hashes.push(client.event("synced", |_| true).await["hash"].clone());
+        stands(&cluster.ctl(1), &uid, "CONVERGED", "INSTALLED", "1.0.0").await;
+    }
+    assert_eq!(hashes[0], hashes[1], "the same for all, whoever decides");
+    let downloads =
+        async |gateway: usize| cluster.gateways[gateway].metric("muster_gateway_package_downloads_total").await;
+    assert_eq!((downloads(0).await.unwrap_or(0.0), downloads(1).await), (0.0, Some(2.0)));
+    for client in [&one, &two] {
+        assert_eq!(client.all("packages").len(), 1, "{:?}", client.events());
+    }
 }
 
 /// Makes this the agent's package; returns the hash of the file.

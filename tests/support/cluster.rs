@@ -32,7 +32,7 @@ impl Cluster {
         Self::start_with(gateways, services, &[]).await
     }
 
-    /// A deployment whose config services have these variables in their environment.
+    /// A deployment whose nodes have these variables in their environment.
     pub async fn start_with(gateways: usize, services: usize, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let redis = redis::Server::start().await;
@@ -41,7 +41,8 @@ impl Cluster {
         migrate(&folder, &database).await;
         let services: Vec<Node> =
             (0..services).map(|index| config_service(index, &folder, &database, &redis.url(), environment)).collect();
-        let gateways: Vec<Node> = (0..gateways).map(|index| gateway(index, &folder, &redis.url())).collect();
+        let gateways: Vec<Node> =
+            (0..gateways).map(|index| gateway(index, &folder, &redis.url(), environment)).collect();
         let mut cluster = Self { gateways, services, redis, postgres, agent_token: String::new(), _folder: folder };
         for node in &mut cluster.services {
             node.start().await;
@@ -109,11 +110,16 @@ fn config_service(index: usize, folder: &TempDir, database: &str, redis: &str, e
     let name = format!("config-service-{index}");
     let arguments = ["config-service", "--redis-url", redis, "--database-url", database];
     let service = node(&name, folder, &["admin", "metrics"], &arguments).env("MUSTER_OPERATOR_TOKEN", OPERATOR_TOKEN);
-    environment.iter().fold(service, |service, (name, value)| service.env(name, value))
+    with(service, environment)
 }
 
-fn gateway(index: usize, folder: &TempDir, redis: &str) -> Node {
-    node(&format!("gateway-{index}"), folder, &["opamp", "metrics"], &["gateway", "--redis-url", redis])
+fn gateway(index: usize, folder: &TempDir, redis: &str, environment: &[(&str, &str)]) -> Node {
+    let arguments = ["gateway", "--redis-url", redis];
+    with(node(&format!("gateway-{index}"), folder, &["opamp", "metrics"], &arguments), environment)
+}
+
+fn with(node: Node, environment: &[(&str, &str)]) -> Node {
+    environment.iter().fold(node, |node, (name, value)| node.env(name, value))
 }
 
 /// A node that goes by `name`.

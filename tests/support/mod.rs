@@ -10,11 +10,8 @@ pub mod node;
 pub mod postgres;
 pub mod process;
 pub mod redis;
-<<<<<<< HEAD
 pub mod s3;
-=======
 pub mod sink;
->>>>>>> 6ee7fd2 (End-to-end tests of commands, messages and connection settings with the Go client and the Supervisor)
 pub mod standalone;
 pub mod tls;
 

@@ -55,6 +55,11 @@ impl Node {
         self
     }
 
+    /// From the next start on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     pub fn opamp(&self) -> SocketAddr {
         self.listen.opamp.expect("a node with an OpAMP listener")
     }

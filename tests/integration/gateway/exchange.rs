@@ -4,10 +4,11 @@ use muster::{
     gateway::Config,
     model::{ContentHash, uid::InstanceUid},
     proto::{
-        bus::{GatewayBatch, Transport, Verdict, ending::Reason},
-        opamp::{AgentCapabilities, AgentDisconnect, AgentToServer, ServerErrorResponseType},
+        bus::{GatewayBatch, OfferBody, OfferGroup, OfferKind, Transport, Verdict, ending::Reason},
+        opamp::{AgentCapabilities, AgentDisconnect, AgentToServer, PackagesAvailable, ServerErrorResponseType},
     },
 };
+use prost::Message as _;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::harness::*;
@@ -340,4 +341,25 @@ async fn settings_that_were_sent_are_reported_until_that_is_known() {
     bench.service.verdict(acknowledgement(&again)).await;
     agent.send(&heartbeat(1, 8)).await;
     assert_eq!(agent.receive().await.connection_settings, None);
+}
+
+/// The Go client says nothing when it is offered what it has, unless it is asked.
+#[tokio::test]
+async fn packages_that_are_offered_again_come_with_a_question() {
+    let bench = Bench::start(config()).await;
+    let mut agent = bench.connect().await;
+    let takes = AgentCapabilities::AcceptsPackages as u64 | AgentCapabilities::ReportsPackageStatuses as u64;
+    agent.say(&AgentToServer { capabilities: takes | capabilities(), ..full(1, 0) }).await;
+    let hash = ContentHash::of(b"packages");
+    let packages = PackagesAvailable { all_packages_hash: hash.to_bytes(), ..Default::default() };
+    let kind = OfferKind::Packages as i32;
+    let body = OfferBody { kind, hash: hash.to_bytes(), body: packages.encode_to_vec().into() };
+    bench.service.say(GatewayBatch { bodies: vec![body], ..Default::default() }).await;
+    for (repeat, flags) in [(false, 0), (true, FULL_STATE)] {
+        let instance_uids = uid(1).to_bytes();
+        let offer = OfferGroup { kind, hash: hash.to_bytes(), instance_uids, generations: vec![1], repeat };
+        bench.service.say(GatewayBatch { offers: vec![offer], ..Default::default() }).await;
+        let push = agent.receive().await;
+        assert_eq!((push.packages_available.as_ref(), push.flags), (Some(&packages), flags));
+    }
 }

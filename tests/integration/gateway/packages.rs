@@ -150,6 +150,21 @@ async fn without_a_storage_there_are_no_files() {
     assert_eq!(status(&head), "404", "{head}");
 }
 
+/// Agents take any refusal for a failed installation; so they are told when to come back, in the hope that they do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storage_that_is_away_is_no_missing_file() {
+    let server = s3::Server::start().await;
+    let storage = Storage::open(&format!("s3://{}", s3::BUCKET).parse().unwrap(), server.variables()).unwrap();
+    let hash = put(&storage, &Bytes::from_static(b"here")).await;
+    let bench = Bench::start(serving(&storage)).await;
+    let (head, body) = bench.fetch("GET", hash, "").await;
+    assert_eq!((status(&head), &body[..]), ("200", &b"here"[..]));
+    drop(server);
+    let (head, _) = bench.fetch("GET", hash, "").await;
+    assert_eq!(status(&head), "503", "{head}");
+    assert!(head.contains("\r\nretry-after: "), "{head}");
+}
+
 /// One connection, several requests; and a download that takes longer than a connection may idle.
 #[tokio::test]
 async fn a_slow_download_is_not_cut_off() {
