@@ -30,9 +30,12 @@ pub struct LocalFile {
 }
 
 impl LocalFile {
-    /// Reads the file once for its hash.
+    /// Reads the file once for its hash; it is read again to be uploaded.
     pub fn read(path: &Path) -> std::io::Result<Self> {
         let mut file = std::fs::File::open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(std::io::Error::other("is not a file that can be read twice"));
+        }
         let mut hasher = Sha256::new();
         let mut size = 0;
         let mut buffer = vec![0; CHUNK_BYTES];

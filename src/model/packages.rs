@@ -129,7 +129,7 @@ mod tests {
             |_, file| file.headers.get_or_insert_default().headers[0].key.push('0'),
             |_, file| file.headers.get_or_insert_default().headers[0].value.push('0'),
         ];
-        let mut seen = BTreeSet::from([hashes("other", package())]);
+        let mut seen = BTreeSet::from([hashes("eman", package())]);
         for change in changes {
             let (mut changed, mut file) = (package(), package().file.unwrap_or_default());
             change(&mut changed, &mut file);

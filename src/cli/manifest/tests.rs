@@ -182,6 +182,7 @@ fn mistakes_in_packages_are_named() {
         ("type: addon, version: '1', url: 'https://x/', path: a", "path and url exclude each other"),
         ("type: addon, version: '1', url: 'https://x/', sha256: abcd", "sha256: must be 64 hexadecimal digits"),
         ("type: addon, version: '1', path: none.tgz", "./none.tgz: No such file"),
+        ("type: addon, version: '1', path: /dev/zero", "/dev/zero: is not a file that can be read twice"),
         ("type: addon, version: '1', path: Cargo.toml, sha256: HASH", "./Cargo.toml has the SHA-256 "),
         ("type: addon, version: '1', sha256: HASH, signature: '?'", "signature: not in base64"),
         ("type: addon, version: '1', sha256: HASH, signature: '', signature_file: a", "signature and signature_file"),
