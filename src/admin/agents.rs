@@ -8,6 +8,7 @@ use tonic::{Code, Request, Response, Status};
 use super::{
     agent_config, agent_packages,
     authorized::Authorized,
+    components,
     context::Context,
     convert,
     errors::{self, from_store},
@@ -19,10 +20,11 @@ use super::{
 use crate::{
     model::{AgentRecord, InstanceUid},
     proto::admin::{
-        self, AgentConfig, AgentHealth, AgentPackages, ForgetAgentRequest, ForgetAgentResponse, GetAgentConfigRequest,
-        GetAgentHealthRequest, GetAgentPackagesRequest, GetAgentRequest, ListAgentsRequest, ListAgentsResponse,
-        ListHealthTransitionsRequest, ListHealthTransitionsResponse, RetryConfigRequest, SetLabelsRequest,
-        WatchAgentsRequest, WatchAgentsResponse, agents_server::Agents,
+        self, AgentComponents, AgentConfig, AgentHealth, AgentPackages, ForgetAgentRequest, ForgetAgentResponse,
+        GetAgentComponentsRequest, GetAgentConfigRequest, GetAgentHealthRequest, GetAgentPackagesRequest,
+        GetAgentRequest, ListAgentsRequest, ListAgentsResponse, ListHealthTransitionsRequest,
+        ListHealthTransitionsResponse, RetryConfigRequest, SetLabelsRequest, WatchAgentsRequest, WatchAgentsResponse,
+        agents_server::Agents,
     },
 };
 
@@ -71,6 +73,15 @@ impl Agents for Service {
         let Authorized { message, .. } = Authorized::of(request)?;
         let record = self.read(errors::uid(&message.instance_uid)?).await?;
         Ok(Response::new(health::get(&record)))
+    }
+
+    async fn get_agent_components(
+        &self,
+        request: Request<GetAgentComponentsRequest>,
+    ) -> Result<Response<AgentComponents>, Status> {
+        let Authorized { message, .. } = Authorized::of(request)?;
+        let record = self.read(errors::uid(&message.instance_uid)?).await?;
+        components::get(&self.0, &record).await.map(Response::new)
     }
 
     async fn list_health_transitions(

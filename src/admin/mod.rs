@@ -8,6 +8,7 @@ mod agent_packages;
 mod agents;
 mod authorized;
 mod commands;
+mod components;
 mod context;
 mod convert;
 mod cors;

@@ -284,6 +284,12 @@ pub enum Agent {
         #[command(flatten)]
         output: Output,
     },
+    /// What an agent is built from
+    Components {
+        uid: String,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Offer an agent again what it should have, of every kind, although it refused it
     Retry { uid: String },
     /// The packages that an agent should have, the policy that each came from, and what it says of them

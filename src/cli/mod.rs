@@ -77,6 +77,9 @@ async fn call(command: Command, client: Client) -> Result<()> {
             command::health::show(&client, uid, history, output.format).await
         }
         Command::Agent(Agent::Packages { uid, output }) => agent_packages::show(&client, uid, output.format).await,
+        Command::Agent(Agent::Components { uid, output }) => {
+            command::components::show(&client, uid, output.format).await
+        }
         Command::Agent(Agent::Retry { uid }) => agents::retry(&client, uid).await,
         Command::Restart { to, rate, no_wait, output } => {
             commands::restart(&client, to, rate, no_wait, output.format).await

@@ -2,14 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::{decide::Decided, queue::Item};
+use super::{components::MAX_HASH_BYTES, decide::Decided, queue::Item};
 use crate::{
     model::InstanceUid,
     store::{self, Announced, SharedStore},
 };
-
-/// Hashes of components are chosen by agents; longer ones are not remembered.
-const MAX_HASH_BYTES: usize = 64;
 
 /// What is to be written beside the records of a batch.
 pub async fn news(store: &SharedStore, decided: &mut [(Item, Decided)]) -> store::Result<Vec<store::News>> {

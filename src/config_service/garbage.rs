@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    metrics,
+    components, metrics,
     shared::{Outage, Shared, isolated, unix_ms},
 };
 use crate::{model::UnixMs, store};
@@ -42,5 +42,6 @@ async fn forget(shared: &Shared) -> store::Result<()> {
     let before = |age: Duration| unix_ms().saturating_sub(UnixMs::try_from(age.as_millis()).unwrap_or(UnixMs::MAX));
     shared.store.forget_health(before(shared.config.health_history)).await?;
     shared.store.forget_commands(before(COMMANDS_KEPT)).await?;
+    components::forget(&shared.store).await?;
     Ok(())
 }

@@ -234,8 +234,10 @@ impl Worker {
         }
         let contents: Vec<_> = contents.into_iter().collect();
         let records: Vec<AgentRecord> = decided.iter().map(|(_, outcome)| outcome.record.clone()).collect();
+        let said = self.shared.components.store(&self.shared.store, &decided).await?;
         let news = announcements::news(&self.shared.store, &mut decided).await?;
         let conflicts = self.shared.store.write_reports(&records, &contents, &news).await?;
+        self.shared.components.note(&self.shared.store, said).await?;
         let conflicts: std::collections::HashSet<InstanceUid> = conflicts.into_iter().collect();
         let mut again = Vec::new();
         for (item, outcome) in decided {

@@ -19,6 +19,8 @@ pub const OWNED_SHARDS: &str = "muster_config_owned_shards";
 pub const POLICY_EPOCH: &str = "muster_config_policy_epoch";
 pub const BODIES: &str = "muster_config_bodies_sent_total";
 pub const DEAD_GATEWAYS: &str = "muster_config_dead_gateways_total";
+pub const COMPONENT_ASKS: &str = "muster_config_component_asks_total";
+pub const COMPONENTS_TOLD: &str = "muster_config_components_told_total";
 pub const COMMAND_TARGETS: &str = "muster_config_command_targets_total";
 pub const COLLECTED: &str = "muster_config_garbage_collected_total";
 pub const FAILURES: &str = "muster_config_failures_total";
@@ -41,11 +43,24 @@ pub fn describe() {
     describe_gauge!(POLICY_EPOCH, "Epoch of the policies in memory");
     describe_counter!(BODIES, "Bodies of configurations sent to gateways");
     describe_counter!(DEAD_GATEWAYS, "Gateways found dead, whose agents were marked as disconnected");
+    describe_counter!(COMPONENT_ASKS, "Agents asked for the components that they are built from");
+    describe_counter!(COMPONENTS_TOLD, "Sets of components that agents told, also those that were known");
     describe_counter!(COMMAND_TARGETS, "Agents' parts of commands, by the state that they came to");
     describe_counter!(COLLECTED, "Contents and configurations deleted because nothing referred to them");
     describe_counter!(FAILURES, "Failed attempts, by what was attempted; all are made again");
     // So that the first event is an increase.
-    for name in [REPORTS, REPORTS_DROPPED, CONFLICTS, VERDICTS, FULL_STATE, BODIES, DEAD_GATEWAYS, COLLECTED] {
+    for name in [
+        REPORTS,
+        REPORTS_DROPPED,
+        CONFLICTS,
+        VERDICTS,
+        FULL_STATE,
+        BODIES,
+        DEAD_GATEWAYS,
+        COLLECTED,
+        COMPONENT_ASKS,
+        COMPONENTS_TOLD,
+    ] {
         counter!(name).increment(0);
     }
 }

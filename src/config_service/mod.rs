@@ -9,11 +9,13 @@
 //! - [`reconcile`] brings a change of policies to every agent, [`sweep`] repeats what was not answered; both through
 //!   [`fanout`]; what must not go out faster than some pace ([`pace`]) is [`waiting`].
 //! - [`commands`] go once to each agent that they are for.
+//! - [`components`] are asked for once for each hash.
 //! - [`bodies`] and [`tokens`] answer gateways; [`presence`] finds dead ones; [`garbage`] and [`package_files`] clean up.
 
 mod announcements;
 mod bodies;
 mod commands;
+mod components;
 mod config;
 mod decide;
 mod fanout;
@@ -114,6 +116,7 @@ impl ConfigService {
         tasks.spawn(presence::run(shared.clone(), stop.clone()));
         tasks.spawn(tokens::run(shared.clone(), inputs.token_requests, stop.clone()));
         tasks.spawn(commands::run(shared.clone(), inputs.command_results, stop.clone()));
+        tasks.spawn(components::run(shared.clone(), stop.clone()));
         tasks.spawn(bodies::run(shared.clone(), inputs.body_requests, stop.clone()));
         if let Some(storage) = packages {
             tasks.spawn(package_files::run(shared.clone(), storage, stop.clone()));

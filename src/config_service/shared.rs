@@ -15,8 +15,8 @@ use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Config, bodies, commands, fanout::Fanout, ingest, metrics, outbox::Outbox, policies::Policies, presence::Gateways,
-    reconcile::Requests, room::Room,
+    Config, bodies, commands, components::Components, fanout::Fanout, ingest, metrics, outbox::Outbox,
+    policies::Policies, presence::Gateways, reconcile::Requests, room::Room,
 };
 use crate::{
     bus::SharedBus,
@@ -46,6 +46,7 @@ pub struct Shared {
     pub fanout: Fanout,
     pub reconcile: Requests,
     pub commands: commands::Wake,
+    pub components: Components,
     pub ready: Arc<AtomicBool>,
     listening: AtomicBool,
     owned: watch::Sender<Option<Owned>>,
@@ -86,6 +87,7 @@ impl Shared {
             fanout: Fanout::default(),
             reconcile: Requests::default(),
             commands: commands::Wake::default(),
+            components: Components::default(),
             ready: Arc::default(),
             listening: AtomicBool::default(),
             config,

@@ -76,6 +76,8 @@ pub struct Rare {
     pub offers: Vec<Offer>,
     /// For this connection, not sent yet.
     pub commands: Vec<Queued>,
+    /// The next message is to ask for the components that it is built from.
+    pub asks_components: bool,
     /// The next message is to say which custom capabilities the server has.
     pub tells_custom_capabilities: bool,
     /// Another connection that claims the same uid, while it is being found out which one is to have it.
@@ -228,6 +230,7 @@ impl Entry {
             rare.full_state.reconnected();
             // They were for the connection before.
             rare.commands = Vec::new();
+            rare.asks_components = false;
         }
         let pending = self.rare().pending.get_or_insert_default();
         pending.opening = Some(Opening { first_sequence_num, previous_sequence_num });
@@ -380,6 +383,7 @@ impl Entry {
         rare.offers = Vec::new();
         rare.commands = Vec::new();
         rare.tells_custom_capabilities = false;
+        rare.asks_components = false;
         rare.probed_generation = None;
         let pending = rare.pending.get_or_insert_default();
         pending.ending = Some(reason);
@@ -430,6 +434,7 @@ impl Rare {
             && self.offers.is_empty()
             && self.commands.is_empty()
             && !self.tells_custom_capabilities
+            && !self.asks_components
             && self.contender.is_none()
             && self.probed_generation.is_none()
             && self.full_state.is_idle(now_ms)

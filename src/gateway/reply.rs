@@ -63,6 +63,7 @@ fn has_news(shared: &Shared, entry: &Entry, now_ms: u64) -> bool {
     entry.rare.as_ref().is_some_and(|rare| {
         rare.full_state.is_due(now_ms)
             || rare.tells_custom_capabilities
+            || rare.asks_components
             || rare.offers.iter().any(|offer| shared.bodies.has(&offer.hash))
     })
 }
@@ -71,6 +72,7 @@ fn has_news(shared: &Shared, entry: &Entry, now_ms: u64) -> bool {
 #[derive(Debug, Default)]
 struct News {
     asks_full_state: bool,
+    asks_components: bool,
     custom_capabilities: Option<opamp::CustomCapabilities>,
     offers: Vec<Offer>,
     /// The offers' fields, encoded.
@@ -79,11 +81,13 @@ struct News {
 
 impl News {
     fn is_empty(&self) -> bool {
-        !self.asks_full_state && self.custom_capabilities.is_none() && self.offers.is_empty()
+        !self.asks_full_state && !self.asks_components && self.custom_capabilities.is_none() && self.offers.is_empty()
     }
 
     fn addressed(&self, echo: Echo) -> Reply {
-        let flags = if self.asks_full_state { ServerToAgentFlags::ReportFullState as u64 } else { 0 };
+        let flag = |is_set, flag: ServerToAgentFlags| if is_set { flag as u64 } else { 0 };
+        let flags = flag(self.asks_full_state, ServerToAgentFlags::ReportFullState)
+            | flag(self.asks_components, ServerToAgentFlags::ReportAvailableComponents);
         let custom_capabilities = self.custom_capabilities.clone();
         let fields = opamp::ServerToAgent { flags, custom_capabilities, ..Default::default() };
         let Some((tail, rest)) = self.fields.split_first() else { return Reply::with(echo, fields, None) };
@@ -106,6 +110,7 @@ fn take_news(shared: &Shared, entry: &mut Entry, now_ms: u64) -> News {
             news.asks_full_state = true;
             shared.metrics.full_state_asks.increment(1);
         }
+        news.asks_components = std::mem::take(&mut rare.asks_components);
         if std::mem::take(&mut rare.tells_custom_capabilities) {
             let capabilities = shared.config.custom_capabilities.clone();
             news.custom_capabilities = Some(opamp::CustomCapabilities { capabilities });
@@ -158,16 +163,18 @@ fn tell_if(
     owed: Option<Echo>,
     now_ms: u64,
 ) {
-    let wishes =
-        entry.rare.as_ref().map(|rare| (rare.offers.clone(), rare.full_state.clone(), rare.tells_custom_capabilities));
+    let wishes = entry.rare.as_ref().map(|rare| {
+        (rare.offers.clone(), rare.full_state.clone(), rare.tells_custom_capabilities, rare.asks_components)
+    });
     let news = take_news(shared, entry, now_ms);
     if owed.is_none() && news.is_empty() {
         return;
     }
     if send(shared, connection, &news.addressed(owed.unwrap_or(Echo { uid, new_uid: None }))) {
         note_sent(shared, uid, entry, &news.offers);
-    } else if let (Some(rare), Some((offers, full_state, tells))) = (&mut entry.rare, wishes) {
-        (rare.offers, rare.full_state, rare.tells_custom_capabilities) = (offers, full_state, tells);
+    } else if let (Some(rare), Some((offers, full_state, tells, asks))) = (&mut entry.rare, wishes) {
+        (rare.offers, rare.full_state) = (offers, full_state);
+        (rare.tells_custom_capabilities, rare.asks_components) = (tells, asks);
     }
 }
 

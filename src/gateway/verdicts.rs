@@ -60,6 +60,12 @@ async fn take(shared: &Shared, batch: GatewayBatch) {
     for group in &batch.offers {
         take_offers(shared, group).await;
     }
+    for ask in &batch.component_asks {
+        consume_budget().await;
+        if let Ok(uid) = InstanceUid::from_slice(&ask.instance_uid) {
+            ask_components(shared, uid, ask.connection_generation);
+        }
+    }
     for group in batch.commands {
         commands::take(shared, group).await;
     }
@@ -128,6 +134,18 @@ fn take_verdict_of(shared: &Shared, uid: InstanceUid, verdict: &Verdict) {
     commands::deliver(shared, entry, now.ms);
     shared.want_body(uid, entry);
     entry.tidy(now.ms);
+    shared.registry.set_active(agents, &uid);
+}
+
+/// One that is lost, or no longer for this connection, is made of another agent.
+fn ask_components(shared: &Shared, uid: InstanceUid, generation: u64) {
+    let now_ms = shared.clock.now_ms();
+    let agents = &mut *shared.registry.lock(&uid);
+    let entry = agents.entries.get_mut(&uid).filter(|entry| entry.generation == generation && entry.is_live());
+    let Some(entry) = entry else { return };
+    entry.rare().asks_components = true;
+    reply::deliver(shared, uid, entry, false, now_ms);
+    entry.tidy(now_ms);
     shared.registry.set_active(agents, &uid);
 }
 

@@ -11,6 +11,7 @@
 //! - `counters`: the epoch, which counts all changes of policies, and the version of the list of agent tokens.
 //! - `shard_progress`: up to which epoch each shard has been reconciled.
 //! - `commands`, `command_targets`: what operators had agents do once, and what became of it.
+//! - `components`: what agents are built from, once by the hash that they give.
 //! - `announcements`, `health_transitions`: of agents that announce custom capabilities or components, and whose health
 //!   changed.
 //! - `package_files`: which files are in the package storage; the files themselves are not here.
@@ -148,6 +149,23 @@ pub trait Store: Send + Sync + 'static {
     -> Result<Vec<(i64, Transition)>>;
     /// Deletes transitions older than `before`; returns how many.
     async fn forget_health(&self, before: UnixMs) -> Result<u64>;
+
+    // Components that agents are built from.
+
+    /// Takes note that agents said these hashes. Where nobody has told what one stands for, they become candidates for being
+    /// asked, [`MAX_CANDIDATES`] at most. Returns the hashes that are known.
+    async fn note_components(&self, said: &[(Bytes, Vec<InstanceUid>)], now: UnixMs) -> Result<Vec<Bytes>>;
+    /// Stores what hashes stand for: encoded `AvailableComponents`. What is known stays.
+    async fn put_components(&self, told: &[(Bytes, Bytes)], now: UnixMs) -> Result<()>;
+    async fn get_components(&self, hash: &[u8]) -> Result<Option<Bytes>>;
+    /// Hashes that nobody has told the contents of, and for which there is a candidate who was not asked; those first that were
+    /// asked for longest ago.
+    async fn unknown_components(&self, limit: u32) -> Result<Vec<UnknownComponents>>;
+    /// Counts one more candidate as asked; true for the first who does so after `asked` of them.
+    async fn ask_components(&self, hash: &[u8], asked: u16, now: UnixMs) -> Result<bool>;
+    /// Deletes what no agent has said since `used_before`, and hashes all of whose candidates were asked in vain, the
+    /// last before `unanswered_before`.
+    async fn forget_components(&self, used_before: UnixMs, unanswered_before: UnixMs) -> Result<u64>;
 
     // Commands.
 

@@ -266,3 +266,20 @@ impl Announced {
 
 /// Transitions of health kept for one agent: the newest.
 pub const MAX_TRANSITIONS_KEPT: u32 = 200;
+
+/// Agents that may be asked for one set of components.
+pub const MAX_CANDIDATES: usize = 16;
+/// How long ago a hash must have been said last for its row to be made young again.
+pub(super) const REFRESH_COMPONENTS_MS: UnixMs = 12 * 3_600_000;
+
+/// A hash of components that no agent has told the contents of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownComponents {
+    /// As agents give it.
+    pub hash: Bytes,
+    /// Agents that said this hash, in the order in which they are asked.
+    pub candidates: Vec<InstanceUid>,
+    /// How many of them have been asked, and when the last one was.
+    pub asked: u16,
+    pub asked_at: UnixMs,
+}

@@ -89,6 +89,26 @@ pub fn transition(transition: Transition) -> admin::HealthTransition {
     admin::HealthTransition { time: Some(timestamp(at)), component, healthy, status, last_error }
 }
 
+/// What agents are built from.
+pub fn available(map: BTreeMap<String, opamp::ComponentDetails>) -> BTreeMap<String, admin::AvailableComponent> {
+    available_parts(map, MAX_DEPTH)
+}
+
+fn available_parts(
+    map: BTreeMap<String, opamp::ComponentDetails>,
+    depth: u32,
+) -> BTreeMap<String, admin::AvailableComponent> {
+    if depth == 0 {
+        return BTreeMap::new();
+    }
+    let value = |value: Option<opamp::AnyValue>| attribute(value.as_ref().and_then(|it| it.value.as_ref()), MAX_DEPTH);
+    let one = |details: opamp::ComponentDetails| admin::AvailableComponent {
+        metadata: details.metadata.into_iter().map(|pair| (pair.key, value(pair.value))).collect(),
+        components: available_parts(details.sub_component_map, depth - 1),
+    };
+    map.into_iter().map(|(name, details)| (name, one(details))).collect()
+}
+
 fn component(health: opamp::ComponentHealth, depth: u32) -> admin::ComponentHealth {
     let time = |nanos: u64| (nanos > 0).then(|| timestamp(UnixMs::try_from(nanos / 1_000_000).unwrap_or(0)));
     admin::ComponentHealth {

@@ -5,6 +5,7 @@ pub mod agent_packages;
 pub mod agents;
 pub mod apply;
 pub mod commands;
+pub mod components;
 pub mod contexts;
 pub mod fleet;
 pub mod health;

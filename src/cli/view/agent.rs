@@ -120,7 +120,7 @@ fn components(map: BTreeMap<String, admin::ComponentHealth>) -> BTreeMap<String,
 }
 
 /// Typed; bytes as hex, which is how selectors write them, and numbers that JSON has not as text.
-fn json(value: admin::AttributeValue) -> Value {
+pub fn json(value: admin::AttributeValue) -> Value {
     use admin::attribute_value::Value as From;
     match value.value {
         None => Value::Null,

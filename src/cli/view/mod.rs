@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod agent_package;
 pub mod command;
+pub mod components;
 pub mod fleet;
 pub mod health;
 pub mod package_file;

@@ -9,6 +9,7 @@
 mod agents;
 mod audit;
 mod commands;
+mod components;
 mod contents;
 mod counters;
 mod fleet;

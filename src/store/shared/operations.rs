@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Backend, agent_batches, agents, audit, commands, contents, counters, fleet, news, package_files, policies, schema,
-    tokens,
+    Backend, agent_batches, agents, audit, commands, components, contents, counters, fleet, news, package_files,
+    policies, schema, tokens,
 };
 use crate::{
     model::{
@@ -19,7 +19,7 @@ use crate::{
     store::{
         Actor, AgentFilter, Announced, Applied, ApplyPolicy, AuditEntry, Claim, CommandProgress, ConfigFiles,
         DesiredWrite, FleetSummary, LabelChanges, NewCommand, NewPackageFile, NewToken, News, PackageFile, Result,
-        Store, Token, TokenDigest, TokenKind, metrics::observed,
+        Store, Token, TokenDigest, TokenKind, UnknownComponents, metrics::observed,
     },
 };
 
@@ -104,6 +104,31 @@ impl Store for Backend {
 
     async fn forget_health(&self, before: UnixMs) -> Result<u64> {
         observed("forget_health", Self::MAINTENANCE_LIMIT, news::forget_health(self, before)).await
+    }
+
+    async fn note_components(&self, said: &[(Bytes, Vec<InstanceUid>)], now: UnixMs) -> Result<Vec<Bytes>> {
+        observed("note_components", self.limit(), components::note(self, said, now)).await
+    }
+
+    async fn put_components(&self, told: &[(Bytes, Bytes)], now: UnixMs) -> Result<()> {
+        observed("put_components", self.limit(), components::put(self, told, now)).await
+    }
+
+    async fn get_components(&self, hash: &[u8]) -> Result<Option<Bytes>> {
+        observed("get_components", self.limit(), components::get(self, hash)).await
+    }
+
+    async fn unknown_components(&self, limit: u32) -> Result<Vec<UnknownComponents>> {
+        observed("unknown_components", self.limit(), components::unknown(self, limit)).await
+    }
+
+    async fn ask_components(&self, hash: &[u8], asked: u16, now: UnixMs) -> Result<bool> {
+        observed("ask_components", self.limit(), components::ask(self, hash, asked, now)).await
+    }
+
+    async fn forget_components(&self, used_before: UnixMs, unanswered_before: UnixMs) -> Result<u64> {
+        let forget = components::forget(self, used_before, unanswered_before);
+        observed("forget_components", Self::MAINTENANCE_LIMIT, forget).await
     }
 
     async fn create_command(&self, command: &NewCommand, actor: &Actor) -> Result<bool> {

@@ -306,3 +306,37 @@ async fn health_is_shown_as_a_tree_and_as_its_history() {
     assert_eq!(value["history"][0]["component"][0], "otlp");
     assert_eq!(json(&world, &["agent", "health", &one]).await.get("history"), None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn components_are_shown_once_they_are_known() {
+    let world = World::start().await;
+    let news = News {
+        uid: uid(1),
+        custom_capabilities: None,
+        components_hash: Some(vec![1, 0xab].into()),
+        transitions: Vec::new(),
+    };
+    assert_eq!(world.store.write_reports(&[agent(1, &[]), agent(2, &[])], &[], &[news]).await.unwrap(), []);
+    let (one, two) = (uid(1).to_string(), uid(2).to_string());
+    let output = run_with(&world, &["agent", "components", &two], "").await;
+    assert!(output.ok && output.stderr.contains("does not say"), "{}", output.stderr);
+    let value = json(&world, &["agent", "components", &one]).await;
+    assert_eq!((&value["hash"], &value["components"]), (&"01ab".into(), &Value::Null));
+    let value = Some(opamp::AnyValue { value: Some(opamp::any_value::Value::StringValue("v1".into())) });
+    let part = opamp::ComponentDetails {
+        metadata: vec![opamp::KeyValue { key: "code.namespace".into(), value }],
+        ..Default::default()
+    };
+    let receivers =
+        opamp::ComponentDetails { sub_component_map: [("otlp".to_owned(), part)].into(), ..Default::default() };
+    let components = opamp::AvailableComponents {
+        components: [("receivers".to_owned(), receivers)].into(),
+        hash: vec![1, 0xab].into(),
+    };
+    world.store.put_components(&[(components.hash.clone(), components.encode_to_vec().into())], 1).await.unwrap();
+    let text = run(&world, &["agent", "components", &one]).await;
+    let lines: Vec<_> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(lines, ["COMPONENT METADATA", "receivers", "otlp code.namespace=v1"]);
+    let value = json(&world, &["agent", "components", &one]).await;
+    assert_eq!(value["components"]["receivers"]["components"]["otlp"]["metadata"]["code.namespace"], "v1");
+}

@@ -12,7 +12,10 @@ use muster::{
     },
     proto::{
         bus::{self, command_group, command_result::Outcome},
-        opamp::{AgentCapabilities, AgentToServer, ComponentHealth, CustomCapabilities, CustomMessage},
+        opamp::{
+            AgentCapabilities, AgentToServer, AvailableComponents, ComponentDetails, ComponentHealth,
+            CustomCapabilities, CustomMessage,
+        },
     },
     store::{CommandProgress, NewCommand},
 };
@@ -237,4 +240,78 @@ pub async fn transitions_of_health_are_recorded_and_reports_are_not(backend: Bac
     let seen: Vec<_> = history.iter().rev().map(|(_, it)| (it.component.join("/"), it.healthy)).collect();
     let expected = [("", Some(true)), ("otlp", Some(false)), ("", Some(false))];
     assert_eq!(seen, expected.map(|(component, healthy)| (component.to_owned(), healthy)));
+}
+
+/// Of an agent that is built from what `hash` stands for.
+fn built(hash: &str, parts: &[&str]) -> AgentToServer {
+    let message = full("a");
+    let components = parts.iter().map(|name| ((*name).to_owned(), ComponentDetails::default())).collect();
+    AgentToServer {
+        capabilities: message.capabilities | AgentCapabilities::ReportsAvailableComponents as u64,
+        available_components: Some(AvailableComponents { components, hash: hash.as_bytes().to_vec().into() }),
+        ..message
+    }
+}
+
+async fn asked(gateway: &mut Gateway) -> (InstanceUid, u64) {
+    let pick = |heard: &Heard| match heard {
+        Heard::ComponentAsk(ask) => {
+            Some((InstanceUid::from_slice(&ask.instance_uid).unwrap(), ask.connection_generation))
+        }
+        _ => None,
+    };
+    gateway.hear(pick).await
+}
+
+fn asks(gateway: &mut Gateway) -> usize {
+    gateway.rest().iter().filter(|heard| matches!(heard, Heard::ComponentAsk(_))).count()
+}
+
+pub async fn components_are_asked_of_one_agent_for_all(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
+    let _other = cluster.replica("other", quick()).await;
+    let mut gateway = cluster.gateway("gw").await;
+    for n in 1..=50 {
+        gateway.report(opening(uid(n), 10, 0, &built("h", &[]))).await;
+    }
+    let (one, generation) = asked(&mut gateway).await;
+    assert_eq!(generation, 10);
+    assert_eq!(cluster.store.get_components(b"h").await.unwrap(), None);
+    gateway.report(report(one, 10, 2, &built("h", &["otlp", "batch"]))).await;
+    let known = async || cluster.store.get_components(b"h").await.unwrap();
+    let body = eventually("the components are known", known).await;
+    assert_eq!(AvailableComponents::decode(body).unwrap().components.len(), 2);
+    // Those that come later are not asked, neither after their replica is gone.
+    gateway.tell(opening(uid(51), 10, 0, &built("h", &[]))).await;
+    gateway.tell(report(uid(51), 10, 2, &built("h", &[]))).await;
+    assert_eq!(asks(&mut gateway), 0);
+    let announced = cluster.store.read_announced(&[uid(51)]).await.unwrap();
+    assert_eq!(announced[0].1.components_hash, b"h"[..]);
+
+    // An agent that does not tell its components is not asked, and one that tells them unasked need not be.
+    let mute = AgentToServer { capabilities: full("a").capabilities, ..built("mute", &[]) };
+    gateway.tell(opening(uid(60), 10, 0, &mute)).await;
+    gateway.tell(opening(uid(61), 10, 0, &built("told", &["x"]))).await;
+    gateway.tell(opening(uid(62), 10, 0, &built("told", &[]))).await;
+    gateway.tell(opening(uid(63), 10, 0, &built("last", &[]))).await;
+    assert_eq!(asked(&mut gateway).await.0, uid(63));
+    assert_eq!(asks(&mut gateway), 0);
+}
+
+pub async fn an_agent_that_does_not_answer_holds_up_nobody(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
+    let mut gateway = cluster.gateway("gw").await;
+    gateway.tell(opening(uid(1), 10, 0, &built("h", &[]))).await;
+    assert_eq!(asked(&mut gateway).await.0, uid(1));
+    // Meanwhile another hash is asked for.
+    gateway.tell(opening(uid(2), 10, 0, &built("other", &[]))).await;
+    assert_eq!(asked(&mut gateway).await.0, uid(2));
+    // It leaves without an answer, and another one is asked.
+    gateway.tell(opening(uid(3), 10, 0, &built("h", &[]))).await;
+    assert_eq!(asks(&mut gateway), 0, "one at a time");
+    gateway.tell(ending(uid(1), 10, 2, 1)).await;
+    assert_eq!(asked(&mut gateway).await.0, uid(3));
+    // It stays, and does not answer either.
+    gateway.tell(opening(uid(4), 10, 0, &built("h", &[]))).await;
+    assert_eq!(asked(&mut gateway).await.0, uid(4));
 }

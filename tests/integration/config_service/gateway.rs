@@ -34,6 +34,7 @@ pub enum Heard {
     Probe(bus::Probe),
     Tokens(bus::AgentTokens),
     Command(SentCommand),
+    ComponentAsk(bus::ComponentAsk),
 }
 
 /// One agent's part of a command group.
@@ -246,6 +247,7 @@ impl Gateway {
         self.heard.extend(batch.bodies.into_iter().map(Heard::Body));
         self.heard.extend(batch.verdicts.into_iter().map(Heard::Verdict));
         self.heard.extend(batch.probes.into_iter().map(Heard::Probe));
+        self.heard.extend(batch.component_asks.into_iter().map(Heard::ComponentAsk));
         for group in batch.commands {
             assert_eq!(group.instance_uids.len(), 16 * group.connection_generations.len());
             let uids = group.instance_uids.chunks(16).map(|uid| InstanceUid::from_slice(uid).unwrap());

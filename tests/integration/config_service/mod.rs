@@ -40,7 +40,9 @@ on_both! {
         a_gateway_that_dies_takes_the_fate_of_its_commands_along
         a_command_keeps_to_its_rate
         a_message_goes_to_agents_that_announced_its_capability
-        transitions_of_health_are_recorded_and_reports_are_not;
+        transitions_of_health_are_recorded_and_reports_are_not
+        components_are_asked_of_one_agent_for_all
+        an_agent_that_does_not_answer_holds_up_nobody;
     offers:
         a_verdict_offers_and_the_body_comes_on_request
         a_change_of_policies_reaches_every_gateway_with_its_body_first

@@ -6,11 +6,12 @@ use muster::{
     model::{InstanceUid, command::CommandId},
     proto::{
         bus::{
-            AgentMessages, CommandGroup, CommandResult, GatewayBatch, Report, command_group, command_result::Outcome,
+            AgentMessages, CommandGroup, CommandResult, ComponentAsk, GatewayBatch, Report, command_group,
+            command_result::Outcome,
         },
         opamp::{
             AgentCapabilities, AgentToServer, AgentToServerFlags, CommandType, CustomCapabilities, CustomMessage,
-            ServerToAgent, ServerToAgentCommand,
+            ServerToAgent, ServerToAgentCommand, ServerToAgentFlags,
         },
     },
 };
@@ -274,4 +275,30 @@ async fn a_reply_that_assigns_a_uid_carries_no_command() {
     assert_eq!(outcome(&mut bench.service).await.1, Outcome::Held);
     let again = bench.poll(&AgentToServer { flags, ..capable(full(1, 0)) }).await;
     assert!(again.agent_identification.is_some() && again.command.is_none(), "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn components_are_asked_for_by_a_push_or_with_the_next_poll() {
+    let mut bench = Bench::start(config()).await;
+    let flag = ServerToAgentFlags::ReportAvailableComponents as u64;
+    let (mut agent, report) = connected(&mut bench, 1).await;
+    let ask = |report: &Report| ComponentAsk {
+        instance_uid: report.instance_uid.clone(),
+        connection_generation: report.connection_generation,
+    };
+    let older = ComponentAsk { connection_generation: report.connection_generation - 1, ..ask(&report) };
+    let component_asks = vec![older, ask(&report)];
+    bench.service.say(GatewayBatch { component_asks, ..Default::default() }).await;
+    assert_eq!(agent.receive().await.flags, flag);
+    assert_eq!(agent.say(&capable(heartbeat(1, 1))).await.flags, 0, "once");
+    bench.service.report().await;
+
+    bench.poll(&full(2, 0)).await;
+    let report = bench.service.report().await;
+    bench.service.say(GatewayBatch { component_asks: vec![ask(&report)], ..Default::default() }).await;
+    // The bus keeps the order: when this is answered, the other is noted.
+    restart(&bench, id(1), &report).await;
+    assert_eq!(outcome(&mut bench.service).await, (uid(2), Outcome::NotCapable));
+    assert_eq!(bench.poll(&heartbeat(2, 1)).await.flags, flag);
+    assert_eq!(bench.poll(&heartbeat(2, 2)).await.flags, 0);
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use muster::{
     model::{
         InstanceUid,
@@ -9,7 +10,9 @@ use muster::{
         health::Transition,
     },
     proto::opamp,
-    store::{Announced, Claim, Error, MAX_TRANSITIONS_KEPT, NewCommand, News, SharedStore},
+    store::{
+        Announced, Claim, Error, MAX_CANDIDATES, MAX_TRANSITIONS_KEPT, NewCommand, News, SharedStore, UnknownComponents,
+    },
 };
 use prost::Message;
 
@@ -158,4 +161,49 @@ pub async fn the_history_of_health_is_bounded(store: &SharedStore) {
     assert_eq!(store.forget_health(101).await.unwrap(), 2);
     store.forget_agent(uid(1), None, &actor()).await.unwrap();
     assert_eq!(store.health_history(uid(1), None, 9).await.unwrap(), []);
+}
+
+pub async fn components_are_asked_for_and_told_once(store: &SharedStore) {
+    let (one, two) = (Bytes::from_static(b"one"), Bytes::from_static(b"two"));
+    let said = |hash: &Bytes, uids: &[u128]| (hash.clone(), uids.iter().copied().map(uid).collect::<Vec<_>>());
+    let note = async |said: &[(Bytes, Vec<InstanceUid>)], now| store.note_components(said, now).await.unwrap();
+    let unknown = async || store.unknown_components(9).await.unwrap();
+    assert_eq!(note(&[said(&two, &[7]), said(&one, &[1, 2])], NOW).await, Vec::<Bytes>::new());
+    note(&[said(&one, &[2, 3])], NOW).await;
+    let expected = |asked, asked_at| {
+        let candidates = vec![uid(1), uid(2), uid(3)];
+        UnknownComponents { hash: one.clone(), candidates, asked, asked_at }
+    };
+    assert_eq!(unknown().await[0], expected(0, 0));
+    assert!(store.ask_components(&one, 0, NOW + 1).await.unwrap());
+    assert!(!store.ask_components(&one, 0, NOW + 2).await.unwrap(), "another was first");
+    assert_eq!(unknown().await[1], expected(1, NOW + 1), "those that wait longest come first");
+    assert_eq!(store.get_components(&one).await.unwrap(), None);
+
+    let body = Bytes::from_static(b"\0body");
+    store.put_components(&[(one.clone(), body.clone())], NOW).await.unwrap();
+    store.put_components(&[(one.clone(), Bytes::from_static(b"other"))], NOW).await.unwrap();
+    assert_eq!(store.get_components(&one).await.unwrap(), Some(body));
+    assert_eq!(note(&[said(&two, &[8]), said(&one, &[4])], NOW + 1).await, [one.clone()]);
+    assert!(!store.ask_components(&one, 1, NOW).await.unwrap(), "there is nothing to ask");
+    assert_eq!(unknown().await.len(), 1);
+    // Told unasked.
+    store.put_components(&[(Bytes::from_static(b"three"), two.clone())], NOW).await.unwrap();
+    assert!(store.get_components(b"three").await.unwrap().is_some());
+
+    // Two candidates for the other one, asked in vain: there is nobody left to ask.
+    for asked in 0..2 {
+        assert!(store.ask_components(&two, asked, NOW).await.unwrap());
+    }
+    assert_eq!(unknown().await, []);
+    assert_eq!(store.forget_components(0, NOW).await.unwrap(), 0);
+    assert_eq!(store.forget_components(0, NOW + 1).await.unwrap(), 1);
+    note(&[said(&two, &(0x100..0x100 + 2 * MAX_CANDIDATES as u128).collect::<Vec<_>>())], NOW).await;
+    assert_eq!(unknown().await[0].candidates.len(), MAX_CANDIDATES);
+
+    // What is said again is young again.
+    let day = 86_400_000;
+    assert_eq!(note(&[said(&one, &[1])], NOW + day).await, [one.clone()]);
+    assert_eq!(store.forget_components(NOW + day, 0).await.unwrap(), 2);
+    assert!(store.get_components(&one).await.unwrap().is_some());
 }

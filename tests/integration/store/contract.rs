@@ -42,7 +42,8 @@ contract! {
         a_command_is_made_once
         a_target_is_claimed_once_and_settled_once
         announcements_are_kept_field_by_field
-        the_history_of_health_is_bounded;
+        the_history_of_health_is_bounded
+        components_are_asked_for_and_told_once;
     contents:
         bodies_and_configs_are_kept
         garbage_is_what_nothing_refers_to;
