@@ -1,4 +1,5 @@
-//! The admin API for programs that need few of its calls: makes policies and tokens, and says what is known of an agent.
+//! The admin API for programs that need few of its calls: makes policies and tokens, commands agents, and says what is known
+//! of them.
 //!
 //! Architecture invariant: gives and takes plain values. Nobody who uses it sees the API's generated types.
 
@@ -6,13 +7,17 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 use tonic::{
-    Code, Request, Status,
+    Code, Request, Status, Streaming,
     metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
 
-use crate::proto::admin::{
-    self, agents_client::AgentsClient, attribute_value, policies_client::PoliciesClient, tokens_client::TokensClient,
+use crate::proto::{
+    admin::{
+        self, agents_client::AgentsClient, attribute_value, commands_client::CommandsClient,
+        policies_client::PoliciesClient, tokens_client::TokensClient,
+    },
+    opamp,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,6 +69,58 @@ pub struct AgentState {
     pub capabilities: Vec<String>,
 }
 
+/// Connection settings.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    pub opamp: Option<Destination>,
+    pub own_metrics: Option<Destination>,
+    /// By name, with settings of their own.
+    pub other: Vec<(String, Destination, Vec<(String, String)>)>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Destination {
+    pub endpoint: String,
+    pub headers: Vec<(String, String)>,
+    /// Of OpAMP alone; 0 for the server's default.
+    pub heartbeat_s: u64,
+}
+
+/// A custom message of an agent.
+#[derive(Clone, Debug, Default)]
+pub struct CustomMessage {
+    pub instance_uid: String,
+    pub capability: String,
+    pub kind: String,
+    pub data: Vec<u8>,
+}
+
+/// Custom messages as agents send them.
+pub struct CustomMessages(Streaming<admin::WatchMessagesResponse>);
+
+impl CustomMessages {
+    /// The next one, if it comes within this time.
+    pub async fn next_within(&mut self, time: Duration) -> Result<Option<CustomMessage>, Error> {
+        let deadline = tokio::time::Instant::now() + time;
+        loop {
+            let Ok(next) = tokio::time::timeout_at(deadline, self.0.message()).await else { return Ok(None) };
+            let event = next.map_err(failed("watch messages"))?.and_then(|response| response.event);
+            match event {
+                None => return Ok(None),
+                Some(admin::watch_messages_response::Event::Lost(_)) => {}
+                Some(admin::watch_messages_response::Event::Message(message)) => {
+                    return Ok(Some(CustomMessage {
+                        instance_uid: message.instance_uid,
+                        capability: message.capability,
+                        kind: message.r#type,
+                        data: message.data.to_vec(),
+                    }));
+                }
+            }
+        }
+    }
+}
+
 impl AdminClient {
     pub async fn connect(url: &str, token: &str) -> Result<Self, Error> {
         let mut authorization: MetadataValue<Ascii> =
@@ -84,14 +141,7 @@ impl AdminClient {
     }
 
     /// Makes a policy, or a new revision of it.
-    pub async fn apply_config(
-        &self,
-        name: &str,
-        selector: &str,
-        priority: i32,
-        files: &[File],
-        allow_empty: bool,
-    ) -> Result<(), Error> {
+    pub async fn apply_config(&self, name: &str, selector: &str, priority: i32, files: &[File]) -> Result<(), Error> {
         let file = |file: &File| admin::PolicyFile {
             name: file.name.clone(),
             content_type: file.content_type.clone(),
@@ -105,7 +155,44 @@ impl AdminClient {
             selector: selector.to_owned(),
             priority,
             files: files.iter().map(file).collect(),
-            allow_empty,
+            ..Default::default()
+        });
+        self.policies().apply_policy(request).await.map_err(failed("apply a policy"))?;
+        Ok(())
+    }
+
+    pub async fn apply_settings(&self, name: &str, selector: &str, settings: &Settings) -> Result<(), Error> {
+        let opamp = settings.opamp.as_ref().map(|to| opamp::OpAmpConnectionSettings {
+            destination_endpoint: to.endpoint.clone(),
+            headers: headers(&to.headers),
+            heartbeat_interval_seconds: to.heartbeat_s,
+            ..Default::default()
+        });
+        let own_metrics = settings.own_metrics.as_ref().map(|to| opamp::TelemetryConnectionSettings {
+            destination_endpoint: to.endpoint.clone(),
+            headers: headers(&to.headers),
+            ..Default::default()
+        });
+        let other = settings.other.iter().map(|(name, to, more)| {
+            let connection = opamp::OtherConnectionSettings {
+                destination_endpoint: to.endpoint.clone(),
+                headers: headers(&to.headers),
+                other_settings: more.iter().cloned().collect(),
+                ..Default::default()
+            };
+            (name.clone(), connection)
+        });
+        let offers = opamp::ConnectionSettingsOffers {
+            opamp,
+            own_metrics,
+            other_connections: other.collect(),
+            ..Default::default()
+        };
+        let request = self.request(admin::ApplyPolicyRequest {
+            name: name.to_owned(),
+            kind: admin::PolicyKind::ConnectionSettings as i32,
+            selector: selector.to_owned(),
+            connection_settings: Some(offers),
             ..Default::default()
         });
         self.policies().apply_policy(request).await.map_err(failed("apply a policy"))?;
@@ -160,6 +247,39 @@ impl AdminClient {
         gone(self.agents().forget_agent(request).await.map(|_| ()), "forget an agent")
     }
 
+    /// Has the agent restart.
+    pub async fn restart(&self, uid: &str) -> Result<(), Error> {
+        let to = Some(admin::restart_request::To::InstanceUid(uid.to_owned()));
+        let request = self.request(admin::RestartRequest { to, ..Default::default() });
+        self.commands().restart(request).await.map_err(failed("restart an agent"))?;
+        Ok(())
+    }
+
+    /// Sends the agent a custom message.
+    pub async fn send_message(&self, uid: &str, capability: &str, kind: &str, data: &[u8]) -> Result<(), Error> {
+        let request = self.request(admin::SendMessageRequest {
+            to: Some(admin::send_message_request::To::InstanceUid(uid.to_owned())),
+            capability: capability.to_owned(),
+            r#type: kind.to_owned(),
+            data: data.to_vec().into(),
+            ..Default::default()
+        });
+        self.commands().send_message(request).await.map_err(failed("send a message"))?;
+        Ok(())
+    }
+
+    /// What agents send of this capability from now on.
+    pub async fn watch_messages(&self, capability: &str) -> Result<CustomMessages, Error> {
+        let capability = capability.to_owned();
+        let request = self.request(admin::WatchMessagesRequest { capability, ..Default::default() });
+        let stream = self.commands().watch_messages(request).await.map_err(failed("watch messages"))?;
+        Ok(CustomMessages(stream.into_inner()))
+    }
+
+    fn commands(&self) -> CommandsClient<Channel> {
+        CommandsClient::new(self.channel.clone())
+    }
+
     fn agents(&self) -> AgentsClient<Channel> {
         AgentsClient::new(self.channel.clone())
     }
@@ -177,6 +297,11 @@ impl AdminClient {
         request.metadata_mut().insert("authorization", self.authorization.clone());
         request
     }
+}
+
+fn headers(headers: &[(String, String)]) -> Option<opamp::Headers> {
+    let header = |(key, value): &(String, String)| opamp::Header { key: key.clone(), value: value.clone() };
+    (!headers.is_empty()).then(|| opamp::Headers { headers: headers.iter().map(header).collect() })
 }
 
 fn failed(what: &'static str) -> impl Fn(Status) -> Error {

@@ -15,7 +15,7 @@ use super::{
     target::Target,
     websocket::{Socket, accept_of},
 };
-use crate::admin_client::{AdminClient, AgentState, File};
+use crate::admin_client::{AdminClient, AgentState, CustomMessages, Error, File, Settings};
 
 /// What all cases of one run share.
 pub struct World {
@@ -118,7 +118,7 @@ impl Context {
         self.upgrade_to(&self.world.target)
     }
 
-    fn upgrade_to(&self, target: &Target) -> (Request, String) {
+    pub fn upgrade_to(&self, target: &Target) -> (Request, String) {
         let key = STANDARD.encode(rand::random::<[u8; 16]>());
         let request = self.request_to(target, "GET").without("Content-Type");
         let request = request.header("Connection", "Upgrade").header("Upgrade", "websocket");
@@ -171,20 +171,49 @@ impl Context {
 
     /// Has the server offer one file to the agents of this case.
     pub async fn offer(&self, name: &str, body: &str) -> Verdict {
-        self.offer_files(name, &[file("conformance.yaml", body)], &format!("{CASE_ATTRIBUTE} = {}", self.mark)).await
+        self.offer_files(name, &[file("conformance.yaml", body)]).await
     }
 
-    /// Makes a policy with these files for the agents that match.
-    pub async fn offer_files(&self, name: &str, files: &[File], selector: &str) -> Verdict {
+    /// Makes a policy with these files for the agents of this case.
+    pub async fn offer_files(&self, name: &str, files: &[File]) -> Verdict {
+        let name = self.new_policy(name);
+        Ok(self.admin()?.apply_config(&name, &self.selector(), 100, files).await.map_err(told)?)
+    }
+
+    fn selector(&self) -> String {
+        format!("{CASE_ATTRIBUTE} = {}", self.mark)
+    }
+
+    /// The name of a policy that is deleted at the end.
+    fn new_policy(&self, name: &str) -> String {
         let name = self.policy_name(name);
         self.traces.lock().policies.push(name.clone());
-        let result = self.admin()?.apply_config(&name, selector, 100, files, false).await;
-        result.map_err(|error| Stop::Fail(format!("the operator could not make a policy: {error}")))
+        name
+    }
+
+    /// Makes a policy with these connection settings for the agents of this case.
+    pub async fn offer_settings(&self, name: &str, settings: &Settings) -> Verdict {
+        let name = self.new_policy(name);
+        Ok(self.admin()?.apply_settings(&name, &self.selector(), settings).await.map_err(told)?)
+    }
+
+    /// Has an agent restart.
+    pub async fn restart(&self, uid: &[u8]) -> Verdict {
+        Ok(self.admin()?.restart(&uid_text(uid)).await.map_err(told)?)
+    }
+
+    /// Sends a custom message of type `hello` to an agent.
+    pub async fn send_message(&self, uid: &[u8], capability: &str, data: &[u8]) -> Verdict {
+        Ok(self.admin()?.send_message(&uid_text(uid), capability, "hello", data).await.map_err(told)?)
+    }
+
+    /// What agents send of this capability from now on.
+    pub async fn messages(&self, capability: &str) -> Step<CustomMessages> {
+        Ok(self.admin()?.watch_messages(capability).await.map_err(told)?)
     }
 
     pub async fn withdraw(&self, name: &str) -> Verdict {
-        let result = self.admin()?.delete_policy(&self.policy_name(name)).await;
-        result.map_err(|error| Stop::Fail(format!("the operator could not delete a policy: {error}")))
+        Ok(self.admin()?.delete_policy(&self.policy_name(name)).await.map_err(told)?)
     }
 
     fn policy_name(&self, name: &str) -> String {
@@ -194,18 +223,18 @@ impl Context {
     /// A new agent token, revoked at the end.
     pub async fn new_token(&self, name: &str) -> Step<String> {
         let name = self.policy_name(name);
-        let text = self.admin()?.create_agent_token(&name).await.map_err(|error| error.to_string())?;
+        let text = self.admin()?.create_agent_token(&name).await.map_err(told)?;
         self.traces.lock().tokens.push(name);
         Ok(text)
     }
 
     pub async fn revoke_token(&self, name: &str) -> Verdict {
-        Ok(self.admin()?.revoke_token(&self.policy_name(name)).await.map_err(|error| error.to_string())?)
+        Ok(self.admin()?.revoke_token(&self.policy_name(name)).await.map_err(told)?)
     }
 
     /// What the operator sees of an agent.
     pub async fn seen(&self, uid: &[u8]) -> Step<Option<AgentState>> {
-        Ok(self.admin()?.agent(&uid_text(uid)).await.map_err(|error| error.to_string())?)
+        Ok(self.admin()?.agent(&uid_text(uid)).await.map_err(told)?)
     }
 
     /// Waits until the operator sees that of an agent.
@@ -255,7 +284,12 @@ impl Context {
     }
 }
 
-fn report(kind: &str, name: &str, result: Result<(), crate::admin_client::Error>) {
+/// What the operator could not do makes a case fail.
+fn told(error: Error) -> String {
+    format!("the operator: {error}")
+}
+
+fn report(kind: &str, name: &str, result: Result<(), Error>) {
     if let Err(error) = result {
         tracing::warn!(%error, "the {kind} {name} is left behind on the server");
     }

@@ -13,6 +13,7 @@ mod context;
 mod http;
 mod pattern;
 mod protobuf;
+mod reach;
 mod reply;
 mod report;
 mod target;
@@ -53,6 +54,10 @@ pub struct Plan {
 pub enum Error {
     #[error("{0}")]
     Unreachable(String),
+    #[error("{url} refuses us with status {status}: {}", if *has_token { "it does not take the token" } else { "it wants a token" })]
+    Refused { url: String, status: u16, has_token: bool },
+    #[error("nothing at {url} speaks OpAMP: WebSocket: {upgrade}; plain HTTP: {post}")]
+    NoServer { url: String, upgrade: String, post: String },
     #[error("the admin API: {0}")]
     Admin(#[from] admin_client::Error),
     #[error("{0}")]
@@ -76,19 +81,16 @@ pub async fn run(plan: &Plan) -> std::result::Result<Report, Error> {
         let patterns: Vec<String> = plan.only.iter().map(ToString::to_string).collect();
         return Err(Error::NoCase(patterns.join(", ")));
     }
-    let world = Arc::new(world(plan).await?);
+    let world = world(plan).await?;
     let reports = stream::iter(cases).map(|case| judge(world.clone(), case));
     let reports = reports.buffered(plan.parallel.max(1)).collect::<Vec<_>>().await;
     Ok(Report::new(plan.url.to_string(), reports))
 }
 
 /// Finds out whether there is anybody to ask.
-async fn world(plan: &Plan) -> std::result::Result<World, Error> {
+async fn world(plan: &Plan) -> std::result::Result<Arc<World>, Error> {
     let target = |url: &Url| Target::new(url.clone(), &plan.trust).map_err(Error::Trust);
-    let (first, second) = (target(&plan.url)?, plan.second_url.as_ref().map(target).transpose()?);
-    for target in [Some(&first), second.as_ref()].into_iter().flatten() {
-        target.connect(plan.patience).await.map_err(Error::Unreachable)?;
-    }
+    let (target, second) = (target(&plan.url)?, plan.second_url.as_ref().map(target).transpose()?);
     let admin = match &plan.admin {
         Some((url, token)) => {
             let client = AdminClient::connect(url, token).await?;
@@ -97,14 +99,13 @@ async fn world(plan: &Plan) -> std::result::Result<World, Error> {
         }
         None => None,
     };
-    Ok(World {
-        target: first,
-        second,
-        token: plan.token.clone(),
-        admin,
-        patience: plan.patience,
-        run: hex::encode(rand::random::<[u8; 4]>()),
-    })
+    let run = hex::encode(rand::random::<[u8; 4]>());
+    let world = Arc::new(World { target, second, token: plan.token.clone(), admin, patience: plan.patience, run });
+    let context = Context::new(world.clone(), "reach");
+    for target in [Some(&world.target), world.second.as_ref()].into_iter().flatten() {
+        reach::reach(&context, target).await?;
+    }
+    Ok(world)
 }
 
 async fn judge(world: Arc<World>, case: Case) -> CaseReport {

@@ -68,6 +68,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
             "store",
             "packages",
             "load",
+            "admin_client",
             "conformance",
             "cli",
             "app",

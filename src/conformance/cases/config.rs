@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     admin_client::File,
     conformance::{
-        agent::{APPLIED, APPLYING, Agent, CASE_ATTRIBUTE, FAILED, can},
+        agent::{APPLIED, APPLYING, Agent, FAILED, can},
         case::{Step, Verdict, cases, ensure},
         context::{Context, file, no_error, offer_of},
         protobuf::Message,
@@ -123,7 +123,7 @@ async fn offer_has_hash(cx: &Context) -> Verdict {
 }
 
 async fn offered_files(cx: &Context, files: &[File]) -> Step<RemoteConfig> {
-    cx.offer_files("a", files, &format!("{CASE_ATTRIBUTE} = {}", cx.mark)).await?;
+    cx.offer_files("a", files).await?;
     let mut agent = cx.config_agent();
     let (mut socket, first) = cx.online(&mut agent).await?;
     offered(&mut socket, first).await
@@ -247,9 +247,15 @@ async fn hashes_are_stable(cx: &Context) -> Verdict {
 
 /// The hashes of two offers, one after the other.
 async fn hashes_differ_between(cx: &Context, first: &[File], second: &[File]) -> Verdict {
-    let before = offered_files(cx, first).await?;
-    let after = offered_files(cx, second).await?;
-    ensure!(before.files != after.files, "the second content does not arrive");
+    cx.offer_files("a", first).await?;
+    let mut agent = cx.config_agent();
+    let (mut socket, reply) = cx.online(&mut agent).await?;
+    let before = offered(&mut socket, reply).await?;
+    cx.offer_files("a", second).await?;
+    let is_second = |reply: &Reply| {
+        reply.remote_config.as_ref().is_some_and(|offer| !offer.files.is_empty() && offer.files != before.files)
+    };
+    let after = offer_of(&socket.until("the second content", is_second).await?)?;
     ensure!(before.hash != after.hash, "both have the hash {}", hex::encode(before.hash));
     Ok(())
 }

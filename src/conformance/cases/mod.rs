@@ -1,5 +1,6 @@
 //! The cases, by what they are about.
 
+mod commands;
 mod config;
 mod exchange;
 mod extensions;
@@ -8,6 +9,7 @@ mod http_bodies;
 mod identity;
 mod nodes;
 mod observed;
+mod settings;
 mod state;
 mod ws_frames;
 mod ws_handshake;
@@ -24,6 +26,8 @@ pub const ALL: &[&[Case]] = &[
     identity::CASES,
     config::CASES,
     observed::CASES,
+    settings::CASES,
+    commands::CASES,
     extensions::CASES,
     nodes::CASES,
 ];

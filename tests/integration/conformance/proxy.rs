@@ -41,6 +41,8 @@ pub const PONG: u8 = 10;
 pub enum Then {
     Forward,
     Answer(Response),
+    /// It is never answered.
+    Never,
 }
 
 /// What becomes of a frame.
@@ -95,7 +97,8 @@ pub struct World {
     connections: AtomicUsize,
     open: AtomicUsize,
     counts: Mutex<HashMap<String, usize>>,
-    pub offers: Mutex<HashMap<Vec<u8>, muster::proto::opamp::AgentRemoteConfig>>,
+    /// The offers and messages that were last sent to anybody.
+    pub sent: Mutex<ServerToAgent>,
 }
 
 impl World {
@@ -350,6 +353,7 @@ async fn serve(mut client: TcpStream, upstream: SocketAddr, fault: &Arc<Fault>, 
         let then = fault.request.as_ref().map_or(Then::Forward, |fault| fault(&mut request, link));
         let (mut response, server) = match then {
             Then::Answer(response) => (response, None),
+            Then::Never => std::future::pending().await,
             Then::Forward => match ask(upstream, &request).await {
                 Some((response, server, rest)) => (response, Some((server, rest))),
                 None => return,

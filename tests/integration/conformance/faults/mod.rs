@@ -2,6 +2,7 @@
 
 mod http;
 mod messages;
+mod offers;
 mod operator;
 mod websocket;
 
@@ -22,7 +23,10 @@ pub struct Broken {
 }
 
 pub fn all() -> Vec<Broken> {
-    [http::table(), websocket::table(), messages::table(), operator::table()].into_iter().flatten().collect()
+    [http::table(), websocket::table(), messages::table(), operator::table(), offers::table()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn broken(case: &'static str, complaint: &'static str, fault: Fault) -> Broken {
@@ -59,6 +63,12 @@ fn up_if(such: impl Fn(&Frame, &Link) -> bool + Send + Sync + 'static, act: fn()
 /// Spoils what the server sends over a WebSocket.
 fn down(fault: impl Fn(&mut Frame, &Link) -> Act + Send + Sync + 'static) -> Fault {
     Fault { down: Some(Box::new(fault)), ..Fault::default() }
+}
+
+/// Takes connections, and says nothing on them.
+pub fn mute() -> Fault {
+    let never = |request: &mut Request, _: &Link| if request.is_upgrade() { Then::Forward } else { Then::Never };
+    Fault { up: Some(Box::new(|_, _| Act::Drop)), ..request(never) }
 }
 
 fn message_frame(message: &ServerToAgent) -> Frame {
@@ -176,10 +186,10 @@ fn never_offers(message: &mut ServerToAgent, _: &Link) {
 
 /// What was offered to anybody is offered to everybody, again and again.
 fn offers_for_ever(message: &mut ServerToAgent, link: &Link) {
-    let mut offers = link.world.offers.lock();
+    let mut sent = link.world.sent.lock();
     match &message.remote_config {
-        Some(offer) => drop(offers.insert(Vec::new(), offer.clone())),
-        None => message.remote_config = offers.get(&Vec::new()).cloned(),
+        Some(offer) => sent.remote_config = Some(offer.clone()),
+        None => message.remote_config.clone_from(&sent.remote_config),
     }
 }
 
