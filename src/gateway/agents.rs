@@ -233,7 +233,7 @@ impl Entry {
             rare.asks_components = false;
         }
         let pending = self.rare().pending.get_or_insert_default();
-        pending.opening = Some(Opening { first_sequence_num, previous_sequence_num });
+        pending.opening = Some(Opening { first_sequence_num, previous_sequence_num, follows_another: false });
         pending.ending = None;
         pending.attempts = 0;
     }
@@ -407,16 +407,19 @@ impl Entry {
         is_newest
     }
 
-    /// Announces the connection again, because the store may have taken it for dead.
+    /// Announces the connection again, because the store may have taken it for dead; or under a new generation, because the
+    /// store has taken another for the agent's.
     pub fn reopen(&mut self, generation: u64, now: Now) {
-        if generation != self.generation {
+        let follows_another = generation != self.generation;
+        if follows_another {
             self.generation = generation;
             self.report_number = 0;
             self.full_report_number = 0;
         }
         self.report_number += 1;
         let sequence_num = self.durable_sequence_num();
-        let opening = Opening { first_sequence_num: sequence_num, previous_sequence_num: Some(sequence_num) };
+        let opening =
+            Opening { first_sequence_num: sequence_num, previous_sequence_num: Some(sequence_num), follows_another };
         let heard_s = self.heard_s;
         let pending = self.rare().pending.get_or_insert_default();
         // One that is still waiting for its first verdict says more.

@@ -71,6 +71,20 @@ fn an_acknowledged_agent_keeps_nothing() {
 }
 
 #[test]
+fn an_acknowledged_connection_that_lost_its_place_says_so_when_it_takes_it_again() {
+    let follows_another = |entry: &Entry| entry.pending().unwrap().opening.unwrap().follows_another;
+    let mut entry = opened();
+    entry.reopen(11, at(2_000));
+    assert!(!follows_another(&entry), "of which nothing is stored yet");
+    assert!(entry.acknowledged(1));
+    entry.reopen(11, at(3_000));
+    assert!(!follows_another(&entry), "under its own generation");
+    assert!(entry.acknowledged(2));
+    entry.reopen(12, at(4_000));
+    assert!(follows_another(&entry));
+}
+
+#[test]
 fn an_older_acknowledgement_drops_nothing_newer() {
     let mut entry = opened();
     take(&mut entry, &health(6, "disk"), 1_500);

@@ -168,7 +168,7 @@ fn same_connection(uid: InstanceUid, row: AgentRecord, report: &Report, context:
 }
 
 fn is_contiguous(row: &AgentRecord, report: &Report, probed: Option<u64>) -> bool {
-    let Some(opening) = &report.opening else {
+    let Some(opening) = report.opening.as_ref().filter(|opening| !opening.follows_another) else {
         return false;
     };
     let previous = opening.previous_sequence_num.or(probed).unwrap_or(row.presence.sequence_num);

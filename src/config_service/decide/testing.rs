@@ -44,7 +44,7 @@ pub fn report(gateway: &str, n: u8, generation: u64, number: u64) -> Report {
 }
 
 pub fn opening(first: u64, previous: Option<u64>) -> Option<bus::Opening> {
-    Some(bus::Opening { first_sequence_num: first, previous_sequence_num: previous })
+    Some(bus::Opening { first_sequence_num: first, previous_sequence_num: previous, ..Default::default() })
 }
 
 pub fn capabilities() -> u64 {

@@ -137,6 +137,16 @@ fn a_gap_asks_for_everything_unless_the_report_is_full() {
     }
 }
 
+/// Clones count alike: that the numbers follow on proves nothing.
+#[test]
+fn a_connection_that_another_took_the_place_of_asks_for_everything() {
+    for (first, previous) in [(51, None), (50, Some(50))] {
+        let mut report = newcomer(first, previous);
+        report.opening.as_mut().unwrap().follows_another = true;
+        assert!(written(decided_by(Some(disconnected()), &report, None)).verdict.report_full_state);
+    }
+}
+
 #[test]
 fn an_older_connection_elsewhere_is_probed_first() {
     let old = Connection { gateway: "a".into(), generation: 10 };

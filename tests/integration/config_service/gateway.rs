@@ -116,7 +116,7 @@ impl Offered for bus::Verdict {
 
 /// The first report of a connection, whose first message has `sequence_num`.
 pub fn opening(uid: InstanceUid, generation: u64, sequence_num: u64, message: &AgentToServer) -> bus::Report {
-    let opening = bus::Opening { first_sequence_num: sequence_num, previous_sequence_num: None };
+    let opening = bus::Opening { first_sequence_num: sequence_num, ..Default::default() };
     bus::Report { sequence_num, opening: Some(opening), ..report(uid, generation, 1, message) }
 }
 
