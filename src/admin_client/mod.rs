@@ -74,8 +74,15 @@ pub struct AgentState {
 pub struct Settings {
     pub opamp: Option<Destination>,
     pub own_metrics: Option<Destination>,
-    /// By name, with settings of their own.
-    pub other: Vec<(String, Destination, Vec<(String, String)>)>,
+    pub other: Vec<OtherConnection>,
+}
+
+/// A connection by name, with settings of its own.
+#[derive(Clone, Debug, Default)]
+pub struct OtherConnection {
+    pub name: String,
+    pub to: Destination,
+    pub settings: Vec<(String, String)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -173,14 +180,14 @@ impl AdminClient {
             headers: headers(&to.headers),
             ..Default::default()
         });
-        let other = settings.other.iter().map(|(name, to, more)| {
+        let other = settings.other.iter().map(|other| {
             let connection = opamp::OtherConnectionSettings {
-                destination_endpoint: to.endpoint.clone(),
-                headers: headers(&to.headers),
-                other_settings: more.iter().cloned().collect(),
+                destination_endpoint: other.to.endpoint.clone(),
+                headers: headers(&other.to.headers),
+                other_settings: other.settings.iter().cloned().collect(),
                 ..Default::default()
             };
-            (name.clone(), connection)
+            (other.name.clone(), connection)
         });
         let offers = opamp::ConnectionSettingsOffers {
             opamp,

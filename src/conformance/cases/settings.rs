@@ -1,7 +1,7 @@
 //! Connection settings that an operator's policy makes the server offer.
 
 use crate::{
-    admin_client::{Destination, Settings},
+    admin_client::{Destination, OtherConnection, Settings},
     conformance::{
         agent::{APPLIED, Agent, FAILED, can, remote_config_status},
         case::{Step, Verdict, cases, ensure, skip},
@@ -206,8 +206,11 @@ async fn hashes_differ(cx: &Context) -> Verdict {
 }
 
 async fn offers_other_connections(cx: &Context) -> Verdict {
-    let other =
-        vec![("kafka".to_owned(), destination("kafka.example.com:9092"), vec![("topic".into(), "logs".into())])];
+    let other = vec![OtherConnection {
+        name: "kafka".into(),
+        to: destination("kafka.example.com:9092"),
+        settings: vec![("topic".into(), "logs".into())],
+    }];
     let mut agent = cx.agent().with(can::REPORT | can::ACCEPT_OTHER_SETTINGS);
     let (_, offer) = offered(cx, &Settings { other, ..Settings::default() }, &mut agent).await?;
     let connections = offer.map(6)?;
