@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
+use tokio::time::Instant;
 
 use super::{
     first_token,
@@ -20,11 +21,14 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// How often a database that is away is tried again at start.
+/// How often a database that is away, or not migrated yet, is looked at again at start.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// Name of the token that `MUSTER_OPERATOR_TOKEN` gives.
 const OPERATOR_TOKEN_NAME: &str = "bootstrap";
+
+/// Name of the token that `MUSTER_AGENT_TOKEN` gives.
+const AGENT_TOKEN_NAME: &str = "bootstrap-agent";
 
 /// Tokens that are shorter than this are worth a warning.
 const SHORT_TOKEN_CHARS: usize = 16;
@@ -38,9 +42,14 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
     let config = role.config_service.config()?;
     let packages = role.packages.storage()?;
     let is_package_url_known = !config.package_url.is_empty();
-    let operator_token = role.operator_token()?;
-    if operator_token.as_ref().is_some_and(|token| token.expose().len() < SHORT_TOKEN_CHARS) {
-        tracing::warn!("the operator token is so short that it could be guessed");
+    let first_tokens = [
+        (TokenKind::Operator, OPERATOR_TOKEN_NAME, role.operator_token()?),
+        (TokenKind::Agent, AGENT_TOKEN_NAME, role.agent_token()?),
+    ];
+    for (kind, _, token) in &first_tokens {
+        if token.as_ref().is_some_and(|token| token.expose().len() < SHORT_TOKEN_CHARS) {
+            tracing::warn!("the {} token is so short that it could be guessed", kind.name());
+        }
     }
     let (database_url, redis_url) = (role.store.url()?, role.bus.url()?);
     let calls = listeners::bind("the admin API", role.admin_listen)?;
@@ -51,7 +60,7 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
     let store: SharedStore = Arc::new(postgres.clone());
     let bus: SharedBus = bus::redis::Redis::connect(redis_url.expose(), &role.bus.redis_prefix)?;
     tokio::select! {
-        prepared = prepare(&store, operator_token.as_ref()) => prepared?,
+        prepared = prepare(&store, role.schema_wait, &first_tokens) => prepared?,
         () = shutdown.cancelled() => return Ok(()),
     }
     let service = ConfigService::new(config, node.clone(), store.clone(), bus.clone()).with_packages(packages.clone());
@@ -72,9 +81,13 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
     result
 }
 
-/// Waits for the database, checks its schema, and makes the first operator token.
-async fn prepare(store: &SharedStore, operator_token: Option<&Secret>) -> anyhow::Result<()> {
-    let mut is_known = false;
+/// Waits for the database, for its schema if that is wanted, and makes the first tokens.
+async fn prepare(
+    store: &SharedStore,
+    schema_wait: Duration,
+    first_tokens: &[(TokenKind, &str, Option<Secret>)],
+) -> anyhow::Result<()> {
+    let (started, mut is_known) = (Instant::now(), false);
     loop {
         match store.check().await {
             Ok(()) => break,
@@ -85,14 +98,23 @@ async fn prepare(store: &SharedStore, operator_token: Option<&Secret>) -> anyhow
                 }
                 tokio::time::sleep(STORE_RETRY).await;
             }
+            Err(error @ store::Error::Schema(_)) if started.elapsed() < schema_wait => {
+                if !is_known {
+                    tracing::warn!(%error, "waiting for the migration of the database");
+                    is_known = true;
+                }
+                tokio::time::sleep(STORE_RETRY).await;
+            }
             Err(error @ store::Error::Schema(_)) => {
                 return Err(error).context("the database is not usable; `muster migrate` brings it up to date");
             }
             Err(error) => return Err(error.into()),
         }
     }
-    match operator_token {
-        Some(token) => first_token::ensure(store, TokenKind::Operator, OPERATOR_TOKEN_NAME, token.expose()).await,
-        None => Ok(()),
+    for (kind, name, token) in first_tokens {
+        if let Some(token) = token {
+            first_token::ensure(store, *kind, name, token.expose()).await?;
+        }
     }
+    Ok(())
 }

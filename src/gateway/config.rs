@@ -76,6 +76,8 @@ pub struct Config {
     pub reopen_per_second: u32,
     /// An HTTP agent is taken to poll at least this often: it is gone after three intervals, by its own polls or this.
     pub http_interval: Duration,
+    /// On shutdown: how long newcomers are still taken. Whoever sends them has to see first that this node is not ready.
+    pub drain_delay: Duration,
     /// On shutdown: connections sent away a second, unless that took longer than the window.
     pub drain_per_second: u32,
     pub drain_window: Duration,
@@ -126,6 +128,7 @@ impl Default for Config {
             repeats_per_second: 20_000,
             reopen_per_second: 5_000,
             http_interval: Duration::from_secs(30),
+            drain_delay: Duration::ZERO,
             drain_per_second: 500,
             drain_window: Duration::from_secs(30),
             drain_grace: Duration::from_secs(2),

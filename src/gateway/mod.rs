@@ -125,6 +125,8 @@ struct Shared {
     /// One permit a package file on its way out.
     downloads: Arc<Semaphore>,
     reopening: Notify,
+    /// Newcomers are still taken, but should not be sent here.
+    is_leaving: AtomicBool,
     is_draining: AtomicBool,
     is_subscribed: AtomicBool,
     metrics: metrics::Metrics,
@@ -163,6 +165,7 @@ impl Gateway {
             paused: pace::Paused::default(),
             downloads: Arc::new(Semaphore::new(config.max_downloads)),
             reopening: Notify::new(),
+            is_leaving: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             is_subscribed: AtomicBool::new(false),
             metrics: metrics::Metrics::new(),
@@ -191,8 +194,15 @@ impl Gateway {
             tasks.spawn(named("TLS files", async move { tls.watch().await }));
         }
         tasks.spawn(named("listener", listener::run(shared.clone(), listener)));
+        let leave = async {
+            shutdown.cancelled().await;
+            if !shared.config.drain_delay.is_zero() {
+                shared.is_leaving.store(true, Ordering::Relaxed);
+                tokio::time::sleep(shared.config.drain_delay).await;
+            }
+        };
         tokio::select! {
-            () = shutdown.cancelled() => {}
+            () = leave => {}
             ended = tasks.join_next() => {
                 let name = ended.and_then(Result::ok).unwrap_or("unknown (it panicked)");
                 return Err(Error::Task(name));
@@ -214,12 +224,12 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 }
 
 impl Handle {
-    /// Whether newcomers are taken.
+    /// Whether newcomers should come here. For `drain_delay` they are still taken when they should not.
     pub fn is_ready(&self) -> bool {
         self.obstacle().is_none()
     }
 
-    /// Why newcomers are not taken; empty if they are.
+    /// Why newcomers should not come here; empty if they should.
     pub fn reason(&self) -> String {
         self.obstacle().unwrap_or_default().to_owned()
     }
@@ -228,6 +238,9 @@ impl Handle {
         let shared = &self.shared;
         if shared.is_draining.load(Ordering::Relaxed) {
             return Some("draining");
+        }
+        if shared.is_leaving.load(Ordering::Relaxed) {
+            return Some("about to drain");
         }
         if !shared.is_subscribed.load(Ordering::Relaxed) {
             return Some("not subscribed to the bus yet");

@@ -111,6 +111,10 @@ pub struct Gateway {
     /// An HTTP agent is taken to poll this often until its polls show otherwise; it is gone after three intervals.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::duration)]
     http_interval: Duration,
+    /// How long newcomers are still taken at shutdown, while `/readyz` says that they should go elsewhere: load balancers need
+    /// a moment to see it.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = values::duration_or_zero)]
+    drain_delay: Duration,
     /// Connections sent away a second at shutdown, or more if that took longer than the drain window.
     #[arg(long, value_name = "NUMBER", default_value_t = 500, value_parser = value_parser!(u32).range(1..))]
     drain_per_second: u32,
@@ -169,6 +173,7 @@ impl Gateway {
             repeats_per_second: self.repeats_per_second,
             reopen_per_second: self.reopen_per_second,
             http_interval: self.http_interval,
+            drain_delay: self.drain_delay,
             drain_per_second: self.drain_per_second,
             drain_window: self.drain_window,
             drain_grace: self.drain_grace,

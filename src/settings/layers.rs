@@ -17,7 +17,8 @@ use super::{Cli, Error, file};
 const ENV_PREFIX: &str = "MUSTER_";
 
 /// Variables that belong to `musterctl`.
-const OTHER_VARIABLES: &[&str] = &["MUSTER_SERVER", "MUSTER_TOKEN", "MUSTER_CONFIG", "MUSTER_CONTEXT"];
+const OTHER_VARIABLES: &[&str] =
+    &["MUSTER_SERVER", "MUSTER_TOKEN", "MUSTER_TOKEN_FILE", "MUSTER_CONFIG", "MUSTER_CONTEXT"];
 
 /// Settings, and what is odd about them.
 pub struct Resolved {

@@ -1,6 +1,6 @@
 //! The commands of `muster`, each with its settings.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -102,12 +102,21 @@ pub struct ConfigServiceRole {
     pub bus: Bus,
     #[command(flatten)]
     pub store: Store,
+    /// How long to wait at the start for a migration that somebody else runs, before this is an error.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = super::values::duration_or_zero)]
+    pub schema_wait: Duration,
     /// First operator token of the deployment, which may make further ones.
     #[arg(long, value_name = "SECRET", value_parser = Secret::parse, help_heading = "Admin API")]
     operator_token: Option<Secret>,
     /// File with the first operator token.
     #[arg(long, value_name = "FILE", help_heading = "Admin API")]
     operator_token_file: Option<PathBuf>,
+    /// First agent token of the deployment, where one is wanted before there is an operator to make it.
+    #[arg(long, value_name = "SECRET", value_parser = Secret::parse, help_heading = "Admin API")]
+    agent_token: Option<Secret>,
+    /// File with the first agent token.
+    #[arg(long, value_name = "FILE", help_heading = "Admin API")]
+    agent_token_file: Option<PathBuf>,
     #[command(flatten)]
     pub config_service: ConfigService,
     #[command(flatten)]
@@ -119,20 +128,36 @@ pub struct ConfigServiceRole {
 }
 
 impl ConfigServiceRole {
-    /// A text that can stand in a header as it is; otherwise nobody could ever use it.
     pub fn operator_token(&self) -> Result<Option<Secret>, Error> {
-        let token = secret::one_of("operator_token", &self.operator_token, &self.operator_token_file)?;
-        if token.as_ref().is_some_and(|token| !token.expose().chars().all(|c| c.is_ascii_graphic())) {
-            return Err(Error::Conflict("operator-token must have visible ASCII characters only".to_owned()));
-        }
-        Ok(token)
+        header_text(
+            "operator-token",
+            secret::one_of("operator_token", &self.operator_token, &self.operator_token_file)?,
+        )
     }
+
+    pub fn agent_token(&self) -> Result<Option<Secret>, Error> {
+        header_text("agent-token", secret::one_of("agent_token", &self.agent_token, &self.agent_token_file)?)
+    }
+}
+
+/// A text that can stand in a header as it is; otherwise nobody could ever use it.
+fn header_text(name: &str, token: Option<Secret>) -> Result<Option<Secret>, Error> {
+    if token.as_ref().is_some_and(|token| !token.expose().chars().all(|c| c.is_ascii_graphic())) {
+        return Err(Error::Conflict(format!("{name} must have visible ASCII characters only")));
+    }
+    Ok(token)
 }
 
 #[derive(Args, Clone, Debug)]
 pub struct MigrateRole {
     #[command(flatten)]
     pub store: Store,
+    /// How long to wait for a database that cannot be reached, before this is an error.
+    #[arg(
+        long, value_name = "DURATION", default_value = "0s", help_heading = "Database",
+        value_parser = super::values::duration_or_zero
+    )]
+    pub database_wait: Duration,
     #[command(flatten)]
     pub process: Process,
 }
@@ -161,5 +186,5 @@ pub struct HealthcheckRole {
     pub url: String,
     /// How long the answer may take.
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = super::values::duration)]
-    pub timeout: std::time::Duration,
+    pub timeout: Duration,
 }

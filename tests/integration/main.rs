@@ -20,4 +20,5 @@ mod loops;
 mod metrics;
 mod packages;
 mod settings;
+mod startup;
 mod store;

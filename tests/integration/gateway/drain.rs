@@ -1,7 +1,10 @@
 //! Leaving in good order.
 
+use std::time::Duration;
+
 use muster::{
     bus::{Bus, Role},
+    gateway::Config,
     proto::{
         bus::ending::Reason,
         opamp::{ServerErrorResponseType, server_error_response::Details},
@@ -54,6 +57,27 @@ async fn everybody_is_sent_away_and_handed_over() {
         endings.push(report.instance_uid);
     }
     assert_eq!(service.bus.members(Role::Gateway).await.unwrap(), [""; 0]);
+}
+
+/// Whoever sends agents here has to see that it should not, and sends some meanwhile.
+#[tokio::test]
+async fn newcomers_are_taken_until_the_delay_is_over() {
+    let bench = Bench::start(Config { drain_delay: Duration::from_secs(3_600), ..config() }).await;
+    bench.shutdown.cancel();
+    bench.until(|bench| !bench.handle.is_ready()).await;
+    assert_eq!(bench.handle.reason(), "about to drain");
+    let mut agent = bench.connect().await;
+    agent.say(&full(1, 0)).await;
+    assert_eq!(bench.poll(&full(2, 0)).await.instance_uid, uid(2).to_bytes());
+    bench.task.abort();
+
+    let bench = Bench::start(Config { drain_delay: Duration::from_millis(50), ..config() }).await;
+    let mut agent = bench.connect().await;
+    agent.say(&full(1, 0)).await;
+    bench.shutdown.cancel();
+    assert!(agent.receive().await.error_response.is_some(), "it is told to leave");
+    assert_eq!(agent.close_code().await, 1001);
+    bench.stop().await;
 }
 
 /// What an agent says before it has read the Close counts: the next gateway would find it missing.

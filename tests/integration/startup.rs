@@ -1,0 +1,105 @@
+//! A deployment whose parts start in any order.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use crate::support::{
+    PATIENCE,
+    ctl::Ctl,
+    eventually,
+    node::{Node, clean},
+    postgres::{Server, Stop},
+    process::Process,
+    redis,
+};
+
+const OPERATOR_TOKEN: &str = "muster_operator_of-the-startup-tests-000000000000000000000000";
+const AGENT_TOKEN: &str = "muster_agent_of-the-startup-tests-000000000000000000000000";
+const OTHER_TOKEN: &str = "muster_agent_of-nobody";
+/// Longer than any test takes.
+const AS_LONG_AS_IT_TAKES: &str = "1h";
+
+fn muster(folder: &TempDir, name: &str, arguments: &[&str]) -> Process {
+    let mut command = clean(env!("CARGO_BIN_EXE_muster"));
+    command.args(arguments).current_dir(folder.path());
+    Process::spawn(name, &mut command, folder.path().join(format!("{name}.log")))
+}
+
+fn config_service(folder: &TempDir, database: &str, redis: &str) -> Node {
+    let listen_file = folder.path().join("config-service.json");
+    let path = listen_file.to_str().unwrap();
+    let arguments = [
+        "config-service",
+        "--database-url",
+        database,
+        "--redis-url",
+        redis,
+        "--listen-file",
+        path,
+        "--schema-wait",
+        AS_LONG_AS_IT_TAKES,
+    ];
+    Node::new("config-service", folder.path().to_owned(), listen_file.clone(), &["admin", "metrics"], &arguments)
+        .env("MUSTER_OPERATOR_TOKEN", OPERATOR_TOKEN)
+        .env("MUSTER_AGENT_TOKEN", AGENT_TOKEN)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replica_migration_and_database_come_in_the_wrong_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let (postgres, redis) = (Server::start(), redis::Server::start().await);
+    let database = postgres.new_database().await;
+
+    let mut service = config_service(&folder, &database, &redis.url());
+    let log = folder.path().join("config-service.log");
+    let service_comes = async {
+        service.start().await;
+        service.ready().await;
+    };
+    let others_come = async {
+        eventually("the replica waits for the migration", async || {
+            fs::read_to_string(&log).ok()?.contains("waiting for the migration of the database").then_some(())
+        })
+        .await;
+        postgres.stop(Stop::Fast);
+        let arguments = ["migrate", "--database-url", &database, "--database-wait", AS_LONG_AS_IT_TAKES];
+        let mut migration = muster(&folder, "migrate", &arguments);
+        eventually("the migration waits for the database", async || {
+            migration.output().contains("waiting for the database").then_some(())
+        })
+        .await;
+        postgres.start_again();
+        assert!(migration.ended(PATIENCE).await.success(), "{}", migration.output());
+    };
+    tokio::join!(service_comes, others_come);
+
+    // Both first tokens are there, and good.
+    let ctl = Ctl::new(service.admin(), OPERATOR_TOKEN);
+    let tokens = ctl.json(&["token", "list"]).await;
+    let tokens = tokens.as_array().unwrap();
+    let mut names: Vec<_> = tokens.iter().map(|token| token["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["bootstrap", "bootstrap-agent"]);
+    let kind = |name: &str| tokens.iter().find(|token| token["name"] == name).unwrap()["kind"].clone();
+    assert_eq!((kind("bootstrap"), kind("bootstrap-agent")), ("operator".into(), "agent".into()));
+    for token in [AGENT_TOKEN, OTHER_TOKEN] {
+        assert!(!Ctl::new(service.admin(), token).try_run(&["fleet"]).await.succeeded, "an agent's is no operator's");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_being_told_to_wait_they_say_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = Server::shared().new_database().await;
+    let urls = ["--database-url", &database, "--redis-url", "redis://127.0.0.1:1"];
+    let listen = ["--admin-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"];
+    let mut replica = muster(&folder, "replica", &[&["config-service"][..], &urls, &listen].concat());
+    assert_eq!(replica.ended(PATIENCE).await.code(), Some(1));
+    assert!(replica.output().contains("`muster migrate` brings it up to date"), "{}", replica.output());
+
+    let nowhere = "postgres://postgres@127.0.0.1:1/muster";
+    let mut migration = muster(&folder, "migration", &["migrate", "--database-url", nowhere]);
+    assert_eq!(migration.ended(PATIENCE).await.code(), Some(1));
+    assert!(migration.output().contains("cannot migrate"), "{}", migration.output());
+}
