@@ -1,0 +1,218 @@
+{{/* Names. Services are called RELEASE-muster-…, whatever the release is called. */}}
+{{- define "muster.name" -}}
+{{- $name := printf "%s-muster" .Release.Name -}}
+{{- if gt (len $name) 45 -}}
+{{- fail (printf "the release's name %q is too long: %d characters are possible" .Release.Name 38) -}}
+{{- end -}}
+{{- $name -}}
+{{- end -}}
+
+{{/* Labels that never change: selectors are made of them. */}}
+{{- define "muster.selector" -}}
+app.kubernetes.io/name: muster
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "muster.labels" -}}
+{{ include "muster.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "muster.image" -}}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+
+{{- define "muster.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "muster.name" .) -}}
+{{- else -}}
+{{- .Values.serviceAccount.name | default "default" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Secrets that pods read: the user's, or the release's. */}}
+{{- define "muster.databaseSecret" -}}
+{{- .Values.database.existingSecret | default (printf "%s-database" (include "muster.name" .)) -}}
+{{- end -}}
+{{- define "muster.redisSecret" -}}
+{{- .Values.redis.existingSecret | default (printf "%s-redis" (include "muster.name" .)) -}}
+{{- end -}}
+{{- define "muster.operatorTokenSecret" -}}
+{{- .Values.operatorToken.existingSecret | default (printf "%s-operator-token" (include "muster.name" .)) -}}
+{{- end -}}
+{{- define "muster.agentTokenSecret" -}}
+{{- .Values.agentToken.existingSecret | default (printf "%s-agent-token" (include "muster.name" .)) -}}
+{{- end -}}
+
+{{- define "muster.redisPrefix" -}}
+{{- .Values.redis.prefix | default (printf "%s:%s" .Release.Namespace .Release.Name) -}}
+{{- end -}}
+
+{{/*
+The drain, all from drainSeconds, in seconds:
+  delay     readiness is off, newcomers still come: kube-proxy and load balancers need a moment to see it
+  window    agents are sent away, one after another
+  grace     for those that leave by themselves
+  handover  for what was said last to be stored
+  total     when nothing of it is left to do
+  kill      when Kubernetes may kill the pod: a few seconds later, for what the process does besides
+*/}}
+{{- define "muster.drain" -}}
+{{- $window := int .Values.drainSeconds -}}
+{{- $delay := min 30 (max 5 (div $window 6)) -}}
+{{- $grace := 2 -}}
+{{- $handover := 10 -}}
+{{- $total := add $delay $window $grace $handover -}}
+{{- dict "delay" $delay "window" $window "grace" $grace "handover" $handover "total" $total "kill" (add $total 8) | toJson -}}
+{{- end -}}
+
+{{/* Fewest gateways at any time. */}}
+{{- define "muster.fewestGateways" -}}
+{{- if .Values.gateway.autoscaling.enabled -}}
+{{- .Values.gateway.autoscaling.minReplicas -}}
+{{- else -}}
+{{- .Values.gateway.replicas -}}
+{{- end -}}
+{{- end -}}
+
+{{/* One line of a settings file. */}}
+{{- define "muster.setting" -}}
+{{- if kindIs "string" .value -}}
+{{ .key }} = {{ .value | toJson }}
+{{- else if kindIs "slice" .value -}}
+{{ .key }} = [{{ range $index, $item := .value }}{{ if $index }}, {{ end }}{{ $item | toString | toJson }}{{ end }}]
+{{- else if kindIs "bool" .value -}}
+{{ .key }} = {{ .value }}
+{{- else -}}
+{{ .key }} = {{ int64 .value }}
+{{- end -}}
+{{- end -}}
+
+{{/* The settings file of the gateways. */}}
+{{- define "muster.gatewaySettings" -}}
+{{- $drain := include "muster.drain" . | fromJson -}}
+{{- $settings := dict
+    "log_format" "json"
+    "log_level" .Values.logLevel
+    "redis_prefix" (include "muster.redisPrefix" .)
+    "max_connections" .Values.gateway.maxConnections
+    "admission_per_second" .Values.gateway.admissionPerSecond
+    "drain_delay" (printf "%vs" $drain.delay)
+    "drain_window" (printf "%vs" $drain.window)
+    "drain_grace" (printf "%vs" $drain.grace)
+    "drain_handover" (printf "%vs" $drain.handover)
+    "drain_per_second" .Values.gateway.drainPerSecond
+-}}
+{{- with .Values.packages.storage }}{{ $_ := set $settings "package_storage" . }}{{ end -}}
+{{- include "muster.settingsFile" (dict "settings" $settings "own" .Values.gateway.settings "where" "gateway") -}}
+{{- end -}}
+
+{{/* The settings file of the config services. */}}
+{{- define "muster.configServiceSettings" -}}
+{{- $settings := dict
+    "log_format" "json"
+    "log_level" .Values.logLevel
+    "redis_prefix" (include "muster.redisPrefix" .)
+    "database_connections" .Values.database.connections
+    "schema_wait" (printf "%vs" .Values.migration.waitSeconds)
+-}}
+{{- with .Values.packages.storage }}{{ $_ := set $settings "package_storage" . }}{{ end -}}
+{{- include "muster.settingsFile" (dict "settings" $settings "own" .Values.configService.settings "where" "configService") -}}
+{{- end -}}
+
+{{/* A settings file, without what is given in other ways. */}}
+{{- define "muster.settingsFile" -}}
+{{- $fixed := list "opamp_listen" "admin_listen" "metrics_listen" "listen_file" "redis_url" "redis_url_file" "database_url"
+    "database_url_file" "package_storage" "operator_token" "operator_token_file" "agent_token" "agent_token_file" -}}
+{{- range $key, $value := .own -}}
+{{- if or (hasKey $.settings $key) (has $key $fixed) -}}
+{{- fail (printf "%s.settings.%s cannot be set: another value of the chart decides it" $.where $key) -}}
+{{- end -}}
+{{- end -}}
+{{- $all := merge (deepCopy .own) .settings -}}
+{{- range $key := keys $all | sortAlpha }}
+{{ include "muster.setting" (dict "key" $key "value" (get $all $key)) }}
+{{- end }}
+{{- end -}}
+
+{{/* What every pod of ours has: nobody's rights but to run. */}}
+{{- define "muster.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+{{- define "muster.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{- define "muster.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Where pods go. */}}
+{{- define "muster.placement" -}}
+{{- with .values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+topologySpreadConstraints:
+{{- if .values.topologySpreadConstraints }}
+{{- toYaml .values.topologySpreadConstraints | nindent 2 }}
+{{- else }}
+{{- range $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+  - maxSkew: 1
+    topologyKey: {{ $key }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{- include "muster.selector" (dict "root" $.root "component" $.component) | nindent 8 }}
+    # Of one version: an upgrade would otherwise see the pods that are leaving.
+    matchLabelKeys: [pod-template-hash]
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Where agents connect to. */}}
+{{- define "muster.path" -}}
+{{- .Values.gateway.settings.opamp_path | default "/v1/opamp" -}}
+{{- end -}}
+
+{{/* Parts of network policies. */}}
+{{- define "muster.peers" }}
+{{- with . }}
+from: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- define "muster.egress" }}
+- ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
+{{- range $what := .to }}
+- ports:
+    {{- range get $.root.Values.networkPolicy (printf "%sPorts" $what) }}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
+  {{- if $.root.Values.trial.enabled }}
+  to:
+    - podSelector:
+        matchLabels: {{- include "muster.selector" (dict "root" $.root "component" (ternary "postgres" "redis" (eq $what "database"))) | nindent 10 }}
+  {{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,60 @@
+{{/* Combinations of values that cannot work. Each message says which, and what would do. */}}
+{{- define "muster.validate" -}}
+{{- $values := .Values -}}
+
+{{- range $what := list "database" "redis" -}}
+{{- $given := 0 -}}
+{{- $own := get $values $what -}}
+{{- if $own.url }}{{ $given = add1 $given }}{{ end -}}
+{{- if $own.existingSecret }}{{ $given = add1 $given }}{{ end -}}
+{{- if $values.trial.enabled }}{{ $given = add1 $given }}{{ end -}}
+{{- if eq (int $given) 0 -}}
+{{- fail (printf "no %s is given: set %s.url or %s.existingSecret, or trial.enabled for one that comes along" $what $what $what) -}}
+{{- end -}}
+{{- if gt (int $given) 1 -}}
+{{- fail (printf "more than one %s is given: set one of %s.url, %s.existingSecret and trial.enabled" $what $what $what) -}}
+{{- end -}}
+{{- end -}}
+
+{{- $gateway := $values.gateway -}}
+{{- $scaling := $gateway.autoscaling -}}
+{{- if $scaling.enabled -}}
+{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
+{{- fail (printf "gateway.autoscaling.minReplicas (%v) is more than maxReplicas (%v)" $scaling.minReplicas $scaling.maxReplicas) -}}
+{{- end -}}
+{{- if gt (int $scaling.targetConnections) (int $gateway.maxConnections) -}}
+{{- fail (printf "gateway.autoscaling.targetConnections (%v) is more than gateway.maxConnections (%v): it could never be reached" (int $scaling.targetConnections) (int $gateway.maxConnections)) -}}
+{{- end -}}
+{{- $drain := include "muster.drain" . | fromJson -}}
+{{- if lt (int $scaling.scaleDownAfterSeconds) (int $drain.total) -}}
+{{- fail (printf "gateway.autoscaling.scaleDownAfterSeconds (%v) is shorter than a drain takes (%v s for drainSeconds %v)" (int $scaling.scaleDownAfterSeconds) $drain.total (int $values.drainSeconds)) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* While one gateway drains, the others admit its agents. With a single one, its successor does. */ -}}
+{{- $others := max 1 (sub (int (include "muster.fewestGateways" .)) 1) -}}
+{{- $admitted := mul $others (int $gateway.admissionPerSecond) -}}
+{{- $sent := div (add (int $gateway.maxConnections) (sub (int $values.drainSeconds) 1)) (int $values.drainSeconds) -}}
+{{- if gt $sent $admitted -}}
+{{- fail (printf "drainSeconds (%v) is too short: a gateway with gateway.maxConnections (%v) would send away %v agents a second, and the others admit %v (gateway.admissionPerSecond %v): set drainSeconds to %v or more" (int $values.drainSeconds) (int $gateway.maxConnections) $sent $admitted (int $gateway.admissionPerSecond) (div (add (int $gateway.maxConnections) (sub $admitted 1)) $admitted)) -}}
+{{- end -}}
+{{- if gt (int $gateway.drainPerSecond) $admitted -}}
+{{- fail (printf "gateway.drainPerSecond (%v) is more than the other gateways admit a second (%v)" (int $gateway.drainPerSecond) $admitted) -}}
+{{- end -}}
+
+{{- if $values.ingress.enabled -}}
+{{- if not $values.ingress.host }}{{ fail "ingress.host is not set" }}{{ end -}}
+{{- if and $values.ingress.tls.enabled (not $values.ingress.tls.secretName) -}}
+{{- fail "ingress.tls.secretName is not set: agents' tokens must not cross a network without TLS" -}}
+{{- end -}}
+{{- end -}}
+{{- if $values.certificate.enabled -}}
+{{- if not (and $values.ingress.enabled $values.ingress.tls.enabled) }}{{ fail "certificate.enabled needs ingress.enabled and ingress.tls.enabled" }}{{ end -}}
+{{- if not $values.certificate.issuerRef.name }}{{ fail "certificate.issuerRef.name is not set" }}{{ end -}}
+{{- end -}}
+{{- range $name := list "httpRoute" "adminRoute" -}}
+{{- $route := get $values $name -}}
+{{- if and $route.enabled (not $route.parentRefs) }}{{ fail (printf "%s.parentRefs is empty: which Gateway is it for?" $name) }}{{ end -}}
+{{- end -}}
+{{- if and $values.adminRoute.enabled (not $values.adminRoute.hostnames) }}{{ fail "adminRoute.hostnames is empty: the admin API needs a host of its own" }}{{ end -}}
+{{- end -}}
