@@ -40,9 +40,9 @@ pub struct Config {
     /// A refused client is told to come back after a random time in between.
     pub retry_after_min: Duration,
     pub retry_after_max: Duration,
-    /// Messages that an agent may send over a WebSocket in a second; 0 for any number. Whoever sends more is read from more
-    /// slowly: a client in a loop is held up by its own full socket, while a closed one would come back at once. Far above
-    /// what status, custom messages and downloads in progress need.
+    /// Messages that an agent may send in a second; 0 for any number. Whoever sends more over a WebSocket is read from more
+    /// slowly: a client in a loop is held up by its own full socket, while a closed one would come back at once. Over HTTP
+    /// more are refused. Far above what status, custom messages and downloads in progress need.
     pub messages_per_second: u32,
     /// For a request's headers.
     pub header_timeout: Duration,

@@ -31,8 +31,6 @@ const SCRATCH_BYTES: usize = 64 << 10;
 /// While more than this is queued for a peer nothing more is read from it: a peer that does not read its replies is slowed
 /// down, not fed.
 const PAUSE_READING_BYTES: usize = 64 << 10;
-/// Messages of an agent in a second while there is hardly memory for what agents say: a heartbeat now and then.
-const SCARCE_PER_SECOND: u32 = 1;
 /// Pings that ask whether an agent still lives begin with this; the sweeper's are empty.
 pub const PROBE_PAYLOAD: &[u8] = b"muster-probe";
 
@@ -170,7 +168,7 @@ impl Listener {
 
     /// Whether the peer has sent more than its agents may in a second, and is to be left unread for a moment.
     fn is_ahead(&mut self) -> bool {
-        if u32::from(self.frames) <= self.per_second() {
+        if u32::from(self.frames) <= self.shared.messages_per_second() {
             return false;
         }
         let now_s = self.shared.clock.now_s();
@@ -187,24 +185,14 @@ impl Listener {
         let elapsed_s = now_s.saturating_sub(self.counted_s);
         self.counted_s = now_s;
         if elapsed_s > 0 && self.frames > 0 {
-            let is_usual = u32::from(self.frames) <= self.per_second();
+            let is_usual = u32::from(self.frames) <= self.shared.messages_per_second();
             self.frames = if is_usual { 0 } else { pace::left(self.frames, elapsed_s, self.allowed_per_second()) };
-        }
-    }
-
-    /// What one agent may send in a second.
-    fn per_second(&self) -> u32 {
-        match self.shared.config.messages_per_second {
-            0 => u32::MAX,
-            // There is hardly any memory for what they say.
-            _ if self.shared.memory.is_scarce() => SCARCE_PER_SECOND,
-            per_second => per_second,
         }
     }
 
     fn allowed_per_second(&self) -> u64 {
         let agents = self.connection.outbox.with_uids(|uids| uids.len()).max(1);
-        u64::from(self.per_second()) * agents as u64
+        u64::from(self.shared.messages_per_second()) * agents as u64
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{
     Shared,
     agents::Link,
+    config::Config,
     connection::Connection,
     reply::{self, Reply},
     websocket::code,
@@ -29,7 +30,7 @@ pub async fn run(shared: &Arc<Shared>) {
     let connections = shared.connections.slice(0, usize::MAX).0;
     tracing::info!(connections = connections.len(), agents = shared.registry.len(), "draining");
     end_http(shared);
-    let pace = Pace::new(shared, connections.len());
+    let pace = Pace::new(&shared.config, connections.len());
     pace.each(&connections, |connection| send_unavailable(shared, connection)).await;
     if !connections.is_empty() {
         tokio::time::sleep(shared.config.drain_grace).await;
@@ -50,10 +51,10 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(shared: &Shared, connections: usize) -> Self {
-        let by_rate = shared.config.drain_per_second as f64 * STEP.as_secs_f64();
+    fn new(config: &Config, connections: usize) -> Self {
+        let by_rate = f64::from(config.drain_per_second) * STEP.as_secs_f64();
         // Two passes within the window.
-        let steps = (shared.config.drain_window.as_secs_f64() / 2.0 / STEP.as_secs_f64()).max(1.0);
+        let steps = (config.drain_window.as_secs_f64() / 2.0 / STEP.as_secs_f64()).max(1.0);
         let by_window = connections as f64 / steps;
         Self { per_step: by_rate.max(by_window).ceil().max(1.0) as usize }
     }
@@ -109,4 +110,19 @@ async fn hand_over(shared: &Shared) {
         connection.outbox.kill();
     }
     debug_assert!(shared.is_draining.load(Ordering::Relaxed));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_sent_away_at_the_rate_or_faster_to_be_done_within_the_window() {
+        let config = Config { drain_per_second: 500, drain_window: Duration::from_secs(30), ..Config::default() };
+        let per_step = |connections| Pace::new(&config, connections).per_step;
+        assert_eq!((per_step(0), per_step(1_000), per_step(7_500)), (10, 10, 10), "500 a second");
+        assert_eq!(per_step(75_000), 100, "75,000 within 15 s, for there are two passes");
+        let none = Config { drain_window: Duration::ZERO, drain_per_second: 1, ..Config::default() };
+        assert_eq!((Pace::new(&none, 10_000).per_step, Pace::new(&none, 0).per_step), (10_000, 1));
+    }
 }

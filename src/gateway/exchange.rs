@@ -10,6 +10,7 @@ use super::{
     auth::Credential,
     connection::Connection,
     duplicates, identity, messages,
+    polls::Polls,
     reply::{self, Reply},
 };
 use crate::{
@@ -59,6 +60,8 @@ pub enum Outcome {
         uid: InstanceUid,
         text: &'static str,
     },
+    /// HTTP: the agent polls too often, and this is not taken.
+    TooOften,
     /// WebSocket: the reply has been sent, or is when the verdict is here.
     Settled,
     /// HTTP: likewise. The agent is known by `uid` for now.
@@ -67,6 +70,15 @@ pub enum Outcome {
         echo: Echo,
         waiter: oneshot::Receiver<InstanceUid>,
     },
+}
+
+/// Why a poll is not taken now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ComeBackLater {
+    /// There are too many agents.
+    NoRoom,
+    /// This agent has polled too often.
+    TooOften,
 }
 
 /// Takes one WebSocket message. While the gateway leaves, one that comes after its own Close is taken too, though not replied
@@ -89,7 +101,7 @@ pub fn receive_websocket(shared: &Arc<Shared>, connection: &Arc<Connection>, mes
             let retry_ns = shared.config.retry_after_s() * 1_000_000_000;
             Reply::error(Some(uid), ServerErrorResponseType::Unavailable, text.to_owned(), Some(retry_ns))
         }
-        Outcome::Settled | Outcome::HeldHttp { .. } => return,
+        Outcome::Settled | Outcome::HeldHttp { .. } | Outcome::TooOften => return,
     };
     reply::send(shared, connection, &message);
 }
@@ -101,25 +113,25 @@ pub fn refuse_text(shared: &Shared, connection: &Connection) {
 }
 
 /// Takes the message of an HTTP request, and waits shortly for its verdict. `hint` is the uid that the request's header
-/// gives; clients differ in how they write it, so it is used only when the message has none. `None` if the agent is to come
-/// back later.
+/// gives; clients differ in how they write it, so it is used only when the message has none.
 pub async fn receive_http(
     shared: &Arc<Shared>,
     payload: &[u8],
     hint: Option<InstanceUid>,
     credential: Option<&Credential>,
-) -> Option<Reply> {
+) -> Result<Reply, ComeBackLater> {
     shared.metrics.http_messages.increment(1);
     let (mut uid, mut echo, waiter) = match receive(shared, Origin::Http(credential), payload) {
         Outcome::HeldHttp { uid, echo, waiter } => (uid, echo, waiter),
-        Outcome::Unavailable { .. } | Outcome::Settled => return None,
+        Outcome::Unavailable { .. } | Outcome::Settled => return Err(ComeBackLater::NoRoom),
+        Outcome::TooOften => return Err(ComeBackLater::TooOften),
         Outcome::Reply(reply) if reply.head.first() != Some(&UID_TAG) => {
             // An error without a uid.
             let uid_field = hint.map(|uid| crate::protocol::reply::uid_field(&uid));
             let head = [uid_field.as_ref().map_or(&[][..], |field| field), &reply.head].concat();
-            return Some(Reply { head: head.into(), tail: None });
+            return Ok(Reply { head: head.into(), tail: None });
         }
-        Outcome::Reply(reply) => return Some(reply),
+        Outcome::Reply(reply) => return Ok(reply),
     };
     match tokio::time::timeout(shared.config.verdict_wait, waiter).await {
         Ok(Ok(known)) if known != uid => {
@@ -128,11 +140,11 @@ pub async fn receive_http(
         }
         Ok(Ok(_)) | Err(_) => {}
         // Another request of the same agent took its place.
-        Ok(Err(_)) => return Some(Reply::plain(echo)),
+        Ok(Err(_)) => return Ok(Reply::plain(echo)),
     }
     let now_ms = shared.clock.now_ms();
     let agents = &mut *shared.registry.lock(&uid);
-    Some(match agents.entries.get_mut(&uid).filter(|entry| matches!(entry.link, Link::Http)) {
+    Ok(match agents.entries.get_mut(&uid).filter(|entry| matches!(entry.link, Link::Http)) {
         Some(entry) => {
             if let Some(rare) = &mut entry.rare {
                 rare.waiting = None;
@@ -170,6 +182,7 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
     let mut guard = shared.registry.lock(&uid);
     let agents = &mut *guard;
     let is_opening = match agents.entries.get_mut(&uid) {
+        Some(entry) if polls_too_often(shared, entry, &mut agents.polls, uid, origin, now) => return Outcome::TooOften,
         Some(entry) if origin.is(&entry.link) && !entry.is_restart(&incoming) => false,
         Some(Entry { link: Link::WebSocket(old), .. }) if old.outbox.is_open() => {
             return duplicates::contend(shared, agents, uid, origin, echo, &incoming, payload);
@@ -282,6 +295,20 @@ fn reopen(shared: &Shared, entry: &mut Entry, uid: InstanceUid, origin: Origin<'
     let previous = entry.durable_sequence_num();
     let generation = shared.registry.mint_generation(entry.generation);
     entry.open(origin.link(), generation, incoming.sequence_num, Some(previous));
+}
+
+/// Whether an agent over HTTP says more in a second than it may, as clients in a loop do. (Those over WebSocket are read from
+/// more slowly.)
+fn polls_too_often(
+    shared: &Shared,
+    entry: &Entry,
+    polls: &mut Polls,
+    uid: InstanceUid,
+    origin: Origin<'_>,
+    now: Now,
+) -> bool {
+    let is_again = matches!((origin, &entry.link), (Origin::Http(_), Link::Http)) && entry.heard_s == now.seconds();
+    is_again && polls.is_too_many(&uid, now.seconds(), shared.messages_per_second())
 }
 
 fn has_room(shared: &Shared, origin: Origin<'_>) -> bool {

@@ -24,7 +24,8 @@ use super::{
     body::{self, Problem},
     certificates::Check,
     config::{AgentAuth, ClientCertificates},
-    exchange, metrics, packages,
+    exchange::{self, ComeBackLater},
+    metrics, packages,
     registry::Ticket,
     reply::Reply,
     tls::{Presented, Stream},
@@ -239,8 +240,10 @@ impl Serving {
         let hint = hint.and_then(|text| text.parse::<InstanceUid>().ok());
         let accepts_gzip = body::accepts_gzip(&head.headers);
         drop(head);
-        let Some(reply) = exchange::receive_http(&self.shared, &message, hint, credential.as_deref()).await else {
-            return Err(self.busy("agent_limit"));
+        let reply = match exchange::receive_http(&self.shared, &message, hint, credential.as_deref()).await {
+            Ok(reply) => reply,
+            Err(ComeBackLater::NoRoom) => return Err(self.busy("agent_limit")),
+            Err(ComeBackLater::TooOften) => return Err(too_often(&self.shared)),
         };
         if reply.len() > config.max_sent_bytes {
             self.shared.metrics.oversize.increment(1);
@@ -290,9 +293,15 @@ fn is_path(requested: &str, path: &str) -> bool {
 
 /// Come back later; each at another time, for clients obey to the second.
 pub fn busy(shared: &Shared, reason: &'static str) -> Refusal {
-    let seconds = shared.config.retry_after_s();
-    let mut answer = refusal(StatusCode::SERVICE_UNAVAILABLE, reason, "try again later");
-    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    later(shared, refusal(StatusCode::SERVICE_UNAVAILABLE, reason, "try again later"))
+}
+
+fn too_often(shared: &Shared) -> Refusal {
+    later(shared, refusal(StatusCode::TOO_MANY_REQUESTS, "poll_rate", "this agent polls too often"))
+}
+
+fn later(shared: &Shared, mut answer: Refusal) -> Refusal {
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(shared.config.retry_after_s()));
     answer
 }
 

@@ -39,6 +39,7 @@ mod offers;
 mod outbox;
 mod pace;
 mod packages;
+mod polls;
 mod registry;
 mod reply;
 mod reports;
@@ -75,6 +76,8 @@ use crate::{
 /// New uids that agents may ask for over HTTP, where no connection limits them.
 const HTTP_UIDS_PER_SECOND: u32 = 100;
 const HTTP_UIDS_BURST: u32 = 1_000;
+/// Messages of an agent in a second while there is hardly memory for what agents say: a heartbeat now and then.
+const SCARCE_PER_SECOND: u32 = 1;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -265,6 +268,16 @@ impl Handle {
 impl Shared {
     fn now(&self) -> agents::Now {
         agents::Now { ms: self.clock.now_ms(), unix_ms: pace::unix_ms() }
+    }
+
+    /// What one agent may send in a second.
+    fn messages_per_second(&self) -> u32 {
+        match self.config.messages_per_second {
+            0 => u32::MAX,
+            // There is hardly any memory for what they say.
+            _ if self.memory.is_scarce() => SCARCE_PER_SECOND,
+            per_second => per_second,
+        }
     }
 
     /// Has all connections announced again to the config service.

@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{agents::Entry, connection::Connection, pace};
+use super::{agents::Entry, connection::Connection, pace, polls::Polls};
 use crate::model::{
     InstanceUid,
     uid::{SHARD_COUNT, Shard},
@@ -23,6 +23,7 @@ pub struct Agents {
     pub entries: HashMap<InstanceUid, Entry>,
     /// Those with [`Entry::rare`]: what the sweeper looks at.
     pub active: HashSet<InstanceUid>,
+    pub polls: Polls,
 }
 
 #[derive(Debug)]

@@ -65,8 +65,8 @@ pub struct Gateway {
     /// Longest time after which a refused agent is told to come back.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::duration)]
     retry_after_max: Duration,
-    /// Messages that an agent may send over its WebSocket a second, 0 for any number: one that sends more is read from more
-    /// slowly.
+    /// Messages that an agent may send a second, 0 for any number: one that sends more over its WebSocket is read from more
+    /// slowly, and over HTTP gets 429.
     #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = value_parser!(u32).range(0..=50_000))]
     agent_messages_per_second: u32,
     /// How long the headers of a request may take.

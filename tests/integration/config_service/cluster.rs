@@ -7,12 +7,12 @@ use muster::{
     config_service::{Config, ConfigService},
     model::{
         AgentRecord, ContentHash, InstanceUid,
-        policy::{FileRef, PolicyKind, PolicyOffer, RevisionContent},
+        policy::{FileRef, PolicyOffer, RevisionContent},
     },
-    proto::bus,
+    proto::{bus, opamp::ConnectionSettingsOffers},
     store::{self, Actor, ApplyPolicy, SharedStore, Store, postgres::PostgresStore, sqlite::SqliteStore},
 };
-use prost::Message;
+use prost::{Message, bytes::Bytes};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -126,20 +126,46 @@ impl Cluster {
 
     /// As [`Self::apply_quietly`], with a limit of the offers a second.
     pub async fn apply_paced(&self, name: &str, selector: &str, body: &str, max_per_second: u32) {
-        let content = ContentHash::of(body.as_bytes());
-        let file = FileRef { content, content_type: "text/yaml".into(), role: String::new(), size: body.len() as u64 };
-        let content_of = RevisionContent {
-            selector: selector.parse().unwrap(),
-            priority: 0,
-            offer: PolicyOffer::Config(BTreeMap::from([("collector.yaml".to_owned(), file)])),
-            allow_empty: false,
-            max_per_second,
-        };
+        self.apply_files(name, selector, &[("collector.yaml", body)], max_per_second).await;
+    }
+
+    /// A policy of these files.
+    pub async fn apply_files(&self, name: &str, selector: &str, files: &[(&str, &str)], max_per_second: u32) {
+        let (mut refs, mut bodies) = (BTreeMap::new(), Vec::new());
+        for (file, body) in files {
+            let (content, size) = (ContentHash::of(body.as_bytes()), body.len() as u64);
+            let file_ref = FileRef { content, content_type: "text/yaml".into(), role: String::new(), size };
+            refs.insert((*file).to_owned(), file_ref);
+            bodies.push((content, body.as_bytes().to_vec().into()));
+        }
+        self.apply_offer(name, selector, PolicyOffer::Config(refs), bodies, max_per_second).await;
+    }
+
+    /// A policy of connection settings.
+    pub async fn apply_settings(&self, name: &str, selector: &str, settings: ConnectionSettingsOffers) {
+        let offer = PolicyOffer::ConnectionSettings(Box::new(settings));
+        self.apply_offer(name, selector, offer, Vec::new(), 0).await;
+    }
+
+    async fn apply_offer(
+        &self,
+        name: &str,
+        selector: &str,
+        offer: PolicyOffer,
+        bodies: Vec<(ContentHash, Bytes)>,
+        max_per_second: u32,
+    ) {
         let apply = ApplyPolicy {
             name: name.into(),
-            kind: PolicyKind::Config,
-            content: content_of,
-            bodies: vec![(content, body.as_bytes().to_vec().into())],
+            kind: offer.kind(),
+            content: RevisionContent {
+                selector: selector.parse().unwrap(),
+                priority: 0,
+                offer,
+                allow_empty: false,
+                max_per_second,
+            },
+            bodies,
             etag: None,
             validate_only: false,
         };
@@ -154,7 +180,13 @@ impl Cluster {
 
     /// Applies a policy, and waits until all shards have been brought to it, so that later reports are decided by it.
     pub async fn settle(&self, name: &str, selector: &str, body: &str) {
-        self.apply(name, selector, body).await;
+        self.apply_quietly(name, selector, body).await;
+        self.settled().await;
+    }
+
+    /// Waits until all shards have been brought to what was applied.
+    pub async fn settled(&self) {
+        self.hint(bus::Hint { policies_epoch: self.store.policy_epoch().await.unwrap(), ..Default::default() }).await;
         let epoch = self.store.policy_epoch().await.unwrap();
         eventually("all shards are done", async || {
             let progress = self.store.shard_progress().await.unwrap();

@@ -2,9 +2,8 @@
 
 use muster::{
     model::{
-        Selector,
         offer::{self, Convergence},
-        policy::{PolicyKind, PolicyOffer, RevisionContent},
+        policy::PolicyKind,
     },
     proto::{
         bus,
@@ -13,7 +12,6 @@ use muster::{
             ConnectionSettingsStatuses, TelemetryConnectionSettings,
         },
     },
-    store::ApplyPolicy,
 };
 use prost::{Message, bytes::Bytes};
 
@@ -40,24 +38,8 @@ fn reported(status: ConnectionSettingsStatuses, hash: &Bytes) -> AgentToServer {
 async fn apply(cluster: &Cluster, selector: &str, endpoint: &str) {
     let own_metrics = TelemetryConnectionSettings { destination_endpoint: endpoint.into(), ..Default::default() };
     let settings = ConnectionSettingsOffers { own_metrics: Some(own_metrics), ..Default::default() };
-    let selector: Selector = selector.parse().unwrap();
-    let apply = ApplyPolicy {
-        name: "telemetry".into(),
-        kind: PolicyKind::ConnectionSettings,
-        content: RevisionContent {
-            selector,
-            priority: 0,
-            offer: PolicyOffer::ConnectionSettings(Box::new(settings)),
-            allow_empty: false,
-            max_per_second: 0,
-        },
-        bodies: Vec::new(),
-        etag: None,
-        validate_only: false,
-    };
-    cluster.store.apply_policy(apply, &actor()).await.unwrap();
-    // Waits until it is known everywhere.
-    cluster.settle("other", "group = none", endpoint).await;
+    cluster.apply_settings("telemetry", selector, settings).await;
+    cluster.settled().await;
 }
 
 /// What a verdict offers, which is connection settings or nothing.

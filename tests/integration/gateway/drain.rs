@@ -1,6 +1,6 @@
 //! Leaving in good order.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use muster::{
     bus::{Bus, Role},
@@ -108,6 +108,33 @@ async fn what_comes_after_the_close_was_sent_is_handed_over() {
     };
     assert_eq!((ending.ending.unwrap().reason(), ending.sequence_num), (Reason::Drain, 1));
     assert!(ending.report_number >= 3, "its report came before, or along with the ending");
+    bench.stop().await;
+}
+
+/// Agents that ignore UNAVAILABLE, as most do, come back at once when they are closed: not all at the same time.
+#[tokio::test]
+async fn agents_are_sent_away_one_after_another() {
+    const AGENTS: u8 = 30;
+    // One in each step of 20 ms.
+    let slow = Config { drain_per_second: 1, drain_window: Duration::from_secs(60), ..config() };
+    let bench = Bench::start(slow).await;
+    let mut agents = Vec::new();
+    for n in 1..=AGENTS {
+        let mut agent = bench.connect().await;
+        agent.say(&full(n, 0)).await;
+        agents.push(agent);
+    }
+    let started = Instant::now();
+    bench.shutdown.cancel();
+    let mut closes = Vec::new();
+    for agent in &mut agents {
+        assert_eq!(agent.close_code().await, 1001);
+        closes.push(started.elapsed());
+        while agent.frame().await.is_some() {}
+    }
+    // Once for UNAVAILABLE and once for the Close; the last of them waits longest.
+    let least = Duration::from_millis(20) * 2 * u32::from(AGENTS - 1);
+    assert!(closes.last().is_some_and(|last| *last >= least), "{closes:?}");
     bench.stop().await;
 }
 

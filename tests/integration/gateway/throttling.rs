@@ -9,7 +9,7 @@ use muster::{
     gateway::Config,
     proto::{
         bus::ending::Reason,
-        opamp::{ServerErrorResponseType, ServerToAgent, server_error_response::Details},
+        opamp::{AgentToServer, ServerErrorResponseType, ServerToAgent, server_error_response::Details},
     },
 };
 use prost::Message as _;
@@ -129,6 +129,41 @@ async fn a_flood_is_slowed_by_not_reading_it_and_never_closed() {
     // What came in one read was taken at once, but the next waits until it is worked off, however the seconds fall.
     let least = Duration::from_secs(MESSAGES / PER_SECOND - 2);
     assert!(started.elapsed() >= least, "{MESSAGES} messages were read in {:?}", started.elapsed());
+}
+
+/// As the Python client in one of the known loops, which ignores Retry-After. Of a status that is refused nothing is lost: whoever
+/// says it again, as opamp-go does, is heard; of whoever does not, the next number shows it.
+#[tokio::test]
+async fn who_polls_too_often_is_refused_and_others_are_not() {
+    const PER_SECOND: u32 = 3;
+    const POLLS: u64 = 60;
+    let mut bench = Bench::start(Config { messages_per_second: PER_SECOND, ..config() }).await;
+    let (mut taken, mut times) = (0, BTreeSet::new());
+    let started = Instant::now();
+    for sequence_num in 0..POLLS {
+        let (head, _) = poll(&bench, &full(1, sequence_num)).await;
+        if head.starts_with("http/1.1 200") {
+            taken += 1;
+        } else {
+            assert!(head.starts_with("http/1.1 429"), "{head}");
+            assert!(RETRY_S.contains(&retry_after(&head)), "{head}");
+            times.insert(retry_after(&head));
+        }
+        if sequence_num % 20 == 10 {
+            bench.poll(&heartbeat(2, sequence_num / 20)).await;
+        }
+    }
+    let seconds = started.elapsed().as_secs() + 2;
+    assert!(taken <= u64::from(PER_SECOND) * seconds, "{taken} polls were taken in at most {seconds} seconds");
+    assert!(!times.is_empty(), "all were taken: this shows nothing");
+
+    let insists = async { while !poll(&bench, &health(1, POLLS, "important")).await.0.starts_with("http/1.1 200") {} };
+    tokio::time::timeout(PATIENCE, insists).await.expect("it is heard when the second is over");
+    while message(&bench.service.report().await).health.is_none_or(|health| health.last_error != "important") {}
+}
+
+async fn poll(bench: &Bench, message: &AgentToServer) -> (String, Vec<u8>) {
+    bench.post("Content-Type: application/x-protobuf\r\n", &message.encode_to_vec()).await
 }
 
 /// Each agent on a forwarder's socket adds to what it may send.

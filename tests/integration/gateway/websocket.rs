@@ -185,6 +185,9 @@ async fn a_silent_peer_is_pinged_and_then_dropped() {
     let ending = bench.service.report().await;
     assert_eq!(ending.instance_uid, uid(2).to_bytes());
     assert!(ending.ending.is_some());
+    let told = rest(dead).await;
+    let close = [&[0x88, 6][..], &1001u16.to_be_bytes(), b"idle"].concat();
+    assert!(told.ends_with(&close), "a Close is the last that it is sent: {told:02x?}");
     let mut lively = pinged.await.expect("the one that answers is kept");
     lively.say(&heartbeat(1, 1)).await;
 }

@@ -7,8 +7,9 @@ use muster::{
     gateway::{self, AgentAuth, Gateway},
     model::{AgentRecord, InstanceUid},
     proto::opamp::{
-        AgentDescription, AgentRemoteConfig, AgentToServer, AnyValue, ComponentHealth, EffectiveConfig, KeyValue,
-        RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent, any_value::Value,
+        AgentCapabilities, AgentDescription, AgentRemoteConfig, AgentToServer, AnyValue, ComponentHealth,
+        ConnectionSettingsOffers, ConnectionSettingsStatus, ConnectionSettingsStatuses, EffectiveConfig, KeyValue,
+        RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent, ServerToAgentFlags, any_value::Value,
     },
 };
 use prost::Message as _;
@@ -21,7 +22,7 @@ use crate::{
     gateway::harness::{self, Agent},
 };
 
-pub const FULL_STATE: u64 = 1;
+pub const FULL_STATE: u64 = ServerToAgentFlags::ReportFullState as u64;
 /// Field 4 of AgentToServer, a varint.
 const CAPABILITIES_KEY: u8 = 4 << 3;
 /// The description's attribute by which policies select these clients.
@@ -29,7 +30,9 @@ pub const GROUP: &str = "group";
 
 pub struct World {
     pub cluster: Cluster,
-    pub replica: Option<Replica>,
+    /// Of the config service.
+    replicas: Vec<Replica>,
+    started_replicas: usize,
     pub gateways: Vec<Node>,
 }
 
@@ -42,7 +45,7 @@ pub struct Node {
 impl World {
     pub async fn start(gateways: usize) -> Self {
         let (cluster, replica) = Cluster::start(Backend::InProcess).await;
-        let mut world = Self { cluster, replica: Some(replica), gateways: Vec::new() };
+        let mut world = Self { cluster, replicas: vec![replica], started_replicas: 1, gateways: Vec::new() };
         for number in 0..gateways {
             world.add_gateway(&format!("gateway-{number}"), harness::config()).await;
         }
@@ -65,11 +68,61 @@ impl World {
         self.cluster.store.page_agents(Default::default(), None, 1_000).await.unwrap().len()
     }
 
-    /// The config service ends and begins anew.
-    pub async fn restart_service(&mut self) {
-        self.replica.take().expect("it runs").stop().await;
-        self.replica = Some(self.cluster.replica("again", crate::config_service::cluster::quick()).await);
+    /// One more replica of the config service.
+    pub async fn add_replica(&mut self) {
+        self.started_replicas += 1;
+        let name = format!("replica-{}", self.started_replicas);
+        self.replicas.push(self.cluster.replica(&name, crate::config_service::cluster::quick()).await);
     }
+
+    /// All of the config service ends and begins anew.
+    pub async fn restart_service(&mut self) {
+        let replicas = std::mem::take(&mut self.replicas);
+        let count = replicas.len();
+        for replica in replicas {
+            replica.stop().await;
+        }
+        for _ in 0..count {
+            self.add_replica().await;
+        }
+    }
+
+    /// Reports, new connections to gateways in turn, and a restart of the config service: each is an occasion to offer again.
+    pub async fn go_on(&mut self, client: &mut Client) {
+        for round in 0..ROUNDS {
+            client.report(self, &format!("round {round}")).await;
+            if round % 4 == 3 {
+                let next = round / 4 % self.gateways.len();
+                client.reconnect(&self.gateways[next]).await;
+            }
+            if round == ROUNDS / 2 {
+                self.restart_service().await;
+            }
+        }
+    }
+}
+
+const ROUNDS: usize = 12;
+/// A client that moves more often than this in a test is in a loop.
+const MOST_MOVES: usize = 40;
+
+impl Node {
+    pub fn url(&self) -> String {
+        format!("ws://{}/v1/opamp", self.address)
+    }
+}
+
+/// What a client makes of connection settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Settings {
+    /// It takes none.
+    #[default]
+    Ignores,
+    /// As opamp-go with all that it can report: takes them, says so, and does nothing about a hash that it has.
+    Reports,
+    /// As the Supervisor: makes a new client from what it is offered alone. That connects, begins with number 0, says everything, and
+    /// knows nothing of the hash.
+    Moves,
 }
 
 /// What a client makes of a configuration.
@@ -89,6 +142,7 @@ pub struct Manner {
     pub answers_asks: bool,
     pub takes_new_uids: bool,
     pub applies: Applies,
+    pub settings: Settings,
     /// As .NET, which sends capabilities only in its first message.
     pub capabilities_once: bool,
     /// By how much its numbers grow.
@@ -97,16 +151,21 @@ pub struct Manner {
     pub requests_uid: bool,
 }
 
+impl Manner {
+    pub const USUAL: Self = Self {
+        answers_asks: true,
+        takes_new_uids: true,
+        applies: Applies::Well,
+        settings: Settings::Ignores,
+        capabilities_once: false,
+        step: 1,
+        requests_uid: false,
+    };
+}
+
 impl Default for Manner {
     fn default() -> Self {
-        Self {
-            answers_asks: true,
-            takes_new_uids: true,
-            applies: Applies::Well,
-            capabilities_once: false,
-            step: 1,
-            requests_uid: false,
-        }
+        Self::USUAL
     }
 }
 
@@ -117,6 +176,10 @@ pub struct Seen {
     pub asks: usize,
     /// Hashes.
     pub offers: Vec<Bytes>,
+    /// Hashes of connection settings.
+    pub settings: Vec<Bytes>,
+    /// Settings that it did something about.
+    pub taken_settings: usize,
     pub uids: Vec<Bytes>,
     pub errors: usize,
 }
@@ -129,6 +192,9 @@ pub struct Client {
     /// The configuration that it runs, and what it last said of one.
     config: Option<AgentRemoteConfig>,
     status: Option<RemoteConfigStatus>,
+    settings: Option<ConnectionSettingsStatus>,
+    /// Where it is to connect to.
+    moves_to: Option<String>,
     health: String,
     socket: Option<Agent>,
     pings: u64,
@@ -144,6 +210,8 @@ impl Client {
             has_said_capabilities: false,
             config: None,
             status: None,
+            settings: None,
+            moves_to: None,
             health: String::new(),
             socket: None,
             pings: 0,
@@ -162,9 +230,30 @@ impl Client {
 
     /// Has a connection from now on, in place of the one it had. Says nothing.
     pub async fn connect(&mut self, gateway: &Node) {
+        self.connect_to(&gateway.url()).await;
+    }
+
+    async fn connect_to(&mut self, url: &str) {
         self.socket = None;
-        let (socket, _) = connect_async(format!("ws://{}/v1/opamp", gateway.address)).await.expect("it is let in");
+        let (socket, _) = connect_async(url).await.expect("it is let in");
         self.socket = Some(Agent { socket });
+    }
+
+    /// Connects anew and says what it would: nothing, or, if it is one that forgets, everything.
+    pub async fn reconnect(&mut self, gateway: &Node) {
+        if self.manner.settings == Settings::Moves {
+            return self.begin_anew(&gateway.url()).await;
+        }
+        self.connect(gateway).await;
+        let heartbeat = self.heartbeat();
+        self.say(heartbeat).await;
+    }
+
+    async fn begin_anew(&mut self, url: &str) {
+        self.connect_to(url).await;
+        self.sequence_num = 0;
+        let full = self.full();
+        Box::pin(self.say(full)).await;
     }
 
     /// Says something, does what it is told in the meantime, and stops when there is an answer to a ping that was sent after it.
@@ -190,6 +279,11 @@ impl Client {
                 Message::Ping(_) => {}
                 other => panic!("a real client goes wrong at {other:?}"),
             }
+        }
+        if let Some(url) = self.moves_to.take() {
+            self.seen.taken_settings += 1;
+            assert!(self.seen.taken_settings <= MOST_MOVES, "it moves for ever: {:?}", self.seen);
+            self.begin_anew(&url).await;
         }
     }
 
@@ -233,6 +327,10 @@ impl Client {
             self.seen.offers.push(config.config_hash.clone());
             reactions.extend(self.take(config));
         }
+        if let Some(settings) = reply.connection_settings {
+            self.seen.settings.push(settings.hash.clone());
+            reactions.extend(self.take_settings(settings));
+        }
         if reply.flags & FULL_STATE != 0 {
             self.seen.asks += 1;
             if self.manner.answers_asks {
@@ -275,6 +373,28 @@ impl Client {
         said
     }
 
+    fn take_settings(&mut self, settings: ConnectionSettingsOffers) -> Option<AgentToServer> {
+        let last = self.settings.as_ref().map(|status| &status.last_connection_settings_hash);
+        let is_known = !settings.hash.is_empty() && last == Some(&settings.hash);
+        match self.manner.settings {
+            Settings::Ignores => panic!("it takes no connection settings"),
+            Settings::Reports if is_known => None,
+            Settings::Reports => {
+                self.seen.taken_settings += 1;
+                self.settings = Some(ConnectionSettingsStatus {
+                    last_connection_settings_hash: settings.hash,
+                    status: ConnectionSettingsStatuses::Applied as i32,
+                    ..Default::default()
+                });
+                Some(AgentToServer { connection_settings_status: self.settings.clone(), ..self.heartbeat() })
+            }
+            Settings::Moves => {
+                self.moves_to = settings.opamp.map(|opamp| opamp.destination_endpoint);
+                None
+            }
+        }
+    }
+
     pub fn set_applies(&mut self, applies: Applies) {
         self.manner.applies = applies;
     }
@@ -286,7 +406,7 @@ impl Client {
             sequence_num: self.sequence_num,
             capabilities: match self.manner.capabilities_once && self.has_said_capabilities {
                 true => 0,
-                false => harness::capabilities(),
+                false => self.capabilities(),
             },
             flags: self.manner.requests_uid.into(),
             ..Default::default()
@@ -294,6 +414,21 @@ impl Client {
         self.has_said_capabilities = true;
         self.sequence_num += self.manner.step;
         message
+    }
+
+    fn capabilities(&self) -> u64 {
+        let more: &[AgentCapabilities] = match self.manner.settings {
+            Settings::Ignores => &[],
+            Settings::Reports => &[
+                AgentCapabilities::ReportsOwnMetrics,
+                AgentCapabilities::AcceptsOtherConnectionSettings,
+                AgentCapabilities::ReportsConnectionSettingsStatus,
+            ],
+            Settings::Moves => {
+                &[AgentCapabilities::AcceptsOpAmpConnectionSettings, AgentCapabilities::ReportsHeartbeat]
+            }
+        };
+        more.iter().fold(harness::capabilities(), |all, capability| all | *capability as u64)
     }
 
     pub fn full(&mut self) -> AgentToServer {
@@ -305,6 +440,7 @@ impl Client {
             health: Some(ComponentHealth { last_error: self.health.clone(), ..Default::default() }),
             effective_config: Some(EffectiveConfig { config_map }),
             remote_config_status: self.status.clone(),
+            connection_settings_status: self.settings.clone(),
             ..self.heartbeat()
         }
     }

@@ -2,35 +2,18 @@
 
 use super::client::{Applies, Client, GROUP, Manner, World};
 
-const ROUNDS: usize = 12;
-
-/// Reports, reconnects to another gateway, and a restart of the config service: each is an occasion to offer again.
-async fn go_on(world: &mut World, client: &mut Client) {
-    for round in 0..ROUNDS {
-        client.report(world, &format!("round {round}")).await;
-        if round % 4 == 3 {
-            client.connect(&world.gateways[round / 4 % 2]).await;
-            let heartbeat = client.heartbeat();
-            client.say(heartbeat).await;
-        }
-        if round == ROUNDS / 2 {
-            world.restart_service().await;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_failed_is_not_offered_again() {
     let mut world = World::start(2).await;
     world.cluster.settle("bad", GROUP, "bad").await;
     let manner = Manner { applies: Applies::Badly, ..Manner::default() };
     let mut client = Client::start(1, manner, &world.gateways[0]).await;
-    go_on(&mut world, &mut client).await;
+    world.go_on(&mut client).await;
     assert_eq!(client.seen.offers.len(), 1, "{:?}", client.seen);
 
     // Another one is offered, and it goes on as before.
     world.cluster.settle("bad", GROUP, "just as bad").await;
-    go_on(&mut world, &mut client).await;
+    world.go_on(&mut client).await;
     assert_eq!(client.seen.offers.len(), 2, "{:?}", client.seen);
 }
 
@@ -44,7 +27,7 @@ async fn what_was_rolled_back_is_not_offered_again() {
     assert_eq!(client.seen.offers.len(), 1);
     client.set_applies(Applies::RollsBack);
     world.cluster.settle("base", GROUP, "bad").await;
-    go_on(&mut world, &mut client).await;
+    world.go_on(&mut client).await;
     assert_eq!(client.seen.offers.len(), 2, "{:?}", client.seen);
     let row = client.report(&world, "at the end").await;
     assert_eq!(row.observed.config.hash, client.seen.offers[0], "it runs what it had before");
@@ -57,7 +40,7 @@ async fn capabilities_of_zero_take_nothing_back() {
     world.cluster.settle("base", GROUP, "one").await;
     let manner = Manner { capabilities_once: true, ..Manner::default() };
     let mut client = Client::start(1, manner, &world.gateways[0]).await;
-    go_on(&mut world, &mut client).await;
+    world.go_on(&mut client).await;
     assert_eq!(client.seen.offers.len(), 1, "{:?}", client.seen);
     world.cluster.settle("base", GROUP, "two").await;
     client.report(&world, "later").await;
