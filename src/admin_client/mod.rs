@@ -180,14 +180,14 @@ impl AdminClient {
             headers: headers(&to.headers),
             ..Default::default()
         });
-        let other = settings.other.iter().map(|other| {
+        let other = settings.other.iter().map(|OtherConnection { name, to, settings }| {
             let connection = opamp::OtherConnectionSettings {
-                destination_endpoint: other.to.endpoint.clone(),
-                headers: headers(&other.to.headers),
-                other_settings: other.settings.iter().cloned().collect(),
+                destination_endpoint: to.endpoint.clone(),
+                headers: headers(&to.headers),
+                other_settings: settings.iter().cloned().collect(),
                 ..Default::default()
             };
-            (other.name.clone(), connection)
+            (name.clone(), connection)
         });
         let offers = opamp::ConnectionSettingsOffers {
             opamp,

@@ -44,7 +44,7 @@ gateway_metrics! {
         reports_repeated = "muster_gateway_reports_repeated_total", "Reports published again for want of a verdict.";
         reports_acknowledged = "muster_gateway_reports_acknowledged_total", "Reports acknowledged as durable.";
         reports_failed = "muster_gateway_reports_publish_failed_total", "Batches that the bus did not take.";
-        offers_sent = "muster_gateway_offers_sent_total", "Offers sent to agents: configurations, packages, connection settings.";
+        offers_sent = "muster_gateway_offers_sent_total", "Offers sent to agents, of every kind.";
         commands_sent = "muster_gateway_commands_sent_total", "Commands sent to agents: restarts and custom messages.";
         custom_messages = "muster_gateway_custom_messages_total", "Custom messages taken from agents.";
         custom_messages_lost = "muster_gateway_custom_messages_lost_total", "Custom messages of agents that were dropped.";

@@ -46,6 +46,8 @@ pub struct Observed {
     /// The connection settings that were last put on the agent's connection. Clients that connect anew with what they were
     /// offered forget its hash.
     pub sent_connection_settings: Option<ContentHash>,
+    /// When they were; 0 if never.
+    pub sent_connection_settings_at: UnixMs,
 }
 
 /// What the agent says of an offer of one kind.

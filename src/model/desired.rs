@@ -121,8 +121,7 @@ impl PolicySet {
 
     /// Whether a policy has a package that is hosted here.
     pub fn offers_hosted_packages(&self) -> bool {
-        let offers = self.policies.iter().map(|policy| &policy.revision.content.offer);
-        offers.into_iter().any(|offer| match offer {
+        self.policies.iter().any(|policy| match &policy.revision.content.offer {
             PolicyOffer::Packages(packages) => packages::hosted(packages).next().is_some(),
             _ => false,
         })

@@ -7,6 +7,8 @@ use crate::proto::opamp::AgentCapabilities;
 pub const FIRST_REPEAT_MS: i64 = 30_000;
 /// Repeats are never further apart than this.
 pub const LONGEST_REPEAT_MS: i64 = 3_600_000;
+/// Far longer than clients take to connect with new settings, or to come back if that fails.
+const TAKEN_UP_WITHIN_MS: i64 = 600_000;
 
 /// What stands between an agent and what it should have of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +102,13 @@ pub fn may_be_sent_again(agent: &AgentRecord, kind: PolicyKind) -> bool {
             reported.status == OfferStatus::Failed && hash.is_some_and(|hash| reported.hash[..] == hash.0)
         }
     }
+}
+
+/// Whether an agent whose client is new, and names no connection settings, has none but those of its own configuration: its
+/// program was started again. Soon after it was sent some, it is the client that was made for them, which clients do that
+/// then do not know their hash; to offer them again would have it made anew for ever.
+pub fn is_forgotten(sent_at: UnixMs, now: UnixMs) -> bool {
+    now >= sent_at.saturating_add(TAKEN_UP_WITHIN_MS)
 }
 
 fn repeat_after_ms(attempts: u16) -> i64 {

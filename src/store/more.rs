@@ -31,6 +31,7 @@ pub(super) fn encode(observed: &Observed, desired: &Desired) -> Vec<u8> {
         packages_status: status(&observed.packages),
         connection_settings_status: status(&observed.connection_settings),
         sent_connection_settings: bytes(observed.sent_connection_settings),
+        sent_connection_settings_unix_ms: observed.sent_connection_settings_at,
         connection_settings_parts: desired.connection_settings_parts.iter().cloned().collect(),
         certificate: desired
             .certificate
@@ -50,6 +51,7 @@ pub(super) fn decode(more: Vec<u8>, observed: &mut Observed, desired: &mut Desir
     observed.packages = reported(more.packages_status);
     observed.connection_settings = reported(more.connection_settings_status);
     observed.sent_connection_settings = hash(&more.sent_connection_settings)?;
+    observed.sent_connection_settings_at = more.sent_connection_settings_unix_ms;
     desired.packages = desired_of(more.packages)?;
     desired.connection_settings = desired_of(more.connection_settings)?;
     desired.connection_settings_parts = more.connection_settings_parts.into_iter().collect();

@@ -101,6 +101,53 @@ async fn node_comes_back() {
     comes_back(Kind::Node, "http").await;
 }
 
+#[tokio::test]
+async fn go_rolls_back_by_itself_over_websocket() {
+    rolls_back("ws").await;
+}
+
+#[tokio::test]
+async fn go_rolls_back_by_itself_over_http() {
+    rolls_back("http").await;
+}
+
+/// FAILED, and then APPLIED of what it had before: an agent that says so lacks what it should have, and is not offered it again.
+async fn rolls_back(transport: &str) {
+    let server = Standalone::start().await;
+    let (ctl, url) = (server.ctl(), format!("{transport}://{}/v1/opamp", server.node.opamp()));
+    let Some(mut client) = Client::start(Kind::Go, &url, &server.agent_token(), "checkout") else { return };
+    let uid = client.uid().await;
+    ctl.apply("base", "service.name = checkout", FILE, "receivers: {}\n").await;
+    let good = client.event("config", |_| true).await;
+    has_settled(&ctl, &uid, "APPLIED", &good).await;
+
+    ctl.apply("base", "service.name = checkout", FILE, "rollback: yes\n").await;
+    let bad = client.event("config", |config| config["files"][FILE] == "rollback: yes\n").await;
+    client.event("status", |status| status["status"] == "FAILED").await;
+    let is_back = |agent: &Value| {
+        agent["convergence"] == "QUARANTINED"
+            && agent["config_status"] == "APPLIED"
+            && agent["reported_config_hash"] == good["hash"]
+    };
+    let agent = ctl.agent_is(&uid, "it runs what it ran before", is_back).await;
+    assert_eq!(agent["desired_config_hash"], bad["hash"]);
+    // Whatever else it says is no reason to offer it again.
+    let messages = async || server.messages_received().await;
+    let so_far = eventually("messages are counted", &messages).await;
+    eventually("it goes on talking", async || (messages().await? >= so_far + 5.0).then_some(())).await;
+    assert!(is_back(&ctl.agent(&uid).await.unwrap()));
+
+    // The operator goes back too: that is what it runs.
+    ctl.apply("base", "service.name = checkout", FILE, "receivers: {}\n").await;
+    ctl.agent_is(&uid, "all is well", |agent| agent["convergence"] == "CONVERGED").await;
+    ctl.apply("base", "service.name = checkout", FILE, "receivers: {otlp: {}}\n").await;
+    let next = client.event("config", |config| config["files"][FILE] == "receivers: {otlp: {}}\n").await;
+    has_settled(&ctl, &uid, "APPLIED", &next).await;
+    let offers: Vec<Value> = client.all("config").into_iter().map(|config| config["hash"].clone()).collect();
+    assert_eq!(offers, [&good, &bad, &next].map(|config| config["hash"].clone()), "each was offered once");
+    client.stop().await;
+}
+
 /// A machine was copied with all that is on it.
 #[tokio::test]
 async fn two_go_agents_with_one_uid_become_two() {

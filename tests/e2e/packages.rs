@@ -80,7 +80,7 @@ async fn installs_what_it_should(transport: &str) {
     let agent = ctl.agent_is(&uid, "the agent is known to have it", settled).await;
     assert_eq!(offered(&agent)["reported_hash"], offered(&agent)["desired_hash"]);
 
-    ctl.apply_text("kind: Packages\nname: collector\nselector: service.name = checkout\nallow_empty: true\n").await;
+    ctl.apply_written("kind: Packages\nname: collector\nselector: service.name = checkout\nallow_empty: true\n").await;
     client.event("package", |package| package["deleted"] == true).await;
     ctl.agent_is(&uid, "nothing is left", |agent| {
         agent["offers"]["Packages"]["convergence"] == "CONVERGED"
@@ -146,7 +146,7 @@ async fn every_node_offers_and_serves_the_same() {
 async fn offer(ctl: &Ctl, version: &str, body: &str) -> String {
     ctl.write(FILE, body);
     let applied = ctl
-        .apply_text(&format!(
+        .apply_written(&format!(
             "kind: Packages\nname: collector\nselector: service.name = checkout\npackages:\n  \
              otelcol: {{type: top_level, version: {version}, path: ./{FILE}}}\n"
         ))

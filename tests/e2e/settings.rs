@@ -21,7 +21,7 @@ async fn go_moves_to_where_it_is_sent() {
     assert_eq!(before["transport"], "WEBSOCKET");
 
     let token = ctl.run(&["token", "create", "agent", "--name", "next"]).await.trim().to_owned();
-    ctl.apply_text(&format!(
+    ctl.apply_written(&format!(
         "kind: ConnectionSettings\nname: move\nselector: service.name = checkout\nopamp:\n  endpoint: {to}\n  \
          heartbeat_interval: 1s\n  headers: {{Authorization: Bearer {token}}}\n"
     ))

@@ -55,7 +55,7 @@ impl Scene {
             self.server.node.opamp(),
             self.server.agent_token()
         );
-        self.ctl.apply_text(&manifest).await;
+        self.ctl.apply_written(&manifest).await;
         let connects = async || (self.supervisor.connections() > before).then_some(());
         eventually("it connects anew", connects).await;
     }
@@ -90,10 +90,7 @@ impl Scene {
 
     /// Waits until the server has read and answered so many more messages of agents.
     async fn messages_later(&self, count: u32) {
-        let messages = async || {
-            let websocket = self.server.node.metric("muster_gateway_websocket_messages_total").await?;
-            Some(websocket + self.server.node.metric("muster_gateway_http_messages_total").await?)
-        };
+        let messages = async || self.server.messages_received().await;
         let before = eventually("messages are counted", &messages).await;
         eventually("the agent goes on talking", async || {
             (messages().await? >= before + f64::from(count)).then_some(())
@@ -227,7 +224,7 @@ async fn the_collector_sends_its_own_telemetry_where_it_is_told() {
     let addresses = [port.to_string(), logs.address.to_string()];
     scene
         .ctl
-        .apply_text(&format!(
+        .apply_written(&format!(
             "kind: ConnectionSettings\nname: telemetry\nselector: {SELECTOR}\n\
              own_metrics: {{endpoint: \"http://{}/v1/metrics\"}}\n\
              own_logs: {{endpoint: \"http://{}/v1/logs\", headers: {{X-Scope: interop}}}}\n",

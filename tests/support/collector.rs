@@ -139,8 +139,11 @@ impl Collector {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("collector.yaml");
         fs::write(&path, config).unwrap();
-        let process =
-            Process::spawn("collector", Command::new(program).arg("--config").arg(path), folder.path().join("log"));
+        let process = Process::spawn(
+            "collector",
+            Command::new(program).arg(GATES).arg("--config").arg(path),
+            folder.path().join("log"),
+        );
         Some(Self { process, _folder: folder })
     }
 
@@ -155,6 +158,9 @@ impl Collector {
         assert!(self.process.ended(PATIENCE).await.success(), "{}", self.process.output());
     }
 }
+
+/// What a collector does not do by default yet: restart when it is told to.
+const GATES: &str = "--feature-gates=+extension.opampextension.RemoteRestarts";
 
 /// A place where a collector can be told to answer, so as to see from outside what it runs.
 #[derive(Clone, Copy)]

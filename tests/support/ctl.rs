@@ -88,6 +88,17 @@ impl Ctl {
         serde_json::from_str(&self.run(&arguments).await).unwrap()
     }
 
+    /// Writes a file where runs find it.
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.path().join(name), text).unwrap();
+    }
+
+    /// Applies what a manifest says; returns what was printed.
+    pub async fn apply_written(&self, manifest: &str) -> String {
+        self.write("manifest.yaml", manifest);
+        self.run(&["apply", "-f", "manifest.yaml"]).await
+    }
+
     /// Every agent.
     pub async fn agents(&self) -> Vec<Value> {
         let Value::Array(agents) = self.json(&["get", "agents"]).await else { panic!("a list is a JSON array") };
@@ -179,17 +190,6 @@ impl Ctl {
     /// Applies a policy with one file.
     pub async fn apply(&self, name: &str, selector: &str, file: &str, body: &str) {
         self.run(&["apply", "-f", &self.manifest(name, selector, file, body)]).await;
-    }
-
-    /// Applies what a manifest says; returns what was printed.
-    pub async fn apply_text(&self, manifest: &str) -> String {
-        self.write("manifest.yaml", manifest);
-        self.run(&["apply", "-f", "manifest.yaml"]).await
-    }
-
-    /// A file beside that manifest.
-    pub fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.folder.path().join(name), text).unwrap();
     }
 
     /// As [`Self::apply`], if the server takes it.

@@ -42,6 +42,12 @@ impl Standalone {
         Ctl::new(self.node.admin(), &self.operator_token())
     }
 
+    /// How many messages of agents it has read, by either transport.
+    pub async fn messages_received(&self) -> Option<f64> {
+        let websocket = self.node.metric("muster_gateway_websocket_messages_total").await?;
+        Some(websocket + self.node.metric("muster_gateway_http_messages_total").await?)
+    }
+
     pub fn data_dir(&self) -> PathBuf {
         self.data.path().join("muster-data")
     }

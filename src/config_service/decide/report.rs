@@ -8,7 +8,7 @@ use crate::{
     config_service::{policies::Snapshot, report::Report},
     model::{
         AgentRecord, Attributes, ContentHash, InstanceUid, UnixMs,
-        agent::{Observed, OfferStatus, Presence},
+        agent::{Observed, OfferStatus, Presence, Reported},
         health::{self, Transition},
         offer::{self, Convergence},
         packages,
@@ -176,6 +176,11 @@ fn is_contiguous(row: &AgentRecord, report: &Report, probed: Option<u64>) -> boo
     opening.first_sequence_num == previous || Some(opening.first_sequence_num) == previous.checked_add(1)
 }
 
+/// Whether the agent's client was made for this connection: clients count from 0 or 1.
+fn begins_anew(report: &Report) -> bool {
+    report.opening.as_ref().is_some_and(|opening| opening.first_sequence_num <= 1)
+}
+
 fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, context: &Context<'_>) -> Outcome {
     let mut record = before.clone();
     record.presence = presence(&before.presence, report);
@@ -198,6 +203,13 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     };
     if report.sent_connection_settings.is_some() {
         record.observed.sent_connection_settings = report.sent_connection_settings;
+        record.observed.sent_connection_settings_at = context.now;
+    } else if begins_anew(report)
+        && offer::is_forgotten(record.observed.sent_connection_settings_at, context.now)
+        && !report.carries_status(PolicyKind::ConnectionSettings)
+    {
+        record.observed.sent_connection_settings = None;
+        record.observed.connection_settings = Reported::default();
     }
     for kind in PolicyKind::ALL {
         if before.observed.accepts(kind) && !record.observed.accepts(kind) {

@@ -11,13 +11,13 @@ use crate::{
         ContentHash, InstanceUid,
         agent::Transport,
         desired::PolicySet,
-        policy::{FileRef, Policy, PolicyKind, PolicyOffer, Revision, RevisionContent},
+        policy::{FileRef, Policy, PolicyOffer, Revision, RevisionContent},
     },
     proto::{
         bus,
         opamp::{
-            AgentCapabilities, AgentDescription, AgentToServer, AnyValue, KeyValue, RemoteConfigStatus,
-            any_value::Value,
+            AgentCapabilities, AgentDescription, AgentToServer, AnyValue, ConnectionSettingsOffers, KeyValue,
+            OpAmpConnectionSettings, RemoteConfigStatus, any_value::Value,
         },
     },
 };
@@ -89,17 +89,23 @@ pub fn policy(name: &str, selector: &str, priority: i32, files: &[(&str, &str)])
             (file.to_string(), file_ref)
         })
         .collect::<BTreeMap<_, _>>();
+    policy_of(name, selector, priority, PolicyOffer::Config(files))
+}
+
+/// A policy that sends agents to this endpoint.
+pub fn connection_settings_policy(name: &str, selector: &str, endpoint: &str) -> Policy {
+    let opamp = OpAmpConnectionSettings { destination_endpoint: endpoint.into(), ..Default::default() };
+    let settings = ConnectionSettingsOffers { opamp: Some(opamp), ..Default::default() };
+    policy_of(name, selector, 0, PolicyOffer::ConnectionSettings(Box::new(settings)))
+}
+
+fn policy_of(name: &str, selector: &str, priority: i32, offer: PolicyOffer) -> Policy {
+    let kind = offer.kind();
     let selector = selector.parse().unwrap();
-    let content = RevisionContent {
-        selector,
-        priority,
-        offer: PolicyOffer::Config(files),
-        allow_empty: false,
-        max_per_second: 0,
-    };
+    let content = RevisionContent { selector, priority, offer, allow_empty: false, max_per_second: 0 };
     Policy {
         name: name.into(),
-        kind: PolicyKind::Config,
+        kind,
         etag: String::new(),
         created_at: 0,
         revision: Revision { number: 1, content, author: String::new(), created_at: 0 },

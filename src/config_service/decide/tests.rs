@@ -7,7 +7,7 @@ use crate::{
         ContentHash,
         agent::{OfferStatus, Transport},
     },
-    proto::opamp::{self, AgentToServer},
+    proto::opamp::{self, AgentCapabilities, AgentToServer},
 };
 
 const NOW: UnixMs = 1_700_000_000_000;
@@ -323,4 +323,48 @@ fn an_effective_config_is_stored_once() {
     assert_eq!(contents.map(|(hash, _)| hash), record.observed.effective_config);
     let second = Report { number: 7, ..first };
     assert_eq!(written(decided_by(Some(record), &second, None)).contents, None);
+}
+
+/// Clients that connect with new settings do not know their hash, and neither do programs that were started again.
+#[test]
+fn connection_settings_are_offered_again_to_a_client_that_begins_anew_later_than_any_that_took_them_up() {
+    const MINUTE_MS: UnixMs = 60_000;
+    let policies = snapshot(1, vec![connection_settings_policy("move", "group = web", "wss://elsewhere")]);
+    let accepts = AgentCapabilities::AcceptsOpAmpConnectionSettings as u64;
+    let first_message = AgentToServer { capabilities: accepts, ..full("web") };
+    let connects = |row: Option<AgentRecord>, minute: UnixMs, first: u64, message: &AgentToServer| {
+        let context =
+            Context { policies: &policies, now: NOW + minute * MINUTE_MS, is_gateway_dead: &|gateway| gateway == "a" };
+        let mut report = report("a", 1, 10 + minute as u64, 1);
+        (report.opening, report.message) = (opening(first, None), encoded(message));
+        let Decided { mut record, verdict, .. } = written(decide(uid(1), row, &report, None, &context));
+        let hash = offered(&verdict);
+        if let Some(hash) = hash {
+            // It is put on the connection, and that is reported.
+            (report.opening, report.message, report.number) = (None, Default::default(), 2);
+            report.sent_connection_settings = Some(hash);
+            record = written(decide(uid(1), Some(record), &report, None, &context)).record;
+        }
+        record.version = 1;
+        (record, hash)
+    };
+    let (row, hash) = connects(None, 0, 0, &first_message);
+    assert!(hash.is_some());
+    let (row, none) = connects(Some(row), 1, 0, &first_message);
+    assert_eq!(none, None, "it has taken them up");
+    let (row, none) = connects(Some(row), 20, 7, &first_message);
+    assert_eq!(none, None, "the same client");
+    let status = opamp::ConnectionSettingsStatus {
+        last_connection_settings_hash: hash.unwrap().to_bytes(),
+        status: opamp::ConnectionSettingsStatuses::Applied as i32,
+        ..Default::default()
+    };
+    let knows = AgentToServer { connection_settings_status: Some(status), ..first_message.clone() };
+    let (row, none) = connects(Some(row), 30, 0, &knows);
+    assert_eq!(none, None, "it says that it has them");
+    let (row, again) = connects(Some(row), 40, 0, &first_message);
+    assert_eq!(again, hash, "started again");
+    let (row, none) = connects(Some(row), 41, 0, &first_message);
+    assert_eq!(none, None, "it has taken them up");
+    assert_eq!(connects(Some(row), 52, 1, &first_message).1, hash, "started again, and counts from 1");
 }

@@ -206,11 +206,9 @@ async fn hashes_differ(cx: &Context) -> Verdict {
 }
 
 async fn offers_other_connections(cx: &Context) -> Verdict {
-    let other = vec![OtherConnection {
-        name: "kafka".into(),
-        to: destination("kafka.example.com:9092"),
-        settings: vec![("topic".into(), "logs".into())],
-    }];
+    let topic = vec![("topic".to_owned(), "logs".to_owned())];
+    let other =
+        vec![OtherConnection { name: "kafka".to_owned(), to: destination("kafka.example.com:9092"), settings: topic }];
     let mut agent = cx.agent().with(can::REPORT | can::ACCEPT_OTHER_SETTINGS);
     let (_, offer) = offered(cx, &Settings { other, ..Settings::default() }, &mut agent).await?;
     let connections = offer.map(6)?;

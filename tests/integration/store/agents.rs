@@ -54,6 +54,7 @@ fn extreme(n: u128) -> AgentRecord {
             package_statuses: statuses.encode_to_vec().into(),
             connection_settings: reported,
             sent_connection_settings: Some(ContentHash([0; 32])),
+            sent_connection_settings_at: i64::MIN,
         },
         presence: Presence {
             connected: true,

@@ -17,18 +17,23 @@ import (
 // The custom capability that the agent announces.
 const capability = "com.example.interop"
 
+// Why a configuration is FAILED.
+const refused = "the config says so"
+
 // agent is what stays over connections, as a program would keep it: its identity, what it runs, where it connects.
 type agent struct {
-	service   string
-	started   time.Time
-	packages  *packages
-	lock      sync.Mutex // of what follows
-	opamp     client.OpAMPClient
-	uid       uuid.UUID
-	server    server
-	heartbeat time.Duration
-	effective *protobufs.AgentConfigMap
-	status    *protobufs.RemoteConfigStatus
+	service  string
+	started  time.Time
+	packages *packages
+	// Of the server: PEM.
+	authorities []byte
+	lock        sync.Mutex // of what follows
+	opamp       client.OpAMPClient
+	uid         uuid.UUID
+	server      server
+	heartbeat   time.Duration
+	effective   *protobufs.AgentConfigMap
+	status      *protobufs.RemoteConfigStatus
 	// Settings that were offered, and are in use or about to be.
 	settingsHash []byte
 	key          privateKey
@@ -215,16 +220,28 @@ func (a *agent) onMessage(ctx context.Context, opamp client.OpAMPClient, message
 
 func (a *agent) onConfig(ctx context.Context, opamp client.OpAMPClient, offered *protobufs.AgentRemoteConfig) {
 	files := map[string]string{}
-	isBad := false
 	for name, file := range offered.Config.GetConfigMap() {
 		files[name] = string(file.Body)
-		isBad = isBad || strings.Contains(string(file.Body), "fail:")
+	}
+	says := func(word string) bool {
+		for _, text := range files {
+			if strings.Contains(text, word) {
+				return true
+			}
+		}
+		return false
 	}
 	emit("config", map[string]any{"hash": asHex(offered.ConfigHash), "files": files})
+	a.lock.Lock()
+	before := a.status
+	a.lock.Unlock()
 	a.report(opamp, offered.ConfigHash, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLYING, "")
-	if isBad {
-		failed := protobufs.RemoteConfigStatuses_RemoteConfigStatuses_FAILED
-		a.report(opamp, offered.ConfigHash, failed, "the config says so")
+	if says("rollback:") && before != nil {
+		go a.rollBack(opamp, offered.ConfigHash, before.LastRemoteConfigHash)
+		return
+	}
+	if says("fail:") {
+		a.report(opamp, offered.ConfigHash, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_FAILED, refused)
 		return
 	}
 	a.lock.Lock()
@@ -232,6 +249,15 @@ func (a *agent) onConfig(ctx context.Context, opamp client.OpAMPClient, offered 
 	a.lock.Unlock()
 	a.report(opamp, offered.ConfigHash, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLIED, "")
 	failed(opamp.UpdateEffectiveConfig(ctx))
+}
+
+// rollBack is what an agent does that tries a configuration, finds after a time that it is no good, and goes back to the
+// one before by itself.
+func (a *agent) rollBack(opamp client.OpAMPClient, offered, before []byte) {
+	time.Sleep(2 * a.heartbeat)
+	a.report(opamp, offered, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_FAILED, refused)
+	time.Sleep(2 * a.heartbeat)
+	a.report(opamp, before, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLIED, "")
 }
 
 func (a *agent) report(opamp client.OpAMPClient, hash []byte, is protobufs.RemoteConfigStatuses, message string) {

@@ -74,6 +74,7 @@ func run() error {
 	service := flag.String("service", "", "")
 	interval := flag.Float64("interval", 1, "")
 	fixed := flag.String("uid", "", "")
+	ca := flag.String("ca", "", "")
 	flag.Parse()
 
 	uid, err := uuid.NewV7()
@@ -84,7 +85,18 @@ func run() error {
 		return err
 	}
 	heartbeat := time.Duration(*interval * float64(time.Second))
-	a := newAgent(uid, *service, heartbeat, server{url: *url, headers: bearer(*token)})
+	var authorities []byte
+	if *ca != "" {
+		if authorities, err = os.ReadFile(*ca); err != nil {
+			return err
+		}
+	}
+	config, err := trusting(authorities)
+	if err != nil {
+		return err
+	}
+	a := newAgent(uid, *service, heartbeat, server{url: *url, headers: bearer(*token), tls: config})
+	a.authorities = authorities
 	emit("started", map[string]any{"instance_uid": uid.String()})
 	if err := a.connect(); err != nil {
 		return err

@@ -54,23 +54,18 @@ func (a *agent) onSettings(_ context.Context, offered *protobufs.OpAMPConnection
 	return nil
 }
 
-// tlsOf is for a certificate that came with its key, or that is for the key that the agent made itself.
+// tlsOf is for a certificate that came with its key, or that is for the key that the agent made itself. The server is
+// believed if an authority that was offered for that, or else the one that the agent was started with, has signed for it.
 func (a *agent) tlsOf(offered *protobufs.OpAMPConnectionSettings) (*tls.Config, error) {
+	authorities := a.authorities
+	if pem := offered.GetTls().GetCaPemContents(); pem != "" {
+		authorities = []byte(pem)
+	}
+	config, err := trusting(authorities)
+	if err != nil {
+		return nil, err
+	}
 	certificate := offered.Certificate
-	if certificate == nil && offered.Tls == nil {
-		return nil, nil
-	}
-	config := &tls.Config{}
-	authorities := offered.GetTls().GetCaPemContents()
-	if authorities == "" {
-		authorities = string(certificate.GetCaCert())
-	}
-	if authorities != "" {
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM([]byte(authorities)) {
-			return nil, fmt.Errorf("no certificate of an authority was offered")
-		}
-	}
 	if len(certificate.GetCert()) > 0 {
 		key := certificate.PrivateKey
 		if len(key) == 0 {
@@ -87,7 +82,22 @@ func (a *agent) tlsOf(offered *protobufs.OpAMPConnectionSettings) (*tls.Config, 
 		if err != nil {
 			return nil, err
 		}
+		if config == nil {
+			config = &tls.Config{}
+		}
 		config.Certificates = []tls.Certificate{pair}
+	}
+	return config, nil
+}
+
+// trusting is nil without authorities (PEM): a client that is given a tls.Config takes ws for wss.
+func trusting(authorities []byte) (*tls.Config, error) {
+	if len(authorities) == 0 {
+		return nil, nil
+	}
+	config := &tls.Config{RootCAs: x509.NewCertPool()}
+	if !config.RootCAs.AppendCertsFromPEM(authorities) {
+		return nil, fmt.Errorf("there is no certificate of an authority")
 	}
 	return config, nil
 }
