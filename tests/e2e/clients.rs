@@ -148,6 +148,23 @@ async fn rolls_back(transport: &str) {
     client.stop().await;
 }
 
+#[tokio::test]
+async fn go_agents_of_one_build_are_asked_once_what_it_is() {
+    let server = Standalone::start().await;
+    let (url, token, ctl) = (format!("ws://{}/v1/opamp", server.node.opamp()), server.agent_token(), server.ctl());
+    let mut clients = Vec::new();
+    for service in ["checkout", "cart", "search"] {
+        let Some(client) = Client::start(Kind::Go, &url, &token, service) else { return };
+        clients.push(client);
+    }
+    for client in &mut clients {
+        let components = ctl.components(&client.uid().await).await;
+        let version = &components["receivers"]["components"]["otlp"]["metadata"]["version"];
+        assert_eq!(version, "1.0", "{components}");
+    }
+    assert_eq!(server.node.metric("muster_config_component_asks_total").await, Some(1.0));
+}
+
 /// A machine was copied with all that is on it.
 #[tokio::test]
 async fn two_go_agents_with_one_uid_become_two() {

@@ -54,6 +54,9 @@ async fn is_seen(transport: &str, more: &str) {
     assert_eq!(health["health"]["components"]["pipeline:traces"]["status"], "StatusOK", "{health}");
     let became_well = |transition: &Value| transition["component"] == json!([]) && transition["healthy"] == true;
     assert!(health["history"].as_array().unwrap().iter().any(became_well), "{health}");
+    let components = ctl.components(uid).await;
+    let namespace = &components["receivers"]["components"]["nop"]["metadata"]["code.namespace"];
+    assert_eq!(namespace, "go.opentelemetry.io/collector/receiver/nopreceiver v0.149.0", "{components}");
     let shown = ["agent", "config", uid, "--effective"];
     eventually("what it runs is shown", async || ctl.run(&shown).await.contains("pipelines:").then_some(())).await;
 

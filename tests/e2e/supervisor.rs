@@ -181,6 +181,12 @@ async fn a_restart_command_restarts_the_collector_once() {
     let Some(scene) = Scene::set_lively(Options::default()).await else { return };
     let port = Port::free();
     let good = scene.runs(port).await;
+    let components = scene.ctl.components(&scene.uid).await;
+    assert!(
+        components["extensions"]["components"]["opamp"].is_object(),
+        "what its collector is built from: {components}"
+    );
+
     let starts = scene.supervisor.collector_starts();
     let command = scene.ctl.json(&["restart", &scene.uid]).await;
     assert_eq!(command["sent"], 1, "{command}");

@@ -187,6 +187,16 @@ impl Ctl {
         .await;
     }
 
+    /// Waits until the agent is known, and what it is built from.
+    pub async fn components(&self, uid: &str) -> Value {
+        eventually("it is known what the agent is built from", async || {
+            let outcome = self.try_run(&["agent", "components", uid, "-o", "json"]).await;
+            let mut shown: Value = serde_json::from_str(&outcome.stdout).ok()?;
+            shown["components"].is_object().then(|| shown["components"].take())
+        })
+        .await
+    }
+
     /// Applies a policy with one file.
     pub async fn apply(&self, name: &str, selector: &str, file: &str, body: &str) {
         self.run(&["apply", "-f", &self.manifest(name, selector, file, body)]).await;

@@ -14,6 +14,11 @@ pub struct Standalone {
 impl Standalone {
     /// A first start.
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// As [`Self::start`], with further arguments.
+    pub async fn start_with(more: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let folder = data.path().to_owned();
         let data_dir = folder.join("muster-data");
@@ -22,7 +27,7 @@ impl Standalone {
             folder,
             data_dir.join("listen.json"),
             &["opamp", "admin", "metrics"],
-            &["standalone", "--data-dir", &data_dir.to_string_lossy()],
+            &[&["standalone", "--data-dir", &data_dir.to_string_lossy()], more].concat(),
         );
         let mut standalone = Self { node, data };
         standalone.node.start().await;
