@@ -17,6 +17,7 @@ const PROTO_FILES: &[&str] = &[
     "muster/admin/v1/fleet.proto",
     "muster/admin/v1/tokens.proto",
     "muster/admin/v1/commands.proto",
+    "muster/admin/v1/certificates.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -65,6 +65,7 @@ impl Gateway {
                 opening: None,
                 ending: None,
                 sent_connection_settings: Bytes::new(),
+                certificate_serial: Default::default(),
             });
         }
         for (shard, reports) in shards {

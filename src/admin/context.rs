@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{gateways::Gateways, publisher::Publisher, watch};
-use crate::{auth::Operators, bus::SharedBus, model::UnixMs, store::SharedStore};
+use crate::{auth::Operators, bus::SharedBus, model::UnixMs, pki::Issuer, store::SharedStore};
 
 pub struct Context {
     pub store: SharedStore,
@@ -19,6 +19,8 @@ pub struct Context {
     pub publisher: Publisher,
     /// Agents can be told where uploaded files of packages are.
     pub hosts_packages: bool,
+    /// Issues certificates, if anybody does.
+    pub issuer: Option<Issuer>,
     /// One permit a watch.
     pub watches: Arc<Semaphore>,
     /// Ends watches.
@@ -26,12 +28,19 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn new(store: SharedStore, bus: SharedBus, hosts_packages: bool, shutdown: CancellationToken) -> Arc<Self> {
+    pub fn new(
+        store: SharedStore,
+        bus: SharedBus,
+        hosts_packages: bool,
+        issuer: Option<Issuer>,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
             operators: Arc::new(Operators::new(store.clone())),
             gateways: Gateways::new(bus.clone()),
             publisher: Publisher::new(bus.clone()),
             hosts_packages,
+            issuer,
             watches: Arc::new(Semaphore::new(watch::MAX_WATCHES)),
             store,
             bus,

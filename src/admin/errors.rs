@@ -134,6 +134,10 @@ pub fn from_store(error: store::Error) -> Status {
         Error::BeingDeleted { kind, name } => {
             status(Code::Aborted, &reason(kind, "BEING_DELETED"), message, &[("name", &name)])
         }
+        Error::WrongState { kind, name, state } => {
+            let metadata = [("name", name.as_str()), ("state", state)];
+            status(Code::FailedPrecondition, &reason(kind, "WRONG_STATE"), message, &metadata)
+        }
         Error::EtagMismatch { kind: _, name, given: _, current } => {
             status(Code::Aborted, "ETAG_MISMATCH", message, &[("name", &name), ("current", &current)])
         }

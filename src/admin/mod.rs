@@ -7,6 +7,7 @@ mod agent_config;
 mod agent_packages;
 mod agents;
 mod authorized;
+mod certificates;
 mod commands;
 mod components;
 mod context;

@@ -6,8 +6,8 @@ use prost::Message;
 use super::metrics;
 use crate::{
     bus::{SharedBus, Topic},
-    model::InstanceUid,
-    proto::bus::{AgentsChanged, Hint},
+    model::{AgentRecord, InstanceUid},
+    proto::bus::{AgentsChanged, GatewayBatch, Hint, Verdict},
 };
 
 pub struct Publisher {
@@ -37,6 +37,19 @@ impl Publisher {
     pub async fn agent_to_reconcile(&self, uid: InstanceUid) {
         self.hint(Hint { agents_to_reconcile: uid.to_bytes(), ..Default::default() }).await;
         self.agent_changed(uid).await;
+    }
+
+    /// Tells an agent, where it is connected, why it does not get what it asked for. If that is lost, it learns it when it asks
+    /// again.
+    pub async fn agent_refused(&self, agent: &AgentRecord, reason: &str) {
+        let verdict = Verdict {
+            instance_uid: agent.uid.to_bytes(),
+            connection_generation: agent.presence.connection_generation,
+            refusal: reason.to_owned(),
+            ..Default::default()
+        };
+        let batch = GatewayBatch { verdicts: vec![verdict], ..Default::default() };
+        self.publish(&Topic::Gateway(agent.presence.gateway.clone()), batch.encode_to_vec().into()).await;
     }
 
     /// For those who watch.

@@ -9,17 +9,19 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_web::GrpcWebLayer;
 
 use super::{
-    Config, agents, commands, context::Context, cors::Cors, fleet, gate::Gate, listener, package_files, policies,
-    tokens,
+    Config, agents, certificates, commands, context::Context, cors::Cors, fleet, gate::Gate, listener, package_files,
+    policies, tokens,
 };
 use crate::{
     bus::SharedBus,
     packages::Storage,
+    pki::Issuer,
     proto::{
         self,
         admin::{
-            agents_server::AgentsServer, commands_server::CommandsServer, fleet_server::FleetServer,
-            package_files_server::PackageFilesServer, policies_server::PoliciesServer, tokens_server::TokensServer,
+            agents_server::AgentsServer, certificates_server::CertificatesServer, commands_server::CommandsServer,
+            fleet_server::FleetServer, package_files_server::PackageFilesServer, policies_server::PoliciesServer,
+            tokens_server::TokensServer,
         },
     },
     store::SharedStore,
@@ -54,11 +56,12 @@ pub struct Server {
     bus: SharedBus,
     packages: Option<Storage>,
     is_package_url_known: bool,
+    issuer: Option<Issuer>,
 }
 
 impl Server {
     pub fn new(config: Config, store: SharedStore, bus: SharedBus) -> Self {
-        Self { config, store, bus, packages: None, is_package_url_known: false }
+        Self { config, store, bus, packages: None, is_package_url_known: false, issuer: None }
     }
 
     /// Takes package files for this storage. Policies may offer them if it is known where agents fetch them.
@@ -66,11 +69,16 @@ impl Server {
         Self { packages: storage, is_package_url_known, ..self }
     }
 
+    /// Has certificates issued by it.
+    pub fn with_issuer(self, issuer: Option<Issuer>) -> Self {
+        Self { issuer, ..self }
+    }
+
     /// Serves until `shutdown`, and then until calls under way have ended or the drain time-out is over.
     pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { config, store, bus, packages, is_package_url_known } = self;
+        let Self { config, store, bus, packages, is_package_url_known, issuer } = self;
         let hosts_packages = packages.is_some() && is_package_url_known;
-        let context = Context::new(store.clone(), bus, hosts_packages, shutdown.clone());
+        let context = Context::new(store.clone(), bus, hosts_packages, issuer, shutdown.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = routes(&config, &context, packages)?.add_service(health_service);
         let serve = transport::Server::builder()
@@ -124,6 +132,8 @@ fn routes(
         message_timeout: config.request_timeout,
     })
     .max_decoding_message_size(package_files::MAX_MESSAGE_BYTES);
+    let certificates = CertificatesServer::new(certificates::Service(context.clone()))
+        .max_decoding_message_size(MAX_SMALL_REQUEST_BYTES);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTORS)
@@ -135,6 +145,7 @@ fn routes(
         .add_service(tokens)
         .add_service(commands)
         .add_service(package_files)
+        .add_service(certificates)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))
 }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use tokio::time::Instant;
 
 use super::{
-    first_token,
+    authority, first_token,
     health::Health,
     listeners::{self, ListenFile},
     node, shutdown,
@@ -42,6 +42,7 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
     let config = role.config_service.config()?;
     let packages = role.packages.storage()?;
     let is_package_url_known = !config.package_url.is_empty();
+    let issuer = authority::issuer(&role.config_service, None)?;
     let first_tokens = [
         (TokenKind::Operator, OPERATOR_TOKEN_NAME, role.operator_token()?),
         (TokenKind::Agent, AGENT_TOKEN_NAME, role.agent_token()?),
@@ -63,8 +64,12 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
         prepared = prepare(&store, role.schema_wait, &first_tokens) => prepared?,
         () = shutdown.cancelled() => return Ok(()),
     }
-    let service = ConfigService::new(config, node.clone(), store.clone(), bus.clone()).with_packages(packages.clone());
-    let admin = admin::Server::new(role.admin.config(), store, bus).with_packages(packages, is_package_url_known);
+    let service = ConfigService::new(config, node.clone(), store.clone(), bus.clone())
+        .with_packages(packages.clone())
+        .with_issuer(issuer.clone());
+    let admin = admin::Server::new(role.admin.config(), store, bus)
+        .with_packages(packages, is_package_url_known)
+        .with_issuer(issuer);
 
     let mut health = Health::new(metrics);
     health.shutdown(&shutdown);

@@ -1,5 +1,5 @@
 //! The folder of `standalone`: `muster.db`, `agent.token`, `operator.token`, `listen.json`, `lock`, and the
-//! folder `packages`.
+//! folder `packages`. Also `agent-ca.pem` and `agent-ca.key`, the authority that issues agents' certificates.
 
 use std::{
     fs::{self, File},
@@ -67,6 +67,28 @@ impl DataDir {
         self.path.join("listen.json")
     }
 
+    /// The certificate and the key of the folder's certificate authority, in PEM; `make` makes them on the first start.
+    pub fn authority(
+        &self,
+        make: impl FnOnce() -> anyhow::Result<(String, String)>,
+    ) -> anyhow::Result<(String, String)> {
+        let (certificate, key) = (self.path.join("agent-ca.pem"), self.path.join("agent-ca.key"));
+        match (certificate.exists(), key.exists()) {
+            (true, _) => {}
+            // A start was cut short, or a file is missing. Keys are not overwritten.
+            (false, true) => {
+                bail!("{} has no agent-ca.pem beside it: put that back, or delete the key for a new one", key.display())
+            }
+            (false, false) => {
+                let (certificate_text, key_text) = make()?;
+                write_atomically(&key, key_text.as_bytes(), 0o600)?;
+                write_atomically(&certificate, certificate_text.as_bytes(), 0o644)?;
+            }
+        }
+        let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+        Ok((read(&certificate)?, read(&key)?))
+    }
+
     /// Reads the folder's token, or makes one on the first start.
     pub fn token(&self, kind: TokenKind) -> anyhow::Result<FirstToken> {
         let path = self.path.join(format!("{}.token", kind.name()));
@@ -104,5 +126,20 @@ mod tests {
         assert!(!kept.is_new && kept.text == made.text);
         let files: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(files.len(), 2, "nothing temporary is left: {files:?}");
+    }
+
+    #[test]
+    fn an_authority_is_made_once_and_its_key_kept_private() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = DataDir::open(parent.path()).unwrap();
+        let pair = || ("certificate".to_owned(), "key".to_owned());
+        assert_eq!(folder.authority(|| Ok(pair())).unwrap(), pair());
+        let key = parent.path().join("agent-ca.key");
+        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(folder.authority(|| panic!("there is one")).unwrap(), pair());
+        fs::remove_file(parent.path().join("agent-ca.pem")).unwrap();
+        let error = folder.authority(|| panic!("there is a key")).unwrap_err().to_string();
+        assert!(error.contains("has no agent-ca.pem"), "{error}");
+        assert_eq!(fs::read_to_string(key).unwrap(), "key");
     }
 }

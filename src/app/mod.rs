@@ -3,6 +3,7 @@
 //!
 //! Architecture invariant: the one place that knows every component. Components do not know it.
 
+mod authority;
 mod config_service;
 mod conformance;
 mod data_dir;

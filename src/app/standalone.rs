@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    authority,
     data_dir::{DataDir, FirstToken},
     first_token,
     health::Health,
@@ -56,6 +57,7 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     let is_tls = tls.is_some();
     let folder = DataDir::open(&role.data_dir)?;
     let packages = role.packages.storage_or(&folder.packages())?;
+    let issuer = authority::issuer(&role.config_service, Some(&folder))?;
     listeners::warn_if_open(&role.gateway, role.opamp_listen);
     let opamp = listeners::bind("OpAMP", role.opamp_listen)?;
     let calls = listeners::bind("the admin API", role.admin_listen)?;
@@ -74,8 +76,11 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     let bus: SharedBus = InProcess::new();
     let node = node::id(None);
     let service = ConfigService::new(service_config, node.clone(), store.clone(), bus.clone())
-        .with_packages(Some(packages.clone()));
-    let admin = admin::Server::new(role.admin.config(), store, bus.clone()).with_packages(Some(packages.clone()), true);
+        .with_packages(Some(packages.clone()))
+        .with_issuer(issuer.clone());
+    let admin = admin::Server::new(role.admin.config(), store, bus.clone())
+        .with_packages(Some(packages.clone()), true)
+        .with_issuer(issuer);
     let gateway_config = gateway::Config { package_storage: Some(packages), ..gateway_config };
     let gateway = Gateway::with_tls(gateway_config, tls, node, bus);
 

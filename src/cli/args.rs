@@ -114,6 +114,12 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Have an agent issued the certificate that it asked for
+    #[command(subcommand)]
+    Approve(Approve),
+    /// Deny an agent the certificate that it asked for, or revoke one that it has
+    #[command(subcommand)]
+    Deny(Deny),
     /// Summarise the fleet
     Fleet {
         #[command(flatten)]
@@ -189,12 +195,44 @@ pub enum Get {
         #[command(flatten)]
         output: Output,
     },
+    /// Certificates that agents asked for
+    Certificates {
+        /// Only of this agent
+        #[arg(long, value_name = "UID", default_value = "", hide_default_value = true)]
+        agent: String,
+        /// Only in this state
+        #[arg(long, value_enum)]
+        state: Option<CertificateState>,
+        #[command(flatten)]
+        output: Output,
+    },
     /// One policy; with json and yaml, its files too
     Policy {
         name: String,
         #[command(flatten)]
         output: Output,
     },
+}
+
+#[derive(Subcommand)]
+pub enum Approve {
+    /// A request for a certificate
+    Certificate { id: String },
+}
+
+#[derive(Subcommand)]
+pub enum Deny {
+    /// A request for a certificate, or a certificate
+    Certificate { id: String },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum CertificateState {
+    Pending,
+    Denied,
+    Issued,
+    Superseded,
+    Revoked,
 }
 
 #[derive(Subcommand)]

@@ -20,8 +20,9 @@ use super::{
     error::{Error, Result},
 };
 use crate::proto::admin::{
-    agents_client::AgentsClient, commands_client::CommandsClient, fleet_client::FleetClient,
-    package_files_client::PackageFilesClient, policies_client::PoliciesClient, tokens_client::TokensClient,
+    agents_client::AgentsClient, certificates_client::CertificatesClient, commands_client::CommandsClient,
+    fleet_client::FleetClient, package_files_client::PackageFilesClient, policies_client::PoliciesClient,
+    tokens_client::TokensClient,
 };
 
 const DEFAULT_SERVER: &str = "http://127.0.0.1:4321";
@@ -79,6 +80,10 @@ impl Client {
 
     pub fn fleet(&self) -> FleetClient<Channel> {
         FleetClient::new(self.channel.clone())
+    }
+
+    pub fn certificates(&self) -> CertificatesClient<Channel> {
+        CertificatesClient::new(self.channel.clone())
     }
 
     pub fn tokens(&self) -> TokensClient<Channel> {

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Agent, Args, Command, Config, Delete, Describe, Forget, Get, History, Label, Token, Watch};
+use args::{Agent, Approve, Args, Command, Config, Delete, Deny, Describe, Forget, Get, History, Label, Token, Watch};
 use connection::Client;
 use error::Result;
 
@@ -52,13 +52,20 @@ async fn run(args: Args) -> Result<()> {
 
 /// The commands that talk to a server.
 async fn call(command: Command, client: Client) -> Result<()> {
-    use command::{agent_config, agent_packages, agents, apply, commands, fleet, package_files, policies, tokens};
+    use command::{
+        agent_config, agent_packages, agents, apply, certificates, commands, fleet, package_files, policies, tokens,
+    };
     match command {
         Command::Get(Get::Agents { selector, output }) => agents::list(&client, selector, output.format).await,
         Command::Get(Get::Agent { uid, output }) => agents::get(&client, uid, output.format).await,
         Command::Get(Get::Policies { output }) => policies::list(&client, output.format).await,
         Command::Get(Get::Policy { name, output }) => policies::get(&client, name, output.format).await,
         Command::Get(Get::PackageFiles { output }) => package_files::list(&client, output.format).await,
+        Command::Get(Get::Certificates { agent, state, output }) => {
+            certificates::list(&client, agent, state, output.format).await
+        }
+        Command::Approve(Approve::Certificate { id }) => certificates::approve(&client, id).await,
+        Command::Deny(Deny::Certificate { id }) => certificates::deny(&client, id).await,
         Command::Describe(Describe::Agent { uid }) => agents::describe(&client, uid).await,
         Command::Watch(Watch::Agents { selector, output }) => {
             command::watch::agents(&client, selector, output.format).await

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Error;
+use super::{Approval, Error};
 
 /// Settings, with defaults for production. Times are long enough to cost little and short enough that what a lost
 /// message leaves undone is done before anyone asks.
@@ -56,6 +56,8 @@ pub struct Config {
     pub gc_min_age: Duration,
     /// Transitions of health are kept for so long.
     pub health_history: Duration,
+    /// Whether agents get certificates. Without an authority nobody does.
+    pub certificate_approval: Approval,
 }
 
 impl Default for Config {
@@ -83,6 +85,7 @@ impl Default for Config {
             gc_interval: Duration::from_secs(3_600),
             gc_min_age: Duration::from_secs(2 * 86_400),
             health_history: Duration::from_secs(30 * 86_400),
+            certificate_approval: Approval::Manual,
         }
     }
 }

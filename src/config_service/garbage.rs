@@ -16,6 +16,9 @@ const SHARD: u16 = 0;
 /// Commands are kept for so long after they were finished.
 const COMMANDS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
+/// Certificates are kept for so long after they have expired, requests that came to nothing after they were made.
+const CERTIFICATES_KEPT: Duration = Duration::from_secs(90 * 86_400);
+
 pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut outage = Outage::new("deleting unused contents");
     let mut history_outage = Outage::new("deleting old history");
@@ -43,5 +46,6 @@ async fn forget(shared: &Shared) -> store::Result<()> {
     shared.store.forget_health(before(shared.config.health_history)).await?;
     shared.store.forget_commands(before(COMMANDS_KEPT)).await?;
     components::forget(&shared.store).await?;
+    shared.store.forget_certificates(before(CERTIFICATES_KEPT)).await?;
     Ok(())
 }

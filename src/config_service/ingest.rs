@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     announcements,
+    certificates::{self, Facts},
     decide::{Context, Decided, Found, Outcome, decide},
     metrics,
     openings::{Hold, Openings},
@@ -26,6 +27,7 @@ use super::{
 use crate::{
     model::{AgentRecord, ContentHash, InstanceUid},
     proto::bus,
+    protocol::message::tag,
     store,
 };
 
@@ -194,7 +196,7 @@ impl Worker {
         let mut decided = Vec::new();
         for item in items {
             let row = rows.remove(&item.uid);
-            match isolated_agent("report", item.uid, || self.decide(&item, row, &policies)) {
+            match self.decide_with_certificates(&item, row, &policies).await? {
                 Some(Outcome::Write(outcome)) => decided.push((item, *outcome)),
                 Some(Outcome::Answer(verdict)) => results.answer(&item.report.gateway, verdict),
                 Some(Outcome::Probe(connection)) => {
@@ -215,9 +217,37 @@ impl Worker {
         self.write(decided, results).await
     }
 
-    fn decide(&self, item: &Item, row: Option<AgentRecord>, policies: &Snapshot) -> Outcome {
+    /// Once it is known whose report it is, and if it has to do with certificates, those are looked up or issued.
+    async fn decide_with_certificates(
+        &self,
+        item: &Item,
+        row: Option<AgentRecord>,
+        policies: &Snapshot,
+    ) -> store::Result<Option<Outcome>> {
+        let report = &item.report;
+        let is_about_certificates = report.certificate.is_some() && report.opening.is_some()
+            || report.carries(tag::CONNECTION_SETTINGS_REQUEST);
+        let known = if is_about_certificates { row.clone() } else { None };
+        let outcome = isolated_agent("report", item.uid, || self.decide(item, row, policies, None));
+        if !is_about_certificates || !matches!(outcome, Some(Outcome::Write(_) | Outcome::Answer(_))) {
+            return Ok(outcome);
+        }
+        let facts = Box::pin(certificates::facts(&self.shared, item.uid, known.as_ref(), report)).await?;
+        Ok(match &facts {
+            None => outcome,
+            facts => isolated_agent("report", item.uid, || self.decide(item, known, policies, facts.as_ref())),
+        })
+    }
+
+    fn decide(
+        &self,
+        item: &Item,
+        row: Option<AgentRecord>,
+        policies: &Snapshot,
+        certificates: Option<&Facts>,
+    ) -> Outcome {
         let is_gateway_dead = |gateway: &str| self.shared.gateways.is_dead(gateway);
-        let context = Context { policies, now: unix_ms(), is_gateway_dead: &is_gateway_dead };
+        let context = Context { policies, certificates, now: unix_ms(), is_gateway_dead: &is_gateway_dead };
         decide(item.uid, row, &item.report, item.resolution.as_ref(), &context)
     }
 

@@ -8,12 +8,14 @@
 //! - [`ingest`] takes reports in batches: reads, decides ([`decide`], pure), writes, answers.
 //! - [`reconcile`] brings a change of policies to every agent, [`sweep`] repeats what was not answered; both through
 //!   [`fanout`]; what must not go out faster than some pace ([`pace`]) is [`waiting`].
+//! - [`certificates`] are requested by reports, and taken up with them.
 //! - [`commands`] go once to each agent that they are for.
 //! - [`components`] are asked for once for each hash.
 //! - [`bodies`] and [`tokens`] answer gateways; [`presence`] finds dead ones; [`garbage`] and [`package_files`] clean up.
 
 mod announcements;
 mod bodies;
+mod certificates;
 mod commands;
 mod components;
 mod config;
@@ -47,9 +49,10 @@ use std::sync::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use certificates::Approval;
 pub use config::Config;
 
-use crate::{bus::SharedBus, packages::Storage, store::SharedStore};
+use crate::{bus::SharedBus, packages::Storage, pki::Issuer, store::SharedStore};
 use shared::Shared;
 
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +66,7 @@ pub enum Error {
 
 /// One replica.
 pub struct ConfigService {
-    shared: Arc<Shared>,
+    shared: Box<Shared>,
     inputs: shared::Inputs,
     packages: Option<Storage>,
 }
@@ -85,12 +88,18 @@ impl ConfigService {
     /// `node` names this replica among its peers, and must be unique.
     pub fn new(config: Config, node: String, store: SharedStore, bus: SharedBus) -> Self {
         let (shared, inputs) = Shared::new(config, node, store, bus);
-        Self { shared: Arc::new(shared), inputs, packages: None }
+        Self { shared: Box::new(shared), inputs, packages: None }
     }
 
     /// Keeps the package storage tidy.
     pub fn with_packages(self, storage: Option<Storage>) -> Self {
         Self { packages: storage, ..self }
+    }
+
+    /// Has certificates issued by it.
+    pub fn with_issuer(mut self, issuer: Option<Issuer>) -> Self {
+        self.shared.issuer = issuer;
+        self
     }
 
     pub fn handle(&self) -> Handle {
@@ -100,6 +109,7 @@ impl ConfigService {
     /// Runs until `shutdown`; then the batches under way are finished, and the membership ends.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let Self { shared, inputs, packages } = self;
+        let shared: Arc<Shared> = shared.into();
         shared.config.check()?;
         metrics::describe();
         let mut tasks = JoinSet::new();

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message;
 
 use crate::{
     model::{ContentHash, InstanceUid, UnixMs, agent::Transport, policy::PolicyKind},
-    proto::bus,
-    protocol::{fields, message::tag},
+    proto::{bus, opamp},
+    protocol::{
+        fields::{self, Value},
+        message::tag,
+    },
 };
 
 /// What one agent said since its last acknowledged report; see `muster.bus.v1.Report`.
@@ -26,6 +30,8 @@ pub struct Report {
     pub is_ending: bool,
     /// The connection settings that were put on the agent's connection.
     pub sent_connection_settings: Option<ContentHash>,
+    /// The certificate of the built-in authority that its connection was let in by.
+    pub certificate: Option<[u8; 16]>,
 }
 
 impl Report {
@@ -52,6 +58,7 @@ impl Report {
             opening: report.opening,
             is_ending: report.ending.is_some(),
             sent_connection_settings: ContentHash::from_slice(&report.sent_connection_settings),
+            certificate: report.certificate_serial[..].try_into().ok(),
         })
     }
 
@@ -71,6 +78,16 @@ impl Report {
 
     pub fn carries_description(&self) -> bool {
         self.carries(tag::AGENT_DESCRIPTION)
+    }
+
+    /// The request for a certificate that it makes, if it makes one.
+    pub fn certificate_request(&self) -> Option<Bytes> {
+        let range = fields::fields(&self.message).map_while(Result::ok).find_map(|field| match field.value {
+            Value::Bytes(range) if field.number == tag::CONNECTION_SETTINGS_REQUEST => Some(range),
+            _ => None,
+        })?;
+        let request = opamp::ConnectionSettingsRequest::decode(self.message.slice(range)).ok()?;
+        Some(request.opamp?.certificate_request?.csr)
     }
 
     /// A verdict that acknowledges this report and says nothing else.

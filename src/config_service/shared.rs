@@ -24,6 +24,7 @@ use crate::{
         UnixMs,
         uid::{SHARD_COUNT, Shard},
     },
+    pki::Issuer,
     proto::bus,
     store::SharedStore,
 };
@@ -36,6 +37,8 @@ pub type Owned = Arc<BTreeSet<Shard>>;
 
 pub struct Shared {
     pub config: Config,
+    /// Issues certificates, if anybody does.
+    pub issuer: Option<Issuer>,
     pub node: String,
     pub store: SharedStore,
     pub bus: SharedBus,
@@ -91,6 +94,7 @@ impl Shared {
             ready: Arc::default(),
             listening: AtomicBool::default(),
             config,
+            issuer: None,
             node,
             store,
             bus,

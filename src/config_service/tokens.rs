@@ -1,4 +1,4 @@
-//! Sending the list of agent tokens to gateways: to one that asks, and to all when it changes.
+//! Sending the list of agent tokens, with what is to be known of certificates, to gateways: to one that asks, and to all when it changes.
 
 use std::sync::Arc;
 
@@ -33,7 +33,15 @@ pub async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<Option<String
 async fn answer(shared: &Shared, requests: Vec<Option<String>>) -> store::Result<()> {
     let (version, tokens) = shared.store.agent_tokens(unix_ms()).await?;
     let package_key = shared.store.package_key().await?.to_vec().into();
-    let tokens = bus::AgentTokens { version, tokens: tokens.into_iter().map(to_wire).collect(), package_key };
+    let revoked = shared.store.revoked_certificates(unix_ms()).await?;
+    let authorities = shared.issuer.iter().flat_map(|issuer| issuer.authority.certificates());
+    let tokens = bus::AgentTokens {
+        version,
+        tokens: tokens.into_iter().map(to_wire).collect(),
+        authorities: authorities.map(|certificate| certificate.to_vec().into()).collect(),
+        revoked_certificates: revoked.into_iter().map(|serial| serial.to_vec().into()).collect(),
+        package_key,
+    };
     let mut gateways = match requests.contains(&None) {
         // While the list cannot be read nothing can be sent; gateways ask every minute.
         true => shared.bus.members(Role::Gateway).await.unwrap_or_default(),

@@ -80,6 +80,8 @@ pub struct Rare {
     pub asks_components: bool,
     /// The next message is to say which custom capabilities the server has.
     pub tells_custom_capabilities: bool,
+    /// The next message is this BAD_REQUEST.
+    pub refusal: Option<Box<str>>,
     /// Another connection that claims the same uid, while it is being found out which one is to have it.
     pub contender: Option<Box<Contender>>,
     /// The config service asked whether the agent still lives on the connection of this generation.
@@ -384,6 +386,7 @@ impl Entry {
         rare.commands = Vec::new();
         rare.tells_custom_capabilities = false;
         rare.asks_components = false;
+        rare.refusal = None;
         rare.probed_generation = None;
         let pending = rare.pending.get_or_insert_default();
         pending.ending = Some(reason);
@@ -438,6 +441,7 @@ impl Rare {
             && self.commands.is_empty()
             && !self.tells_custom_capabilities
             && !self.asks_components
+            && self.refusal.is_none()
             && self.contender.is_none()
             && self.probed_generation.is_none()
             && self.full_state.is_idle(now_ms)

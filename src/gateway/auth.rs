@@ -18,7 +18,7 @@ use crate::{
     auth::token,
     model::{ContentHash, InstanceUid},
     packages::access::Key,
-    pki::Identity,
+    pki::{Identity, Serial},
     proto::bus::AgentTokens,
 };
 
@@ -37,22 +37,34 @@ pub struct Credential {
 struct Certificate {
     /// The agent that alone may speak by it.
     uid: Option<InstanceUid>,
+    /// If the built-in authority issued it.
+    serial: Option<Serial>,
 }
 
 impl Credential {
-    /// A certificate that is believed.
-    pub fn certificate(identity: Identity) -> Self {
+    /// A certificate that is believed, because the built-in authority signed it or another one did.
+    pub fn certificate(identity: Identity, is_built_in: bool) -> Self {
         Self {
             id: identity.name,
             expires_unix_ms: u64::try_from(identity.not_after).unwrap_or(0).max(1),
             is_revoked: AtomicBool::new(false),
-            certificate: Some(Certificate { uid: identity.uid }),
+            certificate: Some(Certificate { uid: identity.uid, serial: identity.serial.filter(|_| is_built_in) }),
         }
     }
 
     /// The agent that alone may speak by it, if it is for one.
     pub fn uid(&self) -> Option<InstanceUid> {
         self.certificate.as_ref()?.uid
+    }
+
+    /// The serial number of a certificate that the built-in authority issued.
+    pub fn serial(&self) -> Option<Serial> {
+        self.certificate.as_ref()?.serial
+    }
+
+    /// Nobody is let in by it any more; the sweeper closes the connections that were.
+    pub fn revoke(&self) {
+        self.is_revoked.store(true, Ordering::Relaxed);
     }
 
     pub fn is_valid(&self, now_unix_ms: u64) -> bool {
@@ -112,7 +124,7 @@ impl Tokens {
             .collect();
         for (digest, credential) in old.iter().flat_map(|old| &old.by_digest) {
             if !by_digest.contains_key(digest) {
-                credential.is_revoked.store(true, Ordering::Relaxed);
+                credential.revoke();
                 tracing::info!(token = %credential.id, "agent token revoked");
             }
         }

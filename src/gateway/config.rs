@@ -99,6 +99,11 @@ impl Config {
     pub fn requires_token(&self) -> bool {
         self.agent_auth == AgentAuth::Required
     }
+
+    /// Whether nobody can be let in before the config service has said by which tokens and certificates.
+    pub fn awaits_tokens(&self) -> bool {
+        self.requires_token() || self.client_certificates != ClientCertificates::Off
+    }
 }
 
 impl Default for Config {

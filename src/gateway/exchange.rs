@@ -8,6 +8,7 @@ use super::{
     Shared,
     agents::{Echo, Entry, Link, Now, Waiting},
     auth::Credential,
+    certificates,
     connection::Connection,
     duplicates, identity, messages,
     polls::Polls,
@@ -174,16 +175,26 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
         let text = format!("the certificate of this connection is that of the agent {own}");
         return Outcome::Reply(bad_request(shared, Some(incoming.uid), text));
     }
+    if let Err(text) = certificates::check_request(&incoming, payload) {
+        return Outcome::Reply(bad_request(shared, Some(incoming.uid), text));
+    }
     let (uid, echo) = match identity::identify(shared, origin, &incoming, payload) {
         Ok(known) => known,
         Err(text) => return Outcome::Reply(bad_request(shared, Some(incoming.uid), text)),
     };
     let now = shared.now();
+    let has_another_certificate = shared.certificates.is_another(uid, origin);
     let mut guard = shared.registry.lock(&uid);
     let agents = &mut *guard;
     let is_opening = match agents.entries.get_mut(&uid) {
-        Some(entry) if polls_too_often(shared, entry, &mut agents.polls, uid, origin, now) => return Outcome::TooOften,
-        Some(entry) if origin.is(&entry.link) && !entry.is_restart(&incoming) => false,
+        Some(entry) if polls_too_often(shared, entry, &mut agents.polls, uid, origin, now) => {
+            if has_another_certificate {
+                // That is noted when it is taken.
+                shared.certificates.forget(&uid);
+            }
+            return Outcome::TooOften;
+        }
+        Some(entry) if origin.is(&entry.link) && !entry.is_restart(&incoming) && !has_another_certificate => false,
         Some(Entry { link: Link::WebSocket(old), .. }) if old.outbox.is_open() => {
             return duplicates::contend(shared, agents, uid, origin, echo, &incoming, payload);
         }

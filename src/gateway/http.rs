@@ -196,6 +196,10 @@ impl Serving {
     fn authenticate(&self, request: &Request<Incoming>) -> Result<Option<Arc<Credential>>, Refusal> {
         let shared = &self.shared;
         let is_required = shared.config.client_certificates == ClientCertificates::Required;
+        // Nor is it known whose certificates are believed.
+        if (self.presented.is_some() || is_required) && !shared.tokens.are_known() {
+            return Err(self.busy("tokens_unknown"));
+        }
         let shown =
             self.presented.as_ref().map(|presented| shared.certificates.check(presented, shared.tls.as_deref()));
         let problem = match shown {

@@ -248,7 +248,7 @@ impl Handle {
         if !shared.is_subscribed.load(Ordering::Relaxed) {
             return Some("not subscribed to the bus yet");
         }
-        if shared.config.agent_auth == AgentAuth::Required && !shared.tokens.are_known() {
+        if shared.config.awaits_tokens() && !shared.tokens.are_known() {
             return Some("agent tokens have not come from the config service yet");
         }
         None

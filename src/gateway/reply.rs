@@ -64,6 +64,7 @@ fn has_news(shared: &Shared, entry: &Entry, now_ms: u64) -> bool {
         rare.full_state.is_due(now_ms)
             || rare.tells_custom_capabilities
             || rare.asks_components
+            || rare.refusal.is_some()
             || rare.offers.iter().any(|offer| shared.bodies.has(&offer.hash))
     })
 }
@@ -136,9 +137,19 @@ pub fn compose(shared: &Shared, uid: InstanceUid, entry: &mut Entry, echo: Echo,
     if let Some(reply) = commands::for_poll(shared, entry, echo, now_ms) {
         return reply;
     }
+    if let Some(refusal) = take_refusal(shared, entry, echo.uid) {
+        return refusal;
+    }
     let news = take_news(shared, entry, now_ms);
     note_sent(shared, uid, entry, &news.offers);
     news.addressed(echo)
+}
+
+/// What the agent asked for and is not to have: told once, and alone.
+fn take_refusal(shared: &Shared, entry: &mut Entry, uid: InstanceUid) -> Option<Reply> {
+    let text = entry.rare.as_mut()?.refusal.take()?;
+    shared.metrics.bad_requests.increment(1);
+    Some(Reply::error(Some(uid), ServerErrorResponseType::BadRequest, text.into(), None))
 }
 
 fn note_sent(shared: &Shared, uid: InstanceUid, entry: &mut Entry, offers: &[Offer]) {
@@ -163,6 +174,9 @@ fn tell_if(
     owed: Option<Echo>,
     now_ms: u64,
 ) {
+    if let Some(refusal) = take_refusal(shared, entry, owed.map_or(uid, |echo| echo.uid)) {
+        send(shared, connection, &refusal);
+    }
     let wishes = entry.rare.as_ref().map(|rare| {
         (rare.offers.clone(), rare.full_state.clone(), rare.tells_custom_capabilities, rare.asks_components)
     });

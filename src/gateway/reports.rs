@@ -20,6 +20,7 @@ use crate::{
         ContentHash, InstanceUid,
         uid::{SHARD_COUNT, Shard},
     },
+    pki::Serial,
     proto::bus::{CommandResult, Ending, ProbeResult, Report, ShardBatch, Transport},
 };
 
@@ -151,7 +152,7 @@ fn batch(shared: &Shared, shard: Shard, uids: &[InstanceUid]) -> (Vec<Report>, u
         if reports.len() >= MAX_BATCH_REPORTS || bytes >= MAX_BATCH_BYTES {
             return (reports, index);
         }
-        if let Some(report) = agents.entries.get_mut(uid).and_then(|entry| published(*uid, entry, now_ms)) {
+        if let Some(report) = agents.entries.get_mut(uid).and_then(|entry| published(shared, *uid, entry, now_ms)) {
             bytes += report.message.len();
             reports.push(report);
         }
@@ -160,7 +161,7 @@ fn batch(shared: &Shared, shard: Shard, uids: &[InstanceUid]) -> (Vec<Report>, u
 }
 
 /// The agent's report if it waits for publication, which is noted.
-fn published(uid: InstanceUid, entry: &mut Entry, now_ms: u64) -> Option<Report> {
+fn published(shared: &Shared, uid: InstanceUid, entry: &mut Entry, now_ms: u64) -> Option<Report> {
     let sequence_num = entry.durable_sequence_num();
     let transport = match entry.link {
         Link::WebSocket(_) | Link::Gone { was_http: false } => Transport::Websocket,
@@ -170,6 +171,7 @@ fn published(uid: InstanceUid, entry: &mut Entry, now_ms: u64) -> Option<Report>
     if pending.due_ms != 0 {
         return None;
     }
+    let certificate = shared.certificates.serial(&uid, &entry.link);
     let doublings = u32::from(pending.attempts).min(8);
     let repeat_ms = (FIRST_REPEAT_MS << doublings).min(LONGEST_REPEAT_MS);
     pending.due_ms = now_ms + repeat_ms + rand::random_range(0..=repeat_ms / 5);
@@ -185,6 +187,7 @@ fn published(uid: InstanceUid, entry: &mut Entry, now_ms: u64) -> Option<Report>
         opening: pending.opening,
         ending: pending.ending.map(|reason| Ending { reason: reason as i32 }),
         sent_connection_settings: pending.sent_connection_settings.map(ContentHash::to_bytes).unwrap_or_default(),
+        certificate_serial: certificate.map(Serial::to_bytes).unwrap_or_default(),
     })
 }
 

@@ -13,7 +13,6 @@ use super::{
     Shared,
     agents::Link,
     commands,
-    config::AgentAuth,
     connection::Connection,
     pace, reply, reports,
     websocket::{self, code},
@@ -72,9 +71,7 @@ fn each_second(shared: &Shared, round: u64, now_ms: u64) {
         shared.seldom.forget(shared.clock.now_s());
     }
     shared.ask_for_bodies(now_ms);
-    if shared.config.agent_auth == AgentAuth::Required
-        && (!shared.tokens.are_known() || round.is_multiple_of(TOKENS_EVERY_ROUNDS))
-    {
+    if shared.config.awaits_tokens() && (!shared.tokens.are_known() || round.is_multiple_of(TOKENS_EVERY_ROUNDS)) {
         shared.outgoing.want_tokens();
     }
     shared.metrics.connections.set(shared.open.count() as f64);

@@ -8,7 +8,7 @@ use tokio::task::coop::consume_budget;
 use super::{
     Shared,
     agents::{Entry, Link, Now, Offer},
-    commands, duplicates, offers, reply, websocket,
+    certificates, commands, duplicates, offers, reply, websocket,
 };
 use crate::{
     bus::{Event, Subscription, Topic},
@@ -49,6 +49,8 @@ async fn take(shared: &Shared, batch: GatewayBatch) {
         }
     }
     if let Some(tokens) = batch.agent_tokens {
+        // Once there are tokens, it is known as well whose certificates are believed.
+        certificates::replace(shared, &tokens);
         shared.tokens.replace(&tokens);
     }
     for verdict in &batch.verdicts {
@@ -92,6 +94,9 @@ fn offer_of(kind: OfferKind, hash: ContentHash, generation: u64) -> Offer {
 }
 
 fn take_verdict(shared: &Shared, uid: InstanceUid, verdict: &Verdict) {
+    if verdict.refuses_certificate {
+        return certificates::refuse(shared, uid, verdict.connection_generation, &verdict.refusal);
+    }
     if let Ok(new_uid) = InstanceUid::from_slice(&verdict.new_instance_uid) {
         duplicates::rename(shared, uid, new_uid, verdict);
         take_verdict_of(shared, new_uid, verdict);
@@ -172,6 +177,9 @@ fn note_wishes(shared: &Shared, entry: &mut Entry, verdict: &Verdict) {
         || verdict.report_number < u64::from(entry.full_report_number);
     if verdict.report_full_state && !is_on_its_way && entry.is_live() {
         entry.rare().full_state.wanted();
+    }
+    if !verdict.refusal.is_empty() && entry.is_live() {
+        entry.rare().refusal = Some(verdict.refusal.as_str().into());
     }
     for offer in &verdict.offers {
         if let Some(hash) = ContentHash::from_slice(&offer.hash) {

@@ -168,11 +168,18 @@ pub struct Wanted {
     pub offer_attempts: u16,
 }
 
-/// A client certificate, in PEM.
+/// A client certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
+    /// PEM.
     pub certificate: Bytes,
+    /// The authority's own, PEM.
     pub issuer: Bytes,
+    /// 16 bytes.
+    pub serial: Bytes,
+    pub not_after: UnixMs,
+    /// The agent has connected with it.
+    pub is_used: bool,
 }
 
 impl AgentRecord {

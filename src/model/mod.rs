@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod attributes;
+pub mod certificate;
 pub mod command;
 pub mod content;
 pub mod desired;

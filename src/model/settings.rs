@@ -230,7 +230,13 @@ mod tests {
 
     #[test]
     fn a_certificate_makes_complete_settings() {
-        let certificate = Certificate { certificate: "pem".into(), issuer: "ca".into() };
+        let certificate = Certificate {
+            certificate: "pem".into(),
+            issuer: "ca".into(),
+            serial: vec![1; 16].into(),
+            not_after: 1,
+            is_used: false,
+        };
         let mut desired = Desired { certificate: Some(certificate), ..Desired::default() };
         let observed = agent(&[AgentCapabilities::AcceptsOpAmpConnectionSettings]);
         let none = ConnectionSettingsOffers::default();

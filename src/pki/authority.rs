@@ -179,7 +179,7 @@ mod tests {
         asks.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         asks.distinguished_name.push(DnType::CommonName, "administrator");
         let pem = asks.serialize_request(&key).and_then(|request| request.pem()).expect("a request");
-        Request::parse(pem.as_bytes(), uid()).expect("a good request")
+        Request::parse_from(pem.as_bytes(), uid()).expect("a good request")
     }
 
     #[test]

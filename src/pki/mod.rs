@@ -5,10 +5,12 @@
 
 mod authority;
 mod identity;
+mod issuer;
 mod request;
 
 pub use authority::{Authority, InvalidAuthority, IssueError, Issued};
 pub use identity::{Identity, InvalidCertificate};
+pub use issuer::Issuer;
 pub use request::{InvalidRequest, Request};
 
 use std::fmt;
@@ -23,6 +25,10 @@ impl Serial {
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         let bytes: [u8; 16] = bytes.try_into().ok()?;
         (0x40..0x80).contains(&bytes[0]).then_some(Self(bytes))
+    }
+
+    pub fn to_bytes(self) -> bytes::Bytes {
+        bytes::Bytes::copy_from_slice(&self.0)
     }
 
     fn random() -> Self {

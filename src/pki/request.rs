@@ -1,7 +1,6 @@
 //! What an agent asks for: a PKCS #10 request in PEM.
 
 use rustls_pki_types::{CertificateSigningRequestDer, pem::PemObject};
-use sha2::{Digest, Sha256};
 use x509_parser::{
     certification_request::X509CertificationRequest,
     extensions::{GeneralName, ParsedExtension},
@@ -22,8 +21,6 @@ const MIN_RSA_BITS: usize = 2048;
 pub struct Request {
     /// The public key as SubjectPublicKeyInfo in DER.
     pub public_key: Vec<u8>,
-    /// SHA-256 of the request in DER: the same request is the same.
-    pub digest: [u8; 32],
 }
 
 /// Why a request is refused. The text goes to the agent in a BAD_REQUEST.
@@ -50,8 +47,17 @@ pub enum InvalidRequest {
 }
 
 impl Request {
-    /// Reads and checks a request that came from the agent `sender`.
-    pub fn parse(pem: &[u8], sender: InstanceUid) -> Result<Self, InvalidRequest> {
+    /// Reads and checks a request that came from the agent `sender`: the only one that it may name.
+    pub fn parse_from(pem: &[u8], sender: InstanceUid) -> Result<Self, InvalidRequest> {
+        Self::read(pem, Some(sender))
+    }
+
+    /// Reads and checks a request of which it was checked before whom it names.
+    pub fn parse(pem: &[u8]) -> Result<Self, InvalidRequest> {
+        Self::read(pem, None)
+    }
+
+    fn read(pem: &[u8], sender: Option<InstanceUid>) -> Result<Self, InvalidRequest> {
         if pem.is_empty() {
             return Err(InvalidRequest::Missing);
         }
@@ -64,15 +70,15 @@ impl Request {
             return Err(InvalidRequest::Encoding);
         }
         check_signature(&request)?;
-        for named in claimed_uids(&request) {
-            if named != sender {
-                return Err(InvalidRequest::OtherAgent { named, sender });
-            }
+        if let Some(sender) = sender
+            && let Some(named) = claimed_uids(&request).into_iter().find(|named| *named != sender)
+        {
+            return Err(InvalidRequest::OtherAgent { named, sender });
         }
         let key = &request.certification_request_info.subject_pki;
         // What the authority cannot certify is refused here already.
         rcgen::SubjectPublicKeyInfo::from_der(key.raw).map_err(|_| InvalidRequest::Algorithm)?;
-        Ok(Self { public_key: key.raw.to_vec(), digest: Sha256::digest(&der).into() })
+        Ok(Self { public_key: key.raw.to_vec() })
     }
 }
 
@@ -140,25 +146,28 @@ mod tests {
             params("collector", Some("https://example.org/what-it-is")),
         ] {
             let request = pem(&request);
-            let parsed = Request::parse(request.as_bytes(), own).expect("a good request");
-            assert_eq!(Request::parse(request.as_bytes(), own).map(|again| again.digest), Ok(parsed.digest));
+            let parsed = Request::parse_from(request.as_bytes(), own).expect("a good request");
+            assert_eq!(
+                Request::parse_from(request.as_bytes(), own).map(|again| again.public_key),
+                Ok(parsed.public_key)
+            );
         }
         let wrong = InvalidRequest::OtherAgent { named: other, sender: own };
         for request in [params(&other.to_string(), None), params(&own.to_string(), Some(&urn(&other)))] {
-            assert_eq!(Request::parse(pem(&request).as_bytes(), own), Err(wrong.clone()));
+            assert_eq!(Request::parse_from(pem(&request).as_bytes(), own), Err(wrong.clone()));
         }
     }
 
     #[test]
     fn what_is_no_request_is_refused_by_what_is_wrong() {
         let good = pem(&params("x", None));
-        assert_eq!(Request::parse(b"", uid(1)), Err(InvalidRequest::Missing));
-        assert_eq!(Request::parse(b"hello", uid(1)), Err(InvalidRequest::Pem));
-        assert_eq!(Request::parse(&[b'x'; MAX_BYTES + 1], uid(1)), Err(InvalidRequest::Size(MAX_BYTES + 1)));
+        assert_eq!(Request::parse_from(b"", uid(1)), Err(InvalidRequest::Missing));
+        assert_eq!(Request::parse_from(b"hello", uid(1)), Err(InvalidRequest::Pem));
+        assert_eq!(Request::parse_from(&[b'x'; MAX_BYTES + 1], uid(1)), Err(InvalidRequest::Size(MAX_BYTES + 1)));
         let certificate = good.replace("CERTIFICATE REQUEST", "CERTIFICATE");
-        assert_eq!(Request::parse(certificate.as_bytes(), uid(1)), Err(InvalidRequest::Pem));
+        assert_eq!(Request::parse_from(certificate.as_bytes(), uid(1)), Err(InvalidRequest::Pem));
         let garbage = "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n";
-        assert_eq!(Request::parse(garbage.as_bytes(), uid(1)), Err(InvalidRequest::Encoding));
+        assert_eq!(Request::parse_from(garbage.as_bytes(), uid(1)), Err(InvalidRequest::Encoding));
     }
 
     #[test]
@@ -172,17 +181,17 @@ mod tests {
             let text = base64::engine::general_purpose::STANDARD.encode(forged);
             format!("-----BEGIN CERTIFICATE REQUEST-----\n{text}\n-----END CERTIFICATE REQUEST-----\n")
         };
-        assert_eq!(Request::parse(forged.as_bytes(), uid(1)), Err(InvalidRequest::Signature));
+        assert_eq!(Request::parse_from(forged.as_bytes(), uid(1)), Err(InvalidRequest::Signature));
     }
 
     proptest::proptest! {
         #[test]
         fn no_input_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300), at in 0usize..400) {
-            let _ = Request::parse(&bytes, uid(1));
+            let _ = Request::parse_from(&bytes, uid(1));
             let mut request = pem(&params("x", None)).into_bytes();
             let at = at % request.len();
             request.truncate(at);
-            let _ = Request::parse(&request, uid(1));
+            let _ = Request::parse_from(&request, uid(1));
         }
     }
 }

@@ -22,6 +22,7 @@ pub mod tag {
     pub const PACKAGE_STATUSES: u32 = 8;
     pub const AGENT_DISCONNECT: u32 = 9;
     pub const FLAGS: u32 = 10;
+    pub const CONNECTION_SETTINGS_REQUEST: u32 = 11;
     pub const CUSTOM_CAPABILITIES: u32 = 12;
     pub const CUSTOM_MESSAGE: u32 = 13;
     pub const AVAILABLE_COMPONENTS: u32 = 14;
@@ -48,6 +49,8 @@ pub struct Incoming {
     pub is_disconnect: bool,
     /// Where its custom message is, encoded. That is an event, and no part of the agent's state.
     pub custom_message: Option<Range<usize>>,
+    /// Where its request for connection settings is, encoded.
+    pub connection_settings_request: Option<Range<usize>>,
     /// Announces custom capabilities, and at least one.
     pub has_custom_capabilities: bool,
 }
@@ -81,6 +84,7 @@ impl Incoming {
             has_effective_config: false,
             is_disconnect: false,
             custom_message: None,
+            connection_settings_request: None,
             has_custom_capabilities: false,
         };
         for field in fields::fields(message) {
@@ -97,11 +101,14 @@ impl Incoming {
                 }
                 (number, value) => {
                     incoming.has_status = true;
-                    incoming.has_custom_capabilities |=
-                        number == tag::CUSTOM_CAPABILITIES && matches!(value, Value::Bytes(range) if !range.is_empty());
+                    incoming.has_custom_capabilities |= number == tag::CUSTOM_CAPABILITIES
+                        && matches!(&value, Value::Bytes(range) if !range.is_empty());
                     incoming.is_full |= number == tag::AGENT_DESCRIPTION;
                     incoming.has_health |= number == tag::HEALTH;
                     incoming.has_effective_config |= number == tag::EFFECTIVE_CONFIG;
+                    if let (tag::CONNECTION_SETTINGS_REQUEST, Value::Bytes(range)) = (number, value) {
+                        incoming.connection_settings_request = Some(range);
+                    }
                 }
             }
         }

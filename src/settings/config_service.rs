@@ -1,11 +1,14 @@
 //! Settings of the config service.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, value_parser};
+use clap::{Args, ValueEnum, value_parser};
 
-use super::{Error, values};
-use crate::{config_service, packages};
+use super::{Error, Secret, secret, values};
+use crate::{
+    config_service::{self, Approval},
+    packages,
+};
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Config service")]
@@ -64,6 +67,38 @@ pub struct ConfigService {
     /// How long transitions of agents' health are kept; of one agent, no more than the newest 200.
     #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = values::duration)]
     health_history: Duration,
+    /// Whether agents get certificates when they ask for one.
+    #[arg(long, value_name = "MODE", value_enum, default_value = "manual")]
+    agent_certificates: AgentCertificates,
+    /// How long agents' certificates are good; after two thirds of that they can be renewed.
+    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = values::duration)]
+    agent_certificate_validity: Duration,
+    /// PEM file with the certificate of the authority that issues certificates to agents, and after it those of former ones
+    /// whose certificates are still to be taken. `standalone` makes an authority in its data folder where none is given.
+    #[arg(long, value_name = "FILE")]
+    agent_ca_file: Option<PathBuf>,
+    /// The key of that authority, PKCS #8 in PEM.
+    #[arg(long, value_name = "SECRET", value_parser = Secret::parse)]
+    agent_ca_key: Option<Secret>,
+    /// File with the key of that authority.
+    #[arg(long, value_name = "FILE")]
+    agent_ca_key_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AgentCertificates {
+    /// Nobody gets one.
+    Off,
+    /// An operator decides; who has a good one gets the next at once.
+    Manual,
+    /// Each agent gets one for its own uid.
+    Automatic,
+}
+
+/// The authority that issues certificates to agents.
+pub struct AgentCa {
+    pub certificate_file: PathBuf,
+    pub key: Secret,
 }
 
 impl ConfigService {
@@ -87,9 +122,29 @@ impl ConfigService {
             body_cache_bytes: self.config_cache_bytes as usize,
             gc_interval: self.gc_interval,
             health_history: self.health_history,
+            certificate_approval: match self.agent_certificates {
+                AgentCertificates::Off => Approval::Off,
+                AgentCertificates::Manual => Approval::Manual,
+                AgentCertificates::Automatic => Approval::Automatic,
+            },
             ..Default::default()
         };
         config.check().map_err(|error| Error::Conflict(error.to_string()))?;
         Ok(config)
+    }
+
+    /// `None` if none is given.
+    pub fn agent_ca(&self) -> Result<Option<AgentCa>, Error> {
+        let key = secret::one_of("agent_ca_key", &self.agent_ca_key, &self.agent_ca_key_file)?;
+        match (&self.agent_ca_file, key) {
+            (Some(file), Some(key)) => Ok(Some(AgentCa { certificate_file: file.clone(), key })),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(Error::Conflict("agent-ca-file needs agent-ca-key or agent-ca-key-file".to_owned())),
+            (None, Some(_)) => Err(Error::Conflict("the key of agent-ca-key needs agent-ca-file".to_owned())),
+        }
+    }
+
+    pub fn agent_certificate_validity(&self) -> Duration {
+        self.agent_certificate_validity
     }
 }

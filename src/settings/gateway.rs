@@ -41,7 +41,7 @@ pub struct Gateway {
     /// PEM file with the key of that certificate. Read again when it changes.
     #[arg(long, value_name = "FILE")]
     tls_key_file: Option<PathBuf>,
-    /// Whether agents show a certificate of an authority in client-ca-file. Needs TLS.
+    /// Whether agents show a certificate, of the built-in authority or of one in client-ca-file. Needs TLS.
     #[arg(long, value_name = "MODE", value_enum, default_value = "off")]
     client_certificates: ClientCertificates,
     /// PEM file with the certificate authorities whose certificates agents may show. Read again when it changes.

@@ -42,6 +42,7 @@ pub(super) async fn observed<T>(
             | Error::BeingDeleted { .. }
             | Error::InUse { .. }
             | Error::Ambiguous { .. }
+            | Error::WrongState { .. }
             | Error::EtagMismatch { .. } => return error,
         };
         metrics::counter!(ERRORS, "operation" => operation).increment(1);

@@ -16,6 +16,7 @@
 //!   changed.
 //! - `package_files`: which files are in the package storage; the files themselves are not here.
 //! - `secrets`: what a deployment makes for itself once, such as the key of the package files' tokens.
+//! - `certificates`: requests of agents for client certificates, and those that were issued.
 //! - `tokens`: hashes of agent and operator tokens; `audit`: who changed what, written with the change.
 //!
 //! Two implementations pass one contract suite. What is the same in both is in `shared`, one file an aggregate; what a
@@ -24,6 +25,7 @@
 #![allow(clippy::duplicate_mod, reason = "`shared` is compiled once for each database, on purpose; see there")]
 
 mod batch;
+mod certificates;
 mod error;
 mod json;
 pub mod metrics;
@@ -39,6 +41,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use certificates::*;
 pub use types::*;
 
 use crate::model::{
@@ -73,6 +76,9 @@ pub enum Error {
     /// A given etag is not the present one.
     #[error("{kind} {name:?} has changed: its etag is {current}, not {given}")]
     EtagMismatch { kind: &'static str, name: String, given: String, current: String },
+    /// It is too late for that, or too early.
+    #[error("{kind} {name:?} is {state}")]
+    WrongState { kind: &'static str, name: String, state: &'static str },
     /// The schema is older or newer than this program.
     #[error("database schema: {0}")]
     Schema(String),
@@ -83,7 +89,7 @@ pub enum Error {
 
 /// Every method is one transaction. A batch may be of any size up to [`MAX_BATCH`].
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: CertificateStore + Send + Sync + 'static {
     /// Brings the schema up to this program's. Safe to run from several processes at once.
     async fn migrate(&self) -> Result<()>;
     /// Succeeds if the database answers and its schema is one that this program can use.

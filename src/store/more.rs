@@ -33,10 +33,13 @@ pub(super) fn encode(observed: &Observed, desired: &Desired) -> Vec<u8> {
         sent_connection_settings: bytes(observed.sent_connection_settings),
         sent_connection_settings_unix_ms: observed.sent_connection_settings_at,
         connection_settings_parts: desired.connection_settings_parts.iter().cloned().collect(),
-        certificate: desired
-            .certificate
-            .clone()
-            .map(|Certificate { certificate, issuer }| store::Certificate { certificate, issuer }),
+        certificate: desired.certificate.as_ref().map(|own| store::Certificate {
+            certificate: own.certificate.clone(),
+            issuer: own.issuer.clone(),
+            serial: own.serial.clone(),
+            not_after_unix_ms: own.not_after,
+            is_used: own.is_used,
+        }),
     };
     more.encode_to_vec()
 }
@@ -55,8 +58,13 @@ pub(super) fn decode(more: Vec<u8>, observed: &mut Observed, desired: &mut Desir
     desired.packages = desired_of(more.packages)?;
     desired.connection_settings = desired_of(more.connection_settings)?;
     desired.connection_settings_parts = more.connection_settings_parts.into_iter().collect();
-    desired.certificate =
-        more.certificate.map(|store::Certificate { certificate, issuer }| Certificate { certificate, issuer });
+    desired.certificate = more.certificate.map(|own| Certificate {
+        certificate: own.certificate,
+        issuer: own.issuer,
+        serial: own.serial,
+        not_after: own.not_after_unix_ms,
+        is_used: own.is_used,
+    });
     Ok(())
 }
 

@@ -17,8 +17,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("store", &["model", "proto"]),
     ("auth", &["store"]),
     ("gateway", &["auth", "bus", "model", "packages", "pki", "proto", "protocol"]),
-    ("config_service", &["bus", "model", "packages", "proto", "protocol", "store"]),
-    ("admin", &["auth", "bus", "model", "packages", "proto", "store"]),
+    ("config_service", &["bus", "model", "packages", "pki", "proto", "protocol", "store"]),
+    ("admin", &["auth", "bus", "model", "packages", "pki", "proto", "store"]),
     ("load", &["proto"]),
     ("admin_client", &["proto"]),
     // Neither proto nor protocol nor gateway: it judges them.
@@ -41,6 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "load",
             "model",
             "packages",
+            "pki",
             "settings",
             "store",
             "telemetry",

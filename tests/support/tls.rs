@@ -81,6 +81,27 @@ impl Identity {
     }
 }
 
+/// A key that an agent has made, to ask for a certificate with.
+pub struct Key(KeyPair);
+
+impl Key {
+    pub fn new() -> Self {
+        Self(KeyPair::generate().unwrap())
+    }
+
+    /// A PKCS #10 request in PEM.
+    pub fn request(&self, common_name: &str) -> String {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.serialize_request(&self.0).unwrap().pem().unwrap()
+    }
+
+    /// With the certificate that was issued for it.
+    pub fn with(&self, certificate: &[u8]) -> Identity {
+        Identity { certificate: String::from_utf8(certificate.to_vec()).unwrap(), key: self.0.serialize_pem() }
+    }
+}
+
 /// A client that believes `ca` and shows `identity`.
 pub fn connector(ca: &str, identity: Option<&Identity>) -> TlsConnector {
     let mut roots = RootCertStore::empty();

@@ -1,6 +1,7 @@
 //! The domain's types as messages of the API.
 
 pub mod agent;
+pub mod certificate;
 pub mod command;
 pub mod policy;
 mod settings;

@@ -4,6 +4,7 @@ pub mod agent_config;
 pub mod agent_packages;
 pub mod agents;
 pub mod apply;
+pub mod certificates;
 pub mod commands;
 pub mod components;
 pub mod contexts;

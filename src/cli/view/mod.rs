@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod agent_package;
+pub mod certificate;
 pub mod command;
 pub mod components;
 pub mod fleet;

@@ -40,6 +40,8 @@ fn recompute(record: &mut AgentRecord, policies: &Snapshot, now: UnixMs) -> Opti
     if !attributes_are_known || record.desired.epoch > policies.epoch() {
         return None;
     }
+    // One that is of no use any more is not offered.
+    record.desired.certificate.take_if(|certificate| certificate.not_after <= now);
     let target = policies.target(&Attributes::decode(&observed.description), &record.labels);
     let (observed, desired) = (&record.observed, &mut record.desired);
     let connection_settings =

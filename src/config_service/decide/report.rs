@@ -5,7 +5,7 @@ use prost::Message;
 
 use super::{Meaning, recompute};
 use crate::{
-    config_service::{policies::Snapshot, report::Report},
+    config_service::{certificates::Facts, policies::Snapshot, report::Report},
     model::{
         AgentRecord, Attributes, ContentHash, InstanceUid, UnixMs,
         agent::{Observed, OfferStatus, Presence, Reported},
@@ -26,6 +26,8 @@ use crate::{
 pub struct Context<'a> {
     pub policies: &'a Snapshot,
     pub now: UnixMs,
+    /// What is known of certificates; `None` if it was not looked up.
+    pub certificates: Option<&'a Facts>,
     /// Whether a gateway is known to be gone, so that asking it is of no use.
     pub is_gateway_dead: &'a dyn Fn(&str) -> bool,
 }
@@ -156,7 +158,7 @@ fn same_connection(uid: InstanceUid, row: AgentRecord, report: &Report, context:
         return write(uid, row, report, Start::Established, context);
     }
     // A repeat of a report whose verdict was lost, and with it whatever else it said.
-    let mut verdict = answer(uid, &row, report);
+    let mut verdict = answer(uid, &row, report, context);
     if uid == report.uid && row.presence.connected {
         for kind in PolicyKind::ALL {
             if offer::convergence(&row, kind) == Convergence::Behind {
@@ -182,6 +184,10 @@ fn begins_anew(report: &Report) -> bool {
 }
 
 fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, context: &Context<'_>) -> Outcome {
+    if let Some(reason) = context.certificates.and_then(|facts| facts.is_refused) {
+        let refusal = reason.to_owned();
+        return Outcome::Answer(bus::Verdict { refuses_certificate: true, refusal, ..report.unacknowledged() });
+    }
     let mut record = before.clone();
     record.presence = presence(&before.presence, report);
     let is_new_connection = start != Start::Established;
@@ -211,6 +217,7 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
         record.observed.sent_connection_settings = None;
         record.observed.connection_settings = Reported::default();
     }
+    let has_new_certificate = take_certificate(&mut record, context);
     for kind in PolicyKind::ALL {
         if before.observed.accepts(kind) && !record.observed.accepts(kind) {
             // What was offered may not have been sent: once it accepts this kind again, it is offered it at once.
@@ -220,7 +227,7 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     // A change of policies is brought to established connections by reconciliation, at its own pace.
     let mut meaning = Meaning::default();
     let has_new_capabilities = before.observed.capabilities != record.observed.capabilities;
-    if (is_new_connection || report.carries_description() || has_new_capabilities)
+    if (is_new_connection || report.carries_description() || has_new_capabilities || has_new_certificate)
         && let Some(computed) = recompute(&mut record, context.policies, context.now)
     {
         meaning = computed.0;
@@ -235,7 +242,7 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
             quarantine::take_status(reported_before, reported, record.desired.of_mut(kind), is_new_connection);
         }
     }
-    let mut verdict = answer(uid, &record, report);
+    let mut verdict = answer(uid, &record, report, context);
     // A newcomer that is to take another uid is offered what it should have once its gateway knows it by that.
     if uid == report.uid {
         for kind in PolicyKind::ALL {
@@ -265,6 +272,23 @@ fn see_beside_offer(record: &mut AgentRecord, policies: &Snapshot) {
     }
 }
 
+/// Takes the certificate that the agent was issued, or has used; whether it is another than before.
+fn take_certificate(record: &mut AgentRecord, context: &Context<'_>) -> bool {
+    let Some(facts) = context.certificates else { return false };
+    let own = &mut record.desired.certificate;
+    if facts.is_used
+        && let Some(own) = own
+    {
+        own.is_used = true;
+    }
+    let Some(issued) = &facts.issued else { return false };
+    let is_another = own.as_ref().is_none_or(|own| own.serial != issued.serial);
+    if is_another {
+        *own = Some(issued.clone());
+    }
+    is_another
+}
+
 fn transitions(before: &Observed, after: &Observed, at: UnixMs) -> Vec<Transition> {
     if before.health == after.health {
         return Vec::new();
@@ -288,10 +312,11 @@ fn presence(before: &Presence, report: &Report) -> Presence {
 
 /// Acknowledges the report, and says what its gateway cannot know: at the start of a connection, whether state was missed
 /// (on an established one the gateway sees gaps itself), and the uid that the agent is to take.
-fn answer(uid: InstanceUid, record: &AgentRecord, report: &Report) -> bus::Verdict {
+fn answer(uid: InstanceUid, record: &AgentRecord, report: &Report, context: &Context<'_>) -> bus::Verdict {
     let is_start = report.opening.is_some() || record.version == 0;
     let mut verdict = report.acknowledged();
     verdict.report_full_state = is_start && !record.observed.complete && !report.is_ending;
+    verdict.refusal = context.certificates.and_then(|facts| facts.refusal.clone()).unwrap_or_default();
     if uid != report.uid {
         verdict.new_instance_uid = uid.to_bytes();
     }

@@ -15,8 +15,10 @@ pub struct Presented {
 }
 
 /// Those whose word is taken.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Believed {
+    /// What the built-in authority signed.
+    pub built_in: Option<Arc<dyn ClientCertVerifier>>,
     /// What the authorities of the settings signed.
     pub given: Option<Arc<dyn ClientCertVerifier>>,
 }
@@ -35,10 +37,11 @@ impl Presented {
         let Some((own, rest)) = self.chain.split_first() else { return Err("no client certificate".to_owned()) };
         let identity = Identity::of(own).map_err(|error| format!("client certificate: {error}"))?;
         let mut problem = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        for verifier in believed.given.iter() {
+        let built_in = believed.built_in.iter().map(|verifier| (verifier, true));
+        for (verifier, is_built_in) in built_in.chain(believed.given.iter().map(|verifier| (verifier, false))) {
             match verifier.verify_client_cert(own, rest, now) {
                 Ok(_) => {
-                    let credential = Arc::new(Credential::certificate(identity));
+                    let credential = Arc::new(Credential::certificate(identity, is_built_in));
                     return Ok(self.credential.get_or_init(|| credential).clone());
                 }
                 Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {}

@@ -10,6 +10,6 @@ mod session;
 mod stream;
 
 pub use clients::{Believed, Presented};
-pub use server::{Config, Error, Tls, serve};
+pub use server::{Config, Error, Tls, serve, verifier};
 pub use session::{Session, SessionReader, Socket};
 pub use stream::Stream;

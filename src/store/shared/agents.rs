@@ -98,10 +98,18 @@ async fn edit(
 }
 
 /// The agent with the next version. Updating is how both databases lock a row; an ended transaction undoes it.
-async fn lock(tx: &mut Tx, uid: InstanceUid) -> Result<AgentRecord> {
+pub(super) async fn lock(tx: &mut Tx, uid: InstanceUid) -> Result<AgentRecord> {
     const LOCK: &str = concat!("UPDATE agents SET version = version + 1 WHERE uid = $1 RETURNING ", agent_columns!());
     let row: Option<AgentRow> = sqlx::query_as(LOCK).bind(uid.as_uuid()).fetch_optional(&mut **tx).await?;
     row.ok_or_else(|| Error::not_found("agent", uid))?.try_into()
+}
+
+/// Writes what is encoded in one column of a row that is locked.
+pub(super) async fn put_more(tx: &mut Tx, agent: &AgentRecord) -> Result<()> {
+    let statement = "UPDATE agents SET more = $2, more_behind = $3 WHERE uid = $1";
+    let query = sqlx::query(statement).bind(agent.uid.as_uuid()).bind(more::encode(&agent.observed, &agent.desired));
+    query.bind(more::is_behind(agent)).execute(&mut **tx).await?;
+    Ok(())
 }
 
 pub(super) async fn forget(store: &Backend, uid: InstanceUid, etag: Option<&str>, actor: &Actor) -> Result<()> {

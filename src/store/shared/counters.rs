@@ -5,7 +5,7 @@ use crate::{model::uid::Shard, store::Result};
 
 /// Grows with every change of a policy.
 pub(super) const POLICY_EPOCH: &str = "policy_epoch";
-/// Grows with every agent token that is made or revoked.
+/// Grows with every agent token that is made or revoked, and every certificate that is revoked.
 pub(super) const AGENT_TOKENS: &str = "agent_tokens";
 
 /// The counter's next value. Until the transaction ends, others that want to bump it wait.

@@ -8,6 +8,7 @@
 
 mod agents;
 mod audit;
+mod certificates;
 mod commands;
 mod components;
 mod contents;

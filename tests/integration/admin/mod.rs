@@ -2,6 +2,7 @@
 
 mod agents;
 mod auth;
+mod certificates;
 mod commands;
 mod musterctl;
 mod package_files;

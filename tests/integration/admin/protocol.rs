@@ -53,7 +53,7 @@ async fn reflection_lists_the_services_to_everybody() {
     let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
     let MessageResponse::ListServicesResponse(list) = answer else { panic!("{answer:?}") };
     let services: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
-    for service in ["Agents", "Policies", "Fleet", "Tokens"] {
+    for service in ["Agents", "Policies", "Fleet", "Tokens", "Certificates"] {
         assert!(services.contains(&format!("muster.admin.v1.{service}")), "{services:?}");
     }
 }

@@ -9,6 +9,7 @@ use muster::{
     bus::{Bus, Event, SharedBus, Subscription, Topic, in_process::InProcess, redis::Redis},
     model::{AgentRecord, ContentHash, InstanceUid, agent::Presence},
     packages::{Location, Storage},
+    pki::{Authority, Issuer},
     proto::{
         admin::{
             ApplyPolicyRequest, PolicyFile, PolicyKind, agents_client::AgentsClient, commands_client::CommandsClient,
@@ -59,6 +60,7 @@ impl World {
         Self::made(config, bus, true).await
     }
 
+    /// Without package files, and without anybody who issues certificates.
     pub async fn without_packages() -> Self {
         Self::made(admin::Config::default(), InProcess::new(), false).await
     }
@@ -73,7 +75,9 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
-        let server = admin::Server::new(config, store.clone(), bus.clone()).with_packages(packages, true);
+        let issuer = has_packages.then(issuer);
+        let server =
+            admin::Server::new(config, store.clone(), bus.clone()).with_packages(packages, true).with_issuer(issuer);
         let server = tokio::spawn(server.run(listener, shutdown.clone()));
         let channel = Channel::from_shared(format!("http://{address}")).expect("a URL");
         let channel = channel.connect().await.expect("a connection");
@@ -131,6 +135,14 @@ impl World {
         subscription.set_topics(vec![Topic::ConfigService]).await;
         Hints(subscription)
     }
+}
+
+/// For as long as anybody needs.
+fn issuer() -> Issuer {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_millis() as i64;
+    let (certificate, key) = Authority::generate(now).expect("an authority");
+    let authority = Authority::load(&certificate, &key, now).expect("it can be taken up");
+    Issuer { authority: Arc::new(authority), validity: std::time::Duration::from_secs(86_400) }
 }
 
 enum Database {

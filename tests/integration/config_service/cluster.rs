@@ -9,6 +9,7 @@ use muster::{
         AgentRecord, ContentHash, InstanceUid,
         policy::{FileRef, PolicyOffer, RevisionContent},
     },
+    pki::Issuer,
     proto::{bus, opamp::ConnectionSettingsOffers},
     store::{self, Actor, ApplyPolicy, SharedStore, Store, postgres::PostgresStore, sqlite::SqliteStore},
 };
@@ -106,8 +107,17 @@ impl Cluster {
         self.replica_on(self.bus.clone(), node, config).await
     }
 
+    /// One that issues certificates.
+    pub async fn issuing_replica(&self, node: &str, config: Config, issuer: Issuer) -> Replica {
+        let service = ConfigService::new(config, node.into(), self.store.clone(), self.bus.clone());
+        Self::run(service.with_issuer(Some(issuer))).await
+    }
+
     pub async fn replica_on(&self, bus: SharedBus, node: &str, config: Config) -> Replica {
-        let service = ConfigService::new(config, node.into(), self.store.clone(), bus);
+        Self::run(ConfigService::new(config, node.into(), self.store.clone(), bus)).await
+    }
+
+    async fn run(service: ConfigService) -> Replica {
         let (handle, stop) = (service.handle(), CancellationToken::new());
         let task = tokio::spawn(service.run(stop.clone()));
         eventually("the replica is ready", async || handle.is_ready().then_some(())).await;

@@ -93,6 +93,7 @@ pub fn report(uid: InstanceUid, generation: u64, number: u64, message: &AgentToS
         opening: None,
         ending: None,
         sent_connection_settings: Default::default(),
+        certificate_serial: Default::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod certificates;
 pub mod cluster;
 mod commands;
 mod gateway;
@@ -31,6 +32,13 @@ macro_rules! on_both {
 }
 
 on_both! {
+    certificates:
+        an_agent_gets_the_certificate_that_it_asks_for
+        an_operator_decides_and_a_renewal_is_not_asked_about
+        a_request_that_is_refused_is_answered_with_the_reason
+        a_new_key_each_time_comes_to_an_end
+        a_certificate_works_until_the_next_is_used
+        of_two_live_agents_the_second_gets_a_certificate_of_its_own;
     commands:
         a_restart_goes_to_the_connection_of_each_agent_that_can
         an_unanswered_command_is_published_again_for_the_same_connection

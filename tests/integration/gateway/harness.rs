@@ -270,6 +270,7 @@ fn tokens(version: u64, texts: &[&str]) -> Bytes {
         version,
         tokens: texts.iter().map(token).collect(),
         package_key: PACKAGE_KEY.to_vec().into(),
+        ..Default::default()
     });
     GatewayBatch { agent_tokens, ..Default::default() }.encode_to_vec().into()
 }

@@ -2,6 +2,7 @@
 
 pub mod harness;
 
+mod certificates;
 mod commands;
 mod drain;
 mod duplicates;

@@ -71,7 +71,13 @@ fn extreme(n: u128) -> AgentRecord {
             connection_settings: wanted,
             epoch: i64::MAX as u64 - 1,
             connection_settings_parts: ["own_metrics".to_owned(), "other_connections/\0".to_owned()].into(),
-            certificate: Some(Certificate { certificate: "pem".into(), issuer: "ca".into() }),
+            certificate: Some(Certificate {
+                certificate: "pem".into(),
+                issuer: "ca".into(),
+                serial: vec![7; 16].into(),
+                not_after: -5,
+                is_used: true,
+            }),
         },
         first_seen: 5,
         ..agent(n)

@@ -1,6 +1,6 @@
 //! Every test of the contract, run over both stores.
 
-use super::{agents, commands, concurrency, contents, package_files, policies, tokens};
+use super::{agents, certificates, commands, concurrency, contents, package_files, policies, tokens};
 
 macro_rules! contract {
     ($($module:ident: $($test:ident)*;)*) => {
@@ -38,6 +38,12 @@ contract! {
         a_forgotten_agent_is_gone
         a_gateways_agents_are_disconnected
         the_fleet_is_counted;
+    certificates:
+        a_certificate_is_requested_once
+        an_approval_reaches_the_agents_record
+        a_denial_takes_a_certificate_back
+        the_first_use_supersedes_what_came_before
+        certificates_are_listed_and_forgotten;
     commands:
         a_command_is_made_once
         a_target_is_claimed_once_and_settled_once

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod agents;
+mod certificates;
 mod commands;
 mod concurrency;
 mod contents;
