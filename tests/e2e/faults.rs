@@ -1,7 +1,7 @@
 //! Nodes that die during traffic. Whatever dies, every status and every offer still arrives, and no agent is asked
 //! for full state without need.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{
     scene::{AGENTS, Scene},
@@ -102,6 +102,42 @@ async fn a_gateway_killed_whose_agents_had_sent_heartbeats() {
     println!("{asks} asks of {killed} agents");
     // On a busy machine a verdict on an earlier report can overtake, and a few agents are asked once more.
     assert!((killed..killed + killed / 10).contains(&asks), "{asks} asks of {killed} agents");
+}
+
+/// All of them come at once to the other gateway, which takes no more in a second than it is told to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_killed_whose_agents_are_admitted_at_a_rate() {
+    const AGENTS: usize = 300;
+    const PER_SECOND: f64 = 30.0;
+    let environment = [
+        ("MUSTER_ADMISSION_PER_SECOND", "30"),
+        ("MUSTER_ADMISSION_BURST", "30"),
+        ("MUSTER_RETRY_AFTER_MIN", "1s"),
+        ("MUSTER_RETRY_AFTER_MAX", "3s"),
+    ];
+    let cluster = Cluster::start_with(2, 2, &environment).await;
+    let mut scene = Scene::of(cluster, AGENTS).await;
+    let refusals = scene.fleet.count(|seen| seen.refusals);
+    let opened = async |scene: &Scene| {
+        let metric = scene.cluster.gateways[1].metric("muster_gateway_websockets_opened_total").await;
+        metric.expect("it counts them") as usize
+    };
+    let (before, started) = (opened(&scene).await, Instant::now());
+    let killed = scene.kill_gateway(0);
+    assert!(killed > 2 * PER_SECOND as usize, "{killed} agents are too few for this to show anything");
+    let come = eventually("all have come", async || {
+        let come = opened(&scene).await - before;
+        // The burst, and what has been gained since.
+        let most = PER_SECOND * (1.0 + started.elapsed().as_secs_f64());
+        assert!(come as f64 <= most, "{come} have come in {:?}", started.elapsed());
+        (come >= killed).then_some(())
+    });
+    come.await;
+    assert!(scene.fleet.count(|seen| seen.refusals) > refusals);
+    scene.all_are_at("gateway-1").await;
+    scene.apply(0, "after").await;
+    scene.everything_arrives(0, "after").await;
+    assert_eq!(scene.fleet.count(|seen| seen.new_uids), 0, "a reconnect is no duplicate");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,9 +7,10 @@ use muster::{
     gateway::{self, AgentAuth, Gateway},
     model::{AgentRecord, InstanceUid},
     proto::opamp::{
-        AgentCapabilities, AgentDescription, AgentRemoteConfig, AgentToServer, AnyValue, ComponentHealth,
-        ConnectionSettingsOffers, ConnectionSettingsStatus, ConnectionSettingsStatuses, EffectiveConfig, KeyValue,
-        RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent, ServerToAgentFlags, any_value::Value,
+        AgentCapabilities, AgentDescription, AgentRemoteConfig, AgentToServer, AnyValue, AvailableComponents,
+        ComponentDetails, ComponentHealth, ConnectionSettingsOffers, ConnectionSettingsStatus,
+        ConnectionSettingsStatuses, EffectiveConfig, KeyValue, RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent,
+        ServerToAgentFlags, any_value::Value,
     },
 };
 use prost::Message as _;
@@ -23,6 +24,7 @@ use crate::{
 };
 
 pub const FULL_STATE: u64 = ServerToAgentFlags::ReportFullState as u64;
+const COMPONENTS: u64 = ServerToAgentFlags::ReportAvailableComponents as u64;
 /// Field 4 of AgentToServer, a varint.
 const CAPABILITIES_KEY: u8 = 4 << 3;
 /// The description's attribute by which policies select these clients.
@@ -125,6 +127,18 @@ pub enum Settings {
     Moves,
 }
 
+/// What a client tells of the components that it is built from, the same for all of these clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Components {
+    /// Nothing.
+    #[default]
+    Unknown,
+    /// Their hash, and all of them when it is asked.
+    Tells,
+    /// Their hash alone, whatever it is asked.
+    Withholds,
+}
+
 /// What a client makes of a configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Applies {
@@ -143,6 +157,7 @@ pub struct Manner {
     pub takes_new_uids: bool,
     pub applies: Applies,
     pub settings: Settings,
+    pub components: Components,
     /// As .NET, which sends capabilities only in its first message.
     pub capabilities_once: bool,
     /// By how much its numbers grow.
@@ -157,6 +172,7 @@ impl Manner {
         takes_new_uids: true,
         applies: Applies::Well,
         settings: Settings::Ignores,
+        components: Components::Unknown,
         capabilities_once: false,
         step: 1,
         requests_uid: false,
@@ -174,6 +190,8 @@ impl Default for Manner {
 pub struct Seen {
     pub messages: usize,
     pub asks: usize,
+    /// For its components.
+    pub component_asks: usize,
     /// Hashes.
     pub offers: Vec<Bytes>,
     /// Hashes of connection settings.
@@ -331,6 +349,13 @@ impl Client {
             self.seen.settings.push(settings.hash.clone());
             reactions.extend(self.take_settings(settings));
         }
+        if reply.flags & COMPONENTS != 0 {
+            self.seen.component_asks += 1;
+            if self.manner.components == Components::Tells {
+                let available_components = self.available_components(&["otlp", "batch"]);
+                reactions.push(AgentToServer { available_components, ..self.heartbeat() });
+            }
+        }
         if reply.flags & FULL_STATE != 0 {
             self.seen.asks += 1;
             if self.manner.answers_asks {
@@ -416,6 +441,12 @@ impl Client {
         message
     }
 
+    fn available_components(&self, names: &[&str]) -> Option<AvailableComponents> {
+        let components = names.iter().map(|name| ((*name).to_owned(), ComponentDetails::default())).collect();
+        let told = AvailableComponents { components, hash: b"built like this"[..].into() };
+        (self.manner.components != Components::Unknown).then_some(told)
+    }
+
     fn capabilities(&self) -> u64 {
         let more: &[AgentCapabilities] = match self.manner.settings {
             Settings::Ignores => &[],
@@ -428,7 +459,11 @@ impl Client {
                 &[AgentCapabilities::AcceptsOpAmpConnectionSettings, AgentCapabilities::ReportsHeartbeat]
             }
         };
-        more.iter().fold(harness::capabilities(), |all, capability| all | *capability as u64)
+        let components = match self.manner.components {
+            Components::Unknown => 0,
+            Components::Tells | Components::Withholds => AgentCapabilities::ReportsAvailableComponents as u64,
+        };
+        more.iter().fold(harness::capabilities() | components, |all, capability| all | *capability as u64)
     }
 
     pub fn full(&mut self) -> AgentToServer {
@@ -441,6 +476,7 @@ impl Client {
             effective_config: Some(EffectiveConfig { config_map }),
             remote_config_status: self.status.clone(),
             connection_settings_status: self.settings.clone(),
+            available_components: self.available_components(&[]),
             ..self.heartbeat()
         }
     }

@@ -10,10 +10,12 @@
 //! | L5 | offers connection settings with an empty hash, which is never known | [`settings`] |
 //! | L6 | gives another uid to an agent that ignores the first | [`identity`] |
 //! | L7 | gives new uids to both of two agents with one uid, in turn | [`identity`]; `e2e::moves` has many at once |
+//! | L8 | asks each agent for its components, or again and again | [`components`] |
 //! | L9 | makes another hash of the same settings at another node, or after a restart | [`settings`] |
 //! | L10 | reads capabilities of 0 as none | [`offers`] |
 
 mod client;
+mod components;
 mod connecting;
 mod identity;
 mod offers;
