@@ -107,6 +107,10 @@ The drain, all from drainSeconds, in seconds:
     "drain_per_second" .Values.gateway.drainPerSecond
 -}}
 {{- with .Values.packages.storage }}{{ $_ := set $settings "package_storage" . }}{{ end -}}
+{{- if .Values.gateway.tls.existingSecret -}}
+{{- $_ := set $settings "tls_certificate_file" "/etc/muster/tls/tls.crt" -}}
+{{- $_ := set $settings "tls_key_file" "/etc/muster/tls/tls.key" -}}
+{{- end -}}
 {{- include "muster.settingsFile" (dict "settings" $settings "own" .Values.gateway.settings "where" "gateway") -}}
 {{- end -}}
 
@@ -126,7 +130,7 @@ The drain, all from drainSeconds, in seconds:
 {{/* A settings file, without what is given in other ways. */}}
 {{- define "muster.settingsFile" -}}
 {{- $fixed := list "opamp_listen" "admin_listen" "metrics_listen" "listen_file" "redis_url" "redis_url_file" "database_url"
-    "database_url_file" "package_storage" "operator_token" "operator_token_file" "agent_token" "agent_token_file" -}}
+    "database_url_file" "package_storage" "tls_certificate_file" "tls_key_file" "operator_token" "operator_token_file" "agent_token" "agent_token_file" -}}
 {{- range $key, $value := .own -}}
 {{- if or (hasKey $.settings $key) (has $key $fixed) -}}
 {{- fail (printf "%s.settings.%s cannot be set: another value of the chart decides it" $.where $key) -}}
