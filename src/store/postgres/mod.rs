@@ -97,15 +97,28 @@ impl PostgresStore {
 
     /// A transaction that writes.
     async fn begin(&self) -> sqlx::Result<Tx> {
-        self.pool.begin().await
+        let pool = self.pool.clone();
+        begun(async move { pool.begin().await }).await
     }
 
     /// A transaction whose reads all see the same moment.
     async fn snapshot(&self) -> sqlx::Result<Tx> {
-        self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
+        let pool = self.pool.clone();
+        begun(async move { pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await }).await
     }
 
     fn limit(&self) -> Duration {
         self.limit
+    }
+}
+
+/// Begins a transaction in a task of its own, which ends even if nobody waits for it any more: sqlx 0.9 forgets a BEGIN that is
+/// given up half way, and its connection would go back to the pool within a transaction, for later writes to be lost in.
+async fn begun(begin: impl Future<Output = sqlx::Result<Tx>> + Send + 'static) -> sqlx::Result<Tx> {
+    match tokio::spawn(begin).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime ends.
+        Err(_) => Err(sqlx::Error::PoolClosed),
     }
 }

@@ -1,6 +1,6 @@
 //! What holds for Postgres alone: plans, updates in place, outages, migrations from several processes.
 
-use std::time::Duration;
+use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use muster::{
@@ -214,6 +214,34 @@ async fn an_outage_passes() {
         assert_eq!(read(&store, first.uid).await.as_ref(), Some(&first));
         store.check().await.unwrap();
     }
+}
+
+/// An operation can be given up at any point: its caller went away, or it took too long.
+#[tokio::test]
+async fn an_operation_that_is_given_up_leaves_no_transaction_open() {
+    let mut database = database().await;
+    for polls in 1..=12 {
+        // The pool has a connection that it may give.
+        database.store.check().await.unwrap();
+        let policy = apply("p", &polls.to_string());
+        let by = actor();
+        let mut operation = pin!(database.store.apply_policy(policy, &by));
+        let mut left = polls;
+        poll_fn(|cx| {
+            left -= 1;
+            let is_done = operation.as_mut().poll(cx).is_ready();
+            if is_done || left == 0 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+    let connection = &mut database.connection;
+    eventually("no transaction is open", async || {
+        let query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+            AND application_name = 'muster' AND state <> 'idle'";
+        let (count,): (i64,) = sqlx::query_as(query).fetch_one(&mut *connection).await.unwrap();
+        (count == 0).then_some(())
+    })
+    .await;
 }
 
 /// What waits too long for a lock gives up, and says that it may be tried again.
