@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tonic::{
     Code, Request, Status, Streaming,
     metadata::{Ascii, MetadataValue},
@@ -15,7 +16,8 @@ use tonic::{
 use crate::proto::{
     admin::{
         self, agents_client::AgentsClient, attribute_value, commands_client::CommandsClient,
-        policies_client::PoliciesClient, tokens_client::TokensClient,
+        package_files_client::PackageFilesClient, policies_client::PoliciesClient, tokens_client::TokensClient,
+        upload_package_file_request::Part,
     },
     opamp,
 };
@@ -31,8 +33,15 @@ pub enum Error {
     Token,
     #[error("no connection to {0}: {1}")]
     Connect(String, String),
-    #[error("{0}: {1}")]
-    Call(&'static str, String),
+    #[error("{0}: {1:?}: {2}")]
+    Call(&'static str, Code, String),
+}
+
+impl Error {
+    /// Not now, or not in this deployment.
+    pub fn is_precondition(&self) -> bool {
+        matches!(self, Self::Call(_, Code::FailedPrecondition, _))
+    }
 }
 
 /// A connection to the admin API.
@@ -67,6 +76,19 @@ pub struct AgentState {
     pub reported_config_hash: Vec<u8>,
     pub is_converged: bool,
     pub capabilities: Vec<String>,
+}
+
+/// One package. Without a URL its file is one that was uploaded.
+#[derive(Clone, Debug, Default)]
+pub struct Package {
+    pub name: String,
+    pub is_addon: bool,
+    pub version: String,
+    pub url: String,
+    /// SHA-256.
+    pub content_hash: Vec<u8>,
+    pub signature: Vec<u8>,
+    pub headers: Vec<(String, String)>,
 }
 
 /// Connection settings.
@@ -168,6 +190,33 @@ impl AdminClient {
         Ok(())
     }
 
+    pub async fn apply_packages(&self, name: &str, selector: &str, packages: &[Package]) -> Result<(), Error> {
+        let package = |package: &Package| {
+            let file = opamp::DownloadableFile {
+                download_url: package.url.clone(),
+                content_hash: package.content_hash.clone().into(),
+                signature: package.signature.clone().into(),
+                headers: headers(&package.headers),
+            };
+            let available = opamp::PackageAvailable {
+                r#type: i32::from(package.is_addon),
+                version: package.version.clone(),
+                file: Some(file),
+                ..Default::default()
+            };
+            (package.name.clone(), available)
+        };
+        let request = self.request(admin::ApplyPolicyRequest {
+            name: name.to_owned(),
+            kind: admin::PolicyKind::Packages as i32,
+            selector: selector.to_owned(),
+            packages: packages.iter().map(package).collect(),
+            ..Default::default()
+        });
+        self.policies().apply_policy(request).await.map_err(failed("apply a policy"))?;
+        Ok(())
+    }
+
     pub async fn apply_settings(&self, name: &str, selector: &str, settings: &Settings) -> Result<(), Error> {
         let opamp = settings.opamp.as_ref().map(|to| opamp::OpAmpConnectionSettings {
             destination_endpoint: to.endpoint.clone(),
@@ -204,6 +253,24 @@ impl AdminClient {
         });
         self.policies().apply_policy(request).await.map_err(failed("apply a policy"))?;
         Ok(())
+    }
+
+    /// Has the server host a small file; gives its SHA-256.
+    pub async fn upload_package_file(&self, name: &str, content: &[u8]) -> Result<[u8; 32], Error> {
+        let sha256: [u8; 32] = Sha256::digest(content).into();
+        let (hash, size) = (sha256.to_vec().into(), content.len() as u64);
+        let head = Part::Head(admin::PackageFileHead { sha256: hash, size, name: name.to_owned() });
+        let parts = [head, Part::Chunk(content.to_vec().into())];
+        let parts = parts.map(|part| admin::UploadPackageFileRequest { part: Some(part) });
+        let request = self.request(futures_util::stream::iter(parts));
+        self.package_files().upload_package_file(request).await.map_err(failed("upload a package file"))?;
+        Ok(sha256)
+    }
+
+    pub async fn delete_package_file(&self, sha256: &[u8; 32]) -> Result<(), Error> {
+        let request = self.request(admin::DeletePackageFileRequest { sha256: sha256.to_vec().into() });
+        let answer = self.package_files().delete_package_file(request).await;
+        gone(answer.map(|_| ()), "delete a package file")
     }
 
     /// One that is not there is as good as deleted.
@@ -291,6 +358,10 @@ impl AdminClient {
         AgentsClient::new(self.channel.clone())
     }
 
+    fn package_files(&self) -> PackageFilesClient<Channel> {
+        PackageFilesClient::new(self.channel.clone())
+    }
+
     fn policies(&self) -> PoliciesClient<Channel> {
         PoliciesClient::new(self.channel.clone())
     }
@@ -312,7 +383,7 @@ fn headers(headers: &[(String, String)]) -> Option<opamp::Headers> {
 }
 
 fn failed(what: &'static str) -> impl Fn(Status) -> Error {
-    move |status| Error::Call(what, format!("{:?}: {}", status.code(), status.message()))
+    move |status| Error::Call(what, status.code(), status.message().to_owned())
 }
 
 fn gone(result: Result<(), Status>, what: &'static str) -> Result<(), Error> {

@@ -12,16 +12,17 @@ use super::{
     http::{Http, Request, Response},
     protobuf::Message,
     reply::{RemoteConfig, Reply},
-    target::Target,
+    target::{Target, Trust, Url},
     websocket::{Socket, accept_of},
 };
-use crate::admin_client::{AdminClient, AgentState, CustomMessages, Error, File, Settings};
+use crate::admin_client::{AdminClient, AgentState, CustomMessages, Error, File, Package, Settings};
 
 /// What all cases of one run share.
 pub struct World {
     pub target: Target,
     pub second: Option<Target>,
     pub token: Option<String>,
+    pub trust: Trust,
     pub admin: Option<AdminClient>,
     /// How long an answer may take.
     pub patience: Duration,
@@ -48,6 +49,7 @@ struct Traces {
     agents: Vec<[u8; 16]>,
     policies: Vec<String>,
     tokens: Vec<String>,
+    package_files: Vec<[u8; 32]>,
     /// Plain HTTP was used, where no connection ends to say that an agent is gone.
     is_over_http: bool,
 }
@@ -197,6 +199,32 @@ impl Context {
         Ok(self.admin()?.apply_settings(&name, &self.selector(), settings).await.map_err(told)?)
     }
 
+    /// Makes a policy with these packages for the agents of this case.
+    pub async fn offer_packages(&self, name: &str, packages: &[Package]) -> Verdict {
+        let name = self.new_policy(name);
+        self.admin()?.apply_packages(&name, &self.selector(), packages).await.map_err(unless_impossible)
+    }
+
+    /// Has the server host this file; gives its SHA-256.
+    pub async fn host(&self, name: &str, content: &[u8]) -> Step<[u8; 32]> {
+        let sha256 = self.admin()?.upload_package_file(name, content).await.map_err(unless_impossible)?;
+        self.traces.lock().package_files.push(sha256);
+        Ok(sha256)
+    }
+
+    /// Fetches what is at a URL that the server offered, with these headers alone.
+    pub async fn fetch(&self, url: &str, headers: &[(String, String)]) -> Step<Response> {
+        let url: Url = url.parse().map_err(|error| format!("the URL {url:?}: {error}"))?;
+        let target = Target::new(url, &self.world.trust)?;
+        let mut all = vec![("Host".to_owned(), target.url.authority())];
+        all.extend_from_slice(headers);
+        let path = target.url.path.clone();
+        let request = Request { method: "GET", path, headers: all, body: Vec::new(), is_chunked: false };
+        let stream = target.connect(self.patience).await?;
+        let mut http = Http { stream, buffer: Vec::new(), patience: self.patience, template: request.clone() };
+        http.exchange(&request).await
+    }
+
     /// Has an agent restart.
     pub async fn restart(&self, uid: &[u8]) -> Verdict {
         Ok(self.admin()?.restart(&uid_text(uid)).await.map_err(told)?)
@@ -265,6 +293,9 @@ impl Context {
         for policy in &traces.policies {
             report("policy", policy, admin.delete_policy(policy).await);
         }
+        for file in &traces.package_files {
+            report("package file", &hex::encode(file), admin.delete_package_file(file).await);
+        }
         for token in &traces.tokens {
             report("token", token, admin.revoke_token(token).await);
         }
@@ -287,6 +318,15 @@ impl Context {
 /// What the operator could not do makes a case fail.
 fn told(error: Error) -> String {
     format!("the operator: {error}")
+}
+
+/// As [`told`], but for what this deployment is not made for.
+fn unless_impossible(error: Error) -> Stop {
+    if error.is_precondition() {
+        Stop::Skip(format!("the server is not set up for it: {error}"))
+    } else {
+        Stop::Fail(told(error))
+    }
 }
 
 fn report(kind: &str, name: &str, result: Result<(), Error>) {

@@ -100,7 +100,8 @@ async fn world(plan: &Plan) -> std::result::Result<Arc<World>, Error> {
         None => None,
     };
     let run = hex::encode(rand::random::<[u8; 4]>());
-    let world = Arc::new(World { target, second, token: plan.token.clone(), admin, patience: plan.patience, run });
+    let (token, trust) = (plan.token.clone(), plan.trust.clone());
+    let world = Arc::new(World { target, second, token, trust, admin, patience: plan.patience, run });
     let context = Context::new(world.clone(), "reach");
     for target in [Some(&world.target), world.second.as_ref()].into_iter().flatten() {
         reach::reach(&context, target).await?;

@@ -9,10 +9,16 @@ use tokio::{
 use tokio_rustls::{
     TlsConnector,
     rustls::{
-        ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme,
+        client::{
+            WantsClientCert,
+            danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        },
         crypto::{CryptoProvider, ring},
-        pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+        pki_types::{
+            CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+            pem::{self, PemObject},
+        },
     },
 };
 
@@ -84,6 +90,8 @@ pub struct Trust {
     pub ca_file: Option<PathBuf>,
     /// Trust any certificate.
     pub is_insecure: bool,
+    /// Files in PEM with a certificate and its key to show to the server.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -128,8 +136,8 @@ fn connector(trust: &Trust) -> Result<TlsConnector, String> {
     let builder = builder.map_err(|error| error.to_string())?;
     if trust.is_insecure {
         let verifier = Arc::new(TrustAnybody(provider));
-        let config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-        return Ok(Arc::new(config).into());
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+        return showing(builder, trust);
     }
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -143,7 +151,18 @@ fn connector(trust: &Trust) -> Result<TlsConnector, String> {
             return Err(error("there is no certificate in it".to_owned()));
         }
     }
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()).into())
+    showing(builder.with_root_certificates(roots), trust)
+}
+
+/// With the certificate that the server is to see, if there is one.
+fn showing(builder: ConfigBuilder<ClientConfig, WantsClientCert>, trust: &Trust) -> Result<TlsConnector, String> {
+    let Some((certificate, key)) = &trust.identity else { return Ok(Arc::new(builder.with_no_client_auth()).into()) };
+    let in_certificate = |error: pem::Error| format!("{}: {error}", certificate.display());
+    let in_key = |error: pem::Error| format!("{}: {error}", key.display());
+    let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect).map_err(in_certificate)?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(in_key)?;
+    let config = builder.with_client_auth_cert(chain, private);
+    Ok(Arc::new(config.map_err(|error| format!("{}, {}: {error}", certificate.display(), key.display()))?).into())
 }
 
 /// For servers with certificates of their own making, where whoever runs the cases says so.

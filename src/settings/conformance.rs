@@ -56,6 +56,12 @@ pub struct Conformance {
     /// Trust any certificate of the server.
     #[arg(long)]
     insecure: bool,
+    /// PEM file with a certificate to show to a server that asks for one.
+    #[arg(long, value_name = "FILE", requires = "client_key_file")]
+    client_certificate_file: Option<PathBuf>,
+    /// PEM file with the key of that certificate.
+    #[arg(long, value_name = "FILE", requires = "client_certificate_file")]
+    client_key_file: Option<PathBuf>,
     /// How the result is written to standard output.
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "table")]
     pub output: ConformanceOutput,
@@ -74,7 +80,11 @@ impl Conformance {
             only: self.only.clone(),
             patience: self.timeout,
             parallel: self.parallel as usize,
-            trust: Trust { ca_file: self.ca_file.clone(), is_insecure: self.insecure },
+            trust: Trust {
+                ca_file: self.ca_file.clone(),
+                is_insecure: self.insecure,
+                identity: self.client_certificate_file.clone().zip(self.client_key_file.clone()),
+            },
         })
     }
 }

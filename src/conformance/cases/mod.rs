@@ -2,6 +2,7 @@
 
 mod commands;
 mod config;
+mod downloads;
 mod exchange;
 mod extensions;
 mod http;
@@ -9,6 +10,7 @@ mod http_bodies;
 mod identity;
 mod nodes;
 mod observed;
+mod packages;
 mod settings;
 mod state;
 mod ws_frames;
@@ -27,6 +29,8 @@ pub const ALL: &[&[Case]] = &[
     config::CASES,
     observed::CASES,
     settings::CASES,
+    packages::CASES,
+    downloads::CASES,
     commands::CASES,
     extensions::CASES,
     nodes::CASES,

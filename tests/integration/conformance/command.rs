@@ -1,6 +1,6 @@
 //! `muster conformance` as a command: what it writes, how it exits.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{faults::mute, proxy::Proxy};
-use crate::support::{node::clean, standalone::Standalone};
+use crate::support::{node::clean, standalone::Standalone, tls::Ca};
 
 /// Takes connections, and does no more than this with them.
 struct Listener {
@@ -105,5 +105,46 @@ async fn the_command_says_what_keeps_it_from_judging() {
     ] {
         let (code, _, complaint) = cli(arguments).await;
         assert!(code == Some(2) && complaint.contains(error), "{arguments:?}: {code:?} {complaint}");
+    }
+}
+
+/// Of a server that wants to see a certificate.
+#[tokio::test]
+async fn the_command_speaks_tls() {
+    let mut standalone = Standalone::start().await;
+    let (ca, folder) = (Ca::new("an authority"), tempfile::tempdir().unwrap());
+    let ca_file = folder.path().join("ca.pem");
+    std::fs::write(&ca_file, &ca.pem).unwrap();
+    let (certificate, key) = ca.server().write(folder.path(), "server");
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    for (name, value) in [
+        ("MUSTER_TLS_CERTIFICATE_FILE", text(&certificate)),
+        ("MUSTER_TLS_KEY_FILE", text(&key)),
+        ("MUSTER_CLIENT_CA_FILE", text(&ca_file)),
+        ("MUSTER_CLIENT_CERTIFICATES", "required".to_owned()),
+    ] {
+        standalone.node.set_env(name, &value);
+    }
+    standalone.node.terminate();
+    standalone.node.ended().await;
+    standalone.node.start().await;
+    standalone.node.ready().await;
+
+    let (url, token) = (format!("wss://{}/v1/opamp", standalone.node.opamp()), standalone.agent_token());
+    let (certificate, key) = ca.client("conformance", None).write(folder.path(), "client");
+    let (ca_file, certificate, key) = (text(&ca_file), text(&certificate), text(&key));
+    let identity = ["--client-certificate-file", &certificate, "--client-key-file", &key];
+    let run = async |trust: &[&str], identity: &[&str]| {
+        let only = ["WS-01", "HTTP-01", "MSG-*", "STATE-*", "FRAME-07"].map(|only| ["--only", only]).concat();
+        cli(&[&["--url", &url, "--token", &token], &only[..], trust, identity].concat()).await
+    };
+    let (code, table, complaint) = run(&["--ca-file", &ca_file], &identity).await;
+    assert!(code == Some(0) && table.contains(" 0 failed, 0 skipped"), "{table}{complaint}");
+    assert_eq!(run(&["--insecure"], &identity).await.0, Some(0));
+    for (trust, identity, error) in
+        [(&[][..], &identity[..], "TLS: "), (&["--ca-file", &ca_file], &[], "CertificateRequired")]
+    {
+        let (code, _, complaint) = run(trust, identity).await;
+        assert!(code == Some(2) && complaint.contains(error), "{trust:?} {identity:?}: {code:?} {complaint}");
     }
 }

@@ -1,6 +1,7 @@
 //! The conformance runner: Muster passes its cases, and each case is able to fail.
 
 mod broken;
+mod clients;
 mod command;
 mod faults;
 mod matrix;
@@ -16,9 +17,6 @@ use crate::support::{cluster::Cluster, standalone::Standalone};
 
 /// Far longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What other work is about to bring.
-const NOT_YET: &[&str] = &["EXT-05"];
 
 fn plan(url: &str, token: &str, admin: (String, String)) -> Plan {
     Plan {
@@ -38,7 +36,6 @@ fn all_pass(report: &Report, may_skip: &[&str]) {
     let wrong: Vec<String> = report
         .cases
         .iter()
-        .filter(|case| !NOT_YET.contains(&case.id))
         .filter(|case| match case.result {
             conformance::Result::Pass => false,
             conformance::Result::Skip => !may_skip.iter().any(|reason| case.detail.starts_with(reason)),
@@ -70,8 +67,18 @@ async fn a_standalone_node_passes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_gateways_pass() {
-    let cluster = Cluster::start(2, 2).await;
+    let packages = tempfile::tempdir().unwrap();
+    let storage = packages.path().to_string_lossy().into_owned();
+    let mut cluster = Cluster::start_with(2, 2, &[("MUSTER_PACKAGE_STORAGE", &storage)]).await;
     let opamp = cluster.opamp();
+    // Where agents fetch packages is known once the gateways listen.
+    for service in &mut cluster.services {
+        service.set_env("MUSTER_OPAMP_URL", &format!("ws://{}/v1/opamp", opamp[1]));
+        service.terminate();
+        service.ended().await;
+        service.start().await;
+        service.ready().await;
+    }
     let admin = (format!("http://{}", cluster.services[0].admin()), cluster.operator_token().to_owned());
     let mut plan = plan(&format!("http://{}/v1/opamp", opamp[0]), cluster.agent_token(), admin);
     plan.second_url = Some(format!("http://{}/v1/opamp", opamp[1]).parse().unwrap());

@@ -120,6 +120,7 @@ pub struct Link {
     pub world: Arc<World>,
     /// Which of the proxies it came to.
     pub node: usize,
+    pub proxy: SocketAddr,
     /// The number of the connection.
     pub number: usize,
     counts: Mutex<HashMap<&'static str, usize>>,
@@ -304,6 +305,7 @@ impl Proxy {
                 let link = Arc::new(Link {
                     world: world.clone(),
                     node,
+                    proxy: address,
                     number,
                     counts: Mutex::default(),
                     last: Mutex::default(),

@@ -1,6 +1,6 @@
-//! Faults of connection settings, commands and custom messages.
+//! Faults of connection settings, packages, commands and custom messages.
 
-use muster::proto::opamp::{ConnectionSettingsOffers, CustomCapabilities, CustomMessage};
+use muster::proto::opamp::{ConnectionSettingsOffers, CustomCapabilities, CustomMessage, PackagesAvailable};
 
 use super::*;
 
@@ -12,8 +12,20 @@ fn settings(edit: fn(&mut ConnectionSettingsOffers, &Link)) -> Fault {
     })
 }
 
+fn packages(edit: fn(&mut PackagesAvailable, &Link)) -> Fault {
+    reply(move |it, link| {
+        if let Some(packages) = &mut it.packages_available {
+            edit(packages, link);
+        }
+    })
+}
+
 fn no_settings(it: &mut ServerToAgent, _: &Link) {
     it.connection_settings = None;
+}
+
+fn no_packages(it: &mut ServerToAgent, _: &Link) {
+    it.packages_available = None;
 }
 
 /// What was sent to anybody is sent to everybody, again and again.
@@ -22,6 +34,14 @@ fn settings_for_ever(it: &mut ServerToAgent, link: &Link) {
     match &it.connection_settings {
         Some(settings) => sent.connection_settings = Some(settings.clone()),
         None => it.connection_settings.clone_from(&sent.connection_settings),
+    }
+}
+
+fn packages_for_ever(it: &mut ServerToAgent, link: &Link) {
+    let mut sent = link.world.sent.lock();
+    match &it.packages_available {
+        Some(packages) => sent.packages_available = Some(packages.clone()),
+        None => it.packages_available.clone_from(&sent.packages_available),
     }
 }
 
@@ -98,6 +118,56 @@ fn connection_settings() -> Vec<Broken> {
     ]
 }
 
+fn packages_available() -> Vec<Broken> {
+    let b = broken;
+    let same = || {
+        packages(|it, _| {
+            it.all_packages_hash = Bytes::from_static(b"always");
+            it.packages.values_mut().for_each(|package| package.hash = Bytes::from_static(b"always"));
+        })
+    };
+    vec![
+        b("PKG-01", "packages: not within", reply(no_packages)),
+        b("PKG-02", "packages are offered", accepting(0x08)),
+        b(
+            "PKG-03",
+            "the package's hash is empty",
+            packages(|it, _| {
+                it.packages.values_mut().for_each(|package| package.hash.clear());
+            }),
+        ),
+        b(
+            "PKG-04",
+            "content_hash is",
+            packages(|it, _| {
+                it.packages
+                    .values_mut()
+                    .flat_map(|package| &mut package.file)
+                    .for_each(|file| file.content_hash.clear());
+            }),
+        ),
+        b(
+            "PKG-05",
+            "the signature is",
+            packages(|it, _| {
+                it.packages.values_mut().flat_map(|package| &mut package.file).for_each(|file| file.signature.clear());
+            }),
+        ),
+        b("PKG-06", "packages are offered", reply(packages_for_ever)),
+        b("PKG-07", "packages are offered", reply(packages_for_ever)),
+        b("PKG-08", "both have the all_packages_hash", same()),
+        b(
+            "PKG-09",
+            "both have the package hash",
+            packages(|it, _| {
+                it.packages.values_mut().for_each(|package| package.hash = Bytes::from_static(b"always"));
+            }),
+        ),
+        b("PKG-10", " and ", packages(|it, link| it.all_packages_hash = with_number(&it.all_packages_hash, link))),
+        b("PKG-11", "no poll is answered with packages", reply(no_packages)),
+    ]
+}
+
 fn commands() -> Vec<Broken> {
     let b = broken;
     let none = |it: &mut ServerToAgent, _: &Link| it.command = None;
@@ -149,6 +219,43 @@ fn custom_messages() -> Vec<Broken> {
     ]
 }
 
+/// Files of packages come through the proxy, which spoils the answers.
+fn downloads(edit: impl Fn(&mut Response) + Send + Sync + 'static) -> Fault {
+    let fault = packages(|it, link| {
+        for file in it.packages.values_mut().flat_map(|package| &mut package.file) {
+            if let Some((_, path)) = file.download_url.split_once("/v1/packages/") {
+                file.download_url = format!("http://{}/v1/packages/{path}", link.proxy);
+            }
+        }
+    });
+    let offers = fault.response;
+    let response = move |request: &Request, response: &mut Response, link: &Link| {
+        if request.path.starts_with("/v1/packages/") {
+            edit(response);
+        } else if let Some(offers) = &offers {
+            offers(request, response, link);
+        }
+    };
+    Fault { response: Some(Box::new(response)), ..fault }
+}
+
+fn package_files() -> Vec<Broken> {
+    let b = broken;
+    let instead =
+        |of: u16, status: u16| downloads(move |it| it.status = if it.status == of { status } else { it.status });
+    vec![
+        b("PKG-12", "whose SHA-256 is", downloads(|it| it.body.truncate(10))),
+        b("PKG-13", "the status is 206", instead(200, 206)),
+        b("PKG-14", "is answered with status 200", instead(206, 200)),
+        b("PKG-15", "the status is 200", instead(401, 200)),
+        b("PKG-16", "the status is 200", instead(416, 200)),
+        b("PKG-17", "there is no ETag", downloads(|it| it.remove("etag"))),
+    ]
+}
+
 pub fn table() -> Vec<Broken> {
-    [connection_settings(), commands(), custom_messages()].into_iter().flatten().collect()
+    [connection_settings(), packages_available(), package_files(), commands(), custom_messages()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
