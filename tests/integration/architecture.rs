@@ -58,7 +58,11 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("axum", &["gateway", "app", "admin"], "the config service knows no web framework"),
     ("tonic", &["admin", "admin_client", "cli", "proto"], "gRPC is the admin API's"),
     ("rcgen", &["pki"], "certificates are made in one place"),
-    ("rustls", &["gateway"], "TLS is the listener's"),
+    (
+        "rustls",
+        &["gateway", "conformance"],
+        "TLS is the listener's, and that of the connections which conformance opens",
+    ),
     (
         "tokio",
         &[
