@@ -122,6 +122,10 @@ const PARTS: &[(&str, [Known; 6])] = &[
         "own telemetry",
         [Shown(&["the_collector_sends_its_own_telemetry_where_it_is_told"]), Cannot, Untried, Cannot, Cannot, Cannot],
     ),
+    (
+        "a client certificate in connection settings",
+        [Untried, Cannot, Shown(&["go_takes_a_client_certificate"]), Cannot, Cannot, Cannot],
+    ),
     ("client certificates on request", [Cannot, Cannot, Untried, Cannot, Cannot, Cannot]),
     (
         "the restart command",
@@ -145,7 +149,17 @@ const PARTS: &[(&str, [Known; 6])] = &[
             Cannot,
         ],
     ),
-    ("available components", [Untried, Untried, Untried, Cannot, Cannot, Cannot]),
+    (
+        "available components",
+        [
+            Shown(&["a_restart_command_restarts_the_collector_once"]),
+            Shown(&["the_extension_over_websocket"]),
+            Shown(&["go_agents_of_one_build_are_asked_once_what_it_is"]),
+            Cannot,
+            Cannot,
+            Cannot,
+        ],
+    ),
 ];
 
 fn table() -> String {
