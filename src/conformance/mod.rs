@@ -54,7 +54,7 @@ pub struct Plan {
 pub enum Error {
     #[error("{0}")]
     Unreachable(String),
-    #[error("{url} refuses us with status {status}: {}", if *has_token { "it does not take the token" } else { "it wants a token" })]
+    #[error("{url} refuses us with status {status}: {}", if *has_token { "it does not take the token, or wants a client certificate" } else { "it wants a token" })]
     Refused { url: String, status: u16, has_token: bool },
     #[error("nothing at {url} speaks OpAMP: WebSocket: {upgrade}; plain HTTP: {post}")]
     NoServer { url: String, upgrade: String, post: String },

@@ -1,6 +1,8 @@
 //! Clients that people get from package registries, against `muster standalone`: each connects, is seen, gets a
 //! configuration that `musterctl apply` made, shows as APPLIED, and comes back when the server does.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::support::{
@@ -207,7 +209,9 @@ async fn comes_back(kind: Kind, transport: &str) {
     server.node.ended().await;
     server.node.start().await;
     server.node.ready().await;
-    ctl.agent_is(&uid, "the client is back", |agent| is(agent, "connected", true)).await;
+    // Each attempt that found nobody doubles the time to the next; on a slow machine the server is away for several.
+    let limit = Duration::from_secs(300);
+    ctl.agent_is_within(limit, &uid, "the client is back", |agent| is(agent, "connected", true)).await;
     ctl.apply("base", "service.name = checkout", FILE, "after\n").await;
     let after = client.event("config", |config| config["files"][FILE] == "after\n").await;
     has_settled(&ctl, &uid, "APPLIED", &after).await;

@@ -10,8 +10,9 @@ use tokio::{
 };
 
 use super::{
+    PATIENCE,
     agent::{Agent, Fleet},
-    eventually,
+    eventually, eventually_within,
     node::clean,
 };
 
@@ -112,8 +113,19 @@ impl Ctl {
 
     /// Waits until this holds for the agent as the server sees it.
     pub async fn agent_is(&self, uid: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        self.agent_is_within(PATIENCE, uid, what, holds).await
+    }
+
+    /// As [`Self::agent_is`], with another limit.
+    pub async fn agent_is_within(
+        &self,
+        limit: Duration,
+        uid: &str,
+        what: &str,
+        holds: impl Fn(&Value) -> bool,
+    ) -> Value {
         let mut last = Value::Null;
-        let result = eventually(what, async || {
+        let result = eventually_within(limit, what, async || {
             let agent = self.agent(uid).await?;
             if agent != last {
                 println!("{what}: {agent}");
