@@ -11,6 +11,7 @@ mod case;
 mod cases;
 mod context;
 mod http;
+mod offers;
 mod pattern;
 mod protobuf;
 mod reach;

@@ -287,7 +287,10 @@ impl Entry {
 
     /// Of kinds that the agent does not accept any more. If it does again, it is offered them as if for the first time.
     fn withdraw_offers(&mut self) {
-        for kind in PolicyKind::ALL.into_iter().filter(|kind| !self.accepts(*kind)).collect::<Vec<_>>() {
+        for kind in PolicyKind::ALL {
+            if self.accepts(kind) {
+                continue;
+            }
             self.offered[kind as usize] = 0;
             if let Some(rare) = &mut self.rare {
                 rare.offers.retain(|offer| offer.kind != kind);
@@ -296,16 +299,14 @@ impl Entry {
     }
 
     /// Something was put on the agent's connection. Returns whether the config service is to be told.
-    pub fn sent(&mut self, offers: &[Offer]) -> bool {
-        for offer in offers {
-            self.offered[offer.kind as usize] = offer.generation;
-        }
-        let Some(settings) = offers.iter().find(|offer| offer.kind == PolicyKind::ConnectionSettings) else {
+    pub fn sent(&mut self, offer: Offer) -> bool {
+        self.offered[offer.kind as usize] = offer.generation;
+        if offer.kind != PolicyKind::ConnectionSettings {
             return false;
-        };
+        }
         self.report_number += 1;
         let pending = self.rare().pending.get_or_insert_default();
-        pending.sent_connection_settings = Some(settings.hash);
+        pending.sent_connection_settings = Some(offer.hash);
         pending.due_ms = 0;
         pending.attempts = 0;
         true

@@ -7,6 +7,7 @@ use super::{
     agents::{Echo, Entry, Link, Offer, Waiting},
     commands,
     connection::Connection,
+    full_state::FullState,
     offers,
     timers::Timer,
     websocket,
@@ -72,43 +73,58 @@ fn has_news(shared: &Shared, entry: &Entry, now_ms: u64) -> bool {
 /// What an agent is to be told.
 #[derive(Debug, Default)]
 struct News {
-    asks_full_state: bool,
+    /// If it is asked for its full state: what was noted of that before.
+    asks_full_state: Option<FullState>,
     asks_components: bool,
     custom_capabilities: Option<opamp::CustomCapabilities>,
-    offers: Vec<Offer>,
-    /// The offers' fields, encoded.
-    fields: Vec<Bytes>,
+    /// With the field that makes each, encoded.
+    offers: Vec<(Offer, Bytes)>,
 }
 
 impl News {
     fn is_empty(&self) -> bool {
-        !self.asks_full_state && !self.asks_components && self.custom_capabilities.is_none() && self.offers.is_empty()
+        self.asks_full_state.is_none()
+            && !self.asks_components
+            && self.custom_capabilities.is_none()
+            && self.offers.is_empty()
     }
 
     fn addressed(&self, echo: Echo) -> Reply {
         let flag = |is_set, flag: ServerToAgentFlags| if is_set { flag as u64 } else { 0 };
-        let flags = flag(self.asks_full_state, ServerToAgentFlags::ReportFullState)
+        let flags = flag(self.asks_full_state.is_some(), ServerToAgentFlags::ReportFullState)
             | flag(self.asks_components, ServerToAgentFlags::ReportAvailableComponents);
         let custom_capabilities = self.custom_capabilities.clone();
         let fields = opamp::ServerToAgent { flags, custom_capabilities, ..Default::default() };
-        let Some((tail, rest)) = self.fields.split_first() else { return Reply::with(echo, fields, None) };
+        let Some(((_, tail), rest)) = self.offers.split_first() else { return Reply::with(echo, fields, None) };
         let mut reply = Reply::with(echo, fields, Some(tail.clone()));
         if !rest.is_empty() {
             // Seldom, and small beside a configuration, which is the first.
+            let rest = rest.iter().map(|(_, field)| field);
             reply.head = std::iter::once(&reply.head).chain(rest).flatten().copied().collect::<Vec<u8>>().into();
         }
         reply
     }
+
+    /// It could not be said: it stays to be told.
+    fn put_back(self, entry: &mut Entry) {
+        let Some(rare) = &mut entry.rare else { return };
+        if let Some(before) = self.asks_full_state {
+            rare.full_state = before;
+        }
+        rare.asks_components |= self.asks_components;
+        rare.tells_custom_capabilities |= self.custom_capabilities.is_some();
+        rare.offers.extend(self.offers.into_iter().map(|(offer, _)| offer));
+    }
 }
 
-/// Takes from the agent's entry what it is to be told: told once. Once it is, [`note_sent`] is to be called.
+/// Takes from the agent's entry what it is to be told: told once. Then [`note_sent`] is to be called, or [`News::put_back`].
 fn take_news(shared: &Shared, entry: &mut Entry, now_ms: u64) -> News {
     let mut news = News::default();
     if let Some(rare) = &mut entry.rare {
         // What could not be kept is not asked for.
         if rare.full_state.is_due(now_ms) && !shared.memory.is_scarce() && shared.full_state.try_take() {
+            news.asks_full_state = Some(rare.full_state.clone());
             rare.full_state.asked(now_ms);
-            news.asks_full_state = true;
             shared.metrics.full_state_asks.increment(1);
         }
         news.asks_components = std::mem::take(&mut rare.asks_components);
@@ -120,10 +136,9 @@ fn take_news(shared: &Shared, entry: &mut Entry, now_ms: u64) -> News {
         let mut room = shared.config.max_sent_bytes.saturating_sub(offers::ENVELOPE_BYTES);
         rare.offers.retain(|offer| match shared.bodies.get(&offer.hash) {
             // What does not fit is sent by itself, a moment later.
-            Some(field) if news.fields.is_empty() || field.len() <= room => {
+            Some(field) if news.offers.is_empty() || field.len() <= room => {
                 room = room.saturating_sub(field.len());
-                news.fields.push(field);
-                news.offers.push(*offer);
+                news.offers.push((*offer, field));
                 false
             }
             _ => true,
@@ -152,10 +167,12 @@ fn take_refusal(shared: &Shared, entry: &mut Entry, uid: InstanceUid) -> Option<
     Some(Reply::error(Some(uid), ServerErrorResponseType::BadRequest, text.into(), None))
 }
 
-fn note_sent(shared: &Shared, uid: InstanceUid, entry: &mut Entry, offers: &[Offer]) {
-    shared.metrics.offers_sent.increment(offers.len() as u64);
-    if entry.sent(offers) {
-        shared.outgoing.report(uid);
+fn note_sent(shared: &Shared, uid: InstanceUid, entry: &mut Entry, offers: &[(Offer, Bytes)]) {
+    for (offer, _) in offers {
+        shared.metrics.offers_sent.increment(1);
+        if entry.sent(*offer) {
+            shared.outgoing.report(uid);
+        }
     }
 }
 
@@ -177,18 +194,14 @@ fn tell_if(
     if let Some(refusal) = take_refusal(shared, entry, owed.map_or(uid, |echo| echo.uid)) {
         send(shared, connection, &refusal);
     }
-    let wishes = entry.rare.as_ref().map(|rare| {
-        (rare.offers.clone(), rare.full_state.clone(), rare.tells_custom_capabilities, rare.asks_components)
-    });
     let news = take_news(shared, entry, now_ms);
     if owed.is_none() && news.is_empty() {
         return;
     }
     if send(shared, connection, &news.addressed(owed.unwrap_or(Echo { uid, new_uid: None }))) {
         note_sent(shared, uid, entry, &news.offers);
-    } else if let (Some(rare), Some((offers, full_state, tells, asks))) = (&mut entry.rare, wishes) {
-        (rare.offers, rare.full_state) = (offers, full_state);
-        (rare.tells_custom_capabilities, rare.asks_components) = (tells, asks);
+    } else {
+        news.put_back(entry);
     }
 }
 

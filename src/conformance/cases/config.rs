@@ -8,6 +8,7 @@ use crate::{
         agent::{APPLIED, APPLYING, Agent, FAILED, can},
         case::{Step, Verdict, cases, ensure},
         context::{Context, file, no_error, offer_of},
+        offers,
         protobuf::Message,
         reply::{RemoteConfig, Reply, capability},
         websocket::Socket,
@@ -87,13 +88,7 @@ async fn with_applied(cx: &Context) -> Step<(Socket, Agent, RemoteConfig)> {
 
 /// Speaks for a while, in which nothing may be offered.
 async fn is_offered_nothing(cx: &Context, socket: &mut Socket, agent: &mut Agent, first: Option<Reply>) -> Verdict {
-    let mut replies: Vec<Reply> = first.into_iter().collect();
-    for _ in 0..3 {
-        replies.push(socket.say(&agent.heartbeat()).await?);
-        replies.extend(socket.during(cx.quiet / 3).await?);
-    }
-    for reply in replies {
-        no_error(&reply)?;
+    for reply in offers::replies(cx, socket, agent, first).await? {
         if let Some(offer) = reply.remote_config {
             return Err(format!("offered {} with {} files", hex::encode(offer.hash), offer.files.len()).into());
         }

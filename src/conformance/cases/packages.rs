@@ -6,8 +6,9 @@ use crate::{
         agent::{Agent, can},
         case::{Step, Verdict, cases, ensure, skip},
         context::{Context, no_error},
+        offers,
         protobuf::{Fields, Message},
-        reply::{Reply, capability},
+        reply::capability,
         websocket::Socket,
     },
 };
@@ -53,20 +54,7 @@ fn agent(cx: &Context) -> Agent {
 /// What is offered to an agent that comes, of what the operator made for it.
 async fn offered(cx: &Context, package: Package, agent: &mut Agent) -> Step<(Socket, Fields)> {
     cx.offer_packages("p", &[package]).await?;
-    let (mut socket, first) = cx.online(agent).await?;
-    if first.capabilities & capability::OFFERS_PACKAGES == 0 {
-        skip!("the server does not say OffersPackages");
-    }
-    let offer = match first.packages {
-        Some(offer) => offer,
-        None => next_offer(&mut socket).await?,
-    };
-    Ok((socket, offer))
-}
-
-async fn next_offer(socket: &mut Socket) -> Step<Fields> {
-    let reply = socket.until("packages", |reply| reply.packages.is_some()).await?;
-    Ok(reply.packages.unwrap_or_default())
+    offers::PACKAGES.first(cx, agent).await
 }
 
 /// The package that the operator gave.
@@ -107,16 +95,6 @@ fn statuses(offer: &Fields, status: u64) -> Step<Message> {
 const INSTALLED: u64 = 0;
 const INSTALL_FAILED: u64 = 3;
 
-async fn is_offered_nothing(cx: &Context, socket: &mut Socket, agent: &mut Agent, first: Option<Reply>) -> Verdict {
-    let mut replies: Vec<Reply> = first.into_iter().collect();
-    for _ in 0..3 {
-        replies.push(socket.say(&agent.heartbeat()).await?);
-        replies.extend(socket.during(cx.quiet / 3).await?);
-    }
-    ensure!(replies.iter().all(|reply| reply.packages.is_none()), "packages are offered");
-    Ok(())
-}
-
 async fn offers(cx: &Context) -> Verdict {
     let given = package("1.0.0");
     let (_, offer) = offered(cx, given.clone(), &mut agent(cx)).await?;
@@ -131,7 +109,7 @@ async fn offers_only_to_the_capable(cx: &Context) -> Verdict {
     cx.offer_packages("p", &[package("1.0.0")]).await?;
     let mut agent = cx.agent();
     let (mut socket, first) = cx.online(&mut agent).await?;
-    is_offered_nothing(cx, &mut socket, &mut agent, Some(first)).await
+    offers::PACKAGES.stays_away(cx, &mut socket, &mut agent, Some(first)).await
 }
 
 async fn has_hashes(cx: &Context) -> Verdict {
@@ -169,16 +147,16 @@ async fn reported(cx: &Context, status: u64) -> Step<(Socket, Agent, Message)> {
 
 async fn offers_nothing_known(cx: &Context) -> Verdict {
     let (mut socket, mut agent, statuses) = reported(cx, INSTALLED).await?;
-    is_offered_nothing(cx, &mut socket, &mut agent, None).await?;
+    offers::PACKAGES.stays_away(cx, &mut socket, &mut agent, None).await?;
     drop(socket);
     let mut socket = cx.connect().await?;
     let first = socket.say(&agent.full().message(8, &statuses)).await?;
-    is_offered_nothing(cx, &mut socket, &mut agent, Some(first)).await
+    offers::PACKAGES.stays_away(cx, &mut socket, &mut agent, Some(first)).await
 }
 
 async fn leaves_failures(cx: &Context) -> Verdict {
     let (mut socket, mut agent, _) = reported(cx, INSTALL_FAILED).await?;
-    is_offered_nothing(cx, &mut socket, &mut agent, None).await
+    offers::PACKAGES.stays_away(cx, &mut socket, &mut agent, None).await
 }
 
 async fn hashes_differ_between(cx: &Context, first: Package, second: Package) -> Verdict {
@@ -186,7 +164,7 @@ async fn hashes_differ_between(cx: &Context, first: Package, second: Package) ->
     let (mut socket, offer) = offered(cx, first, &mut agent).await?;
     no_error(&socket.say(&agent.heartbeat().message(8, &statuses(&offer, INSTALLED)?)).await?)?;
     cx.offer_packages("p", &[second]).await?;
-    let (before, after) = (hashes(&offer)?, hashes(&next_offer(&mut socket).await?)?);
+    let (before, after) = (hashes(&offer)?, hashes(&offers::PACKAGES.next(&mut socket).await?)?);
     ensure!(before.0 != after.0, "both have the all_packages_hash {}", hex::encode(before.0));
     ensure!(before.1 != after.1, "both have the package hash {}", hex::encode(before.1));
     Ok(())

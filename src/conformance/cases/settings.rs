@@ -6,8 +6,9 @@ use crate::{
         agent::{APPLIED, Agent, FAILED, can, remote_config_status},
         case::{Step, Verdict, cases, ensure, skip},
         context::{Context, no_error},
+        offers,
         protobuf::{Fields, Message},
-        reply::{Reply, capability},
+        reply::capability,
         websocket::Socket,
     },
 };
@@ -60,20 +61,7 @@ fn agent(cx: &Context) -> Agent {
 /// What is offered to an agent that comes, of what the operator made for it.
 async fn offered(cx: &Context, settings: &Settings, agent: &mut Agent) -> Step<(Socket, Fields)> {
     cx.offer_settings("s", settings).await?;
-    let (mut socket, first) = cx.online(agent).await?;
-    if first.capabilities & capability::OFFERS_CONNECTION_SETTINGS == 0 {
-        skip!("the server does not say OffersConnectionSettings");
-    }
-    let offer = match first.connection_settings {
-        Some(offer) => offer,
-        None => next_offer(&mut socket).await?,
-    };
-    Ok((socket, offer))
-}
-
-async fn next_offer(socket: &mut Socket) -> Step<Fields> {
-    let reply = socket.until("connection settings", |reply| reply.connection_settings.is_some()).await?;
-    Ok(reply.connection_settings.unwrap_or_default())
+    offers::CONNECTION_SETTINGS.first(cx, agent).await
 }
 
 fn hash(offer: &Fields) -> Step<Vec<u8>> {
@@ -86,17 +74,6 @@ fn part(offer: &Fields, number: u32) -> Step<(String, Vec<(String, String)>)> {
     let headers = part.message(2)?.unwrap_or_default().messages(1)?;
     let headers = headers.iter().map(|header| Ok::<_, String>((header.text(1)?, header.text(2)?)));
     Ok((part.text(1)?, headers.collect::<Result<_, _>>()?))
-}
-
-/// Speaks for a while, in which no settings may come.
-async fn is_offered_nothing(cx: &Context, socket: &mut Socket, agent: &mut Agent, first: Option<Reply>) -> Verdict {
-    let mut replies: Vec<Reply> = first.into_iter().collect();
-    for _ in 0..3 {
-        replies.push(socket.say(&agent.heartbeat()).await?);
-        replies.extend(socket.during(cx.quiet / 3).await?);
-    }
-    ensure!(replies.iter().all(|reply| reply.connection_settings.is_none()), "connection settings are offered");
-    Ok(())
 }
 
 async fn report(socket: &mut Socket, agent: &mut Agent, hash: &[u8], status: u64) -> Verdict {
@@ -122,7 +99,7 @@ async fn offers_only_to_the_capable(cx: &Context) -> Verdict {
     cx.offer_settings("s", &opamp(OPAMP)).await?;
     let mut agent = cx.agent();
     let (mut socket, first) = cx.online(&mut agent).await?;
-    is_offered_nothing(cx, &mut socket, &mut agent, Some(first)).await
+    offers::CONNECTION_SETTINGS.stays_away(cx, &mut socket, &mut agent, Some(first)).await
 }
 
 async fn has_headers(cx: &Context) -> Verdict {
@@ -169,7 +146,7 @@ async fn applied(cx: &Context, status: u64) -> Step<(Socket, Agent)> {
 
 async fn offers_nothing_known(cx: &Context) -> Verdict {
     let (mut socket, mut agent) = applied(cx, APPLIED).await?;
-    is_offered_nothing(cx, &mut socket, &mut agent, None).await
+    offers::CONNECTION_SETTINGS.stays_away(cx, &mut socket, &mut agent, None).await
 }
 
 async fn remembers_offers(cx: &Context) -> Verdict {
@@ -179,12 +156,12 @@ async fn remembers_offers(cx: &Context) -> Verdict {
     // As the Supervisor does: a new client, which begins at 0 and has forgotten what it was offered.
     agent.next = 0;
     let (mut socket, first) = cx.online(&mut agent).await?;
-    is_offered_nothing(cx, &mut socket, &mut agent, Some(first)).await
+    offers::CONNECTION_SETTINGS.stays_away(cx, &mut socket, &mut agent, Some(first)).await
 }
 
 async fn leaves_failures(cx: &Context) -> Verdict {
     let (mut socket, mut agent) = applied(cx, FAILED).await?;
-    is_offered_nothing(cx, &mut socket, &mut agent, None).await
+    offers::CONNECTION_SETTINGS.stays_away(cx, &mut socket, &mut agent, None).await
 }
 
 async fn hashes_are_stable(cx: &Context) -> Verdict {
@@ -200,7 +177,7 @@ async fn hashes_differ(cx: &Context) -> Verdict {
     let (mut socket, first) = offered(cx, &opamp(OPAMP), &mut agent).await?;
     report(&mut socket, &mut agent, &hash(&first)?, APPLIED).await?;
     cx.offer_settings("s", &opamp("wss://opamp.example.com/another")).await?;
-    let second = next_offer(&mut socket).await?;
+    let second = offers::CONNECTION_SETTINGS.next(&mut socket).await?;
     ensure!(hash(&first)? != hash(&second)?, "both have the hash {}", hex::encode(hash(&first)?));
     Ok(())
 }
@@ -229,7 +206,7 @@ async fn withdraws(cx: &Context) -> Verdict {
     let (mut socket, offer) = offered(cx, &settings, &mut agent).await?;
     report(&mut socket, &mut agent, &hash(&offer)?, APPLIED).await?;
     cx.withdraw("s").await?;
-    let (endpoint, _) = part(&next_offer(&mut socket).await?, 3)?;
+    let (endpoint, _) = part(&offers::CONNECTION_SETTINGS.next(&mut socket).await?, 3)?;
     ensure!(endpoint.is_empty(), "the endpoint is {endpoint:?}");
     Ok(())
 }

@@ -71,6 +71,12 @@ pub fn full(group: &str) -> AgentToServer {
     }
 }
 
+/// The hash of what a verdict offers, which is of this kind or nothing.
+pub fn offered(kind: bus::OfferKind, verdict: &bus::Verdict) -> Option<Bytes> {
+    assert!(verdict.offers.iter().all(|offer| offer.kind() == kind), "{verdict:?}");
+    verdict.offers.first().map(|offer| offer.hash.clone())
+}
+
 pub fn status(status: RemoteConfigStatuses, hash: &[u8]) -> AgentToServer {
     let status = RemoteConfigStatus {
         status: status as i32,
@@ -148,6 +154,19 @@ impl Gateway {
     pub async fn send(&self, uid: InstanceUid, batch: bus::ShardBatch) {
         let batch = bus::ShardBatch { gateway: self.name.clone(), ..batch };
         self.bus.publish(&Topic::Shard(uid.shard()), batch.encode_to_vec().into()).await.unwrap();
+    }
+
+    /// The body that `hash` stands for.
+    pub async fn body(&mut self, kind: bus::OfferKind, hash: &Bytes) -> Bytes {
+        let wanted = bus::ShardBatch { wanted_hashes: vec![hash.clone()], ..Default::default() };
+        self.send(uid(1), wanted).await;
+        let body = self.hear(|heard| match heard {
+            Heard::Body(body) if body.hash == *hash => Some(body.clone()),
+            _ => None,
+        });
+        let body = body.await;
+        assert_eq!(body.kind(), kind);
+        body.body
     }
 
     pub async fn report(&self, report: bus::Report) {

@@ -23,7 +23,7 @@ use prost::{Message, bytes::Bytes};
 
 use super::{
     cluster::{Backend, Cluster, Replica, actor, quick},
-    gateway::{Gateway, Heard, full, opening, report, uid},
+    gateway::{self, Gateway, full, opening, report, uid},
 };
 
 const URL: &str = "https://muster.example/v1/packages/";
@@ -93,20 +93,12 @@ async fn known(cluster: &Cluster) {
 
 /// What a verdict offers, which is packages or nothing.
 fn offered(verdict: &bus::Verdict) -> Option<Bytes> {
-    assert!(verdict.offers.iter().all(|offer| offer.kind() == bus::OfferKind::Packages), "{verdict:?}");
-    verdict.offers.first().map(|offer| offer.hash.clone())
+    gateway::offered(bus::OfferKind::Packages, verdict)
 }
 
 async fn body(gateway: &mut Gateway, hash: &Bytes) -> PackagesAvailable {
-    let wanted = bus::ShardBatch { wanted_hashes: vec![hash.clone()], ..Default::default() };
-    gateway.send(uid(1), wanted).await;
-    let body = gateway.hear(|heard| match heard {
-        Heard::Body(body) if body.hash == *hash => Some(body.clone()),
-        _ => None,
-    });
-    let body = body.await;
-    assert_eq!(body.kind(), bus::OfferKind::Packages);
-    let packages = PackagesAvailable::decode(body.body).unwrap();
+    let body = gateway.body(bus::OfferKind::Packages, hash).await;
+    let packages = PackagesAvailable::decode(body).unwrap();
     assert_eq!(packages.all_packages_hash, *hash);
     packages
 }

@@ -17,7 +17,7 @@ use prost::{Message, bytes::Bytes};
 
 use super::{
     cluster::{Backend, Cluster, actor, quick},
-    gateway::{Gateway, Heard, full, opening, report, uid},
+    gateway::{self, Gateway, full, opening, report, uid},
 };
 
 /// An agent that takes a destination for its own metrics.
@@ -44,20 +44,12 @@ async fn apply(cluster: &Cluster, selector: &str, endpoint: &str) {
 
 /// What a verdict offers, which is connection settings or nothing.
 fn offered(verdict: &bus::Verdict) -> Option<Bytes> {
-    assert!(verdict.offers.iter().all(|offer| offer.kind() == bus::OfferKind::ConnectionSettings), "{verdict:?}");
-    verdict.offers.first().map(|offer| offer.hash.clone())
+    gateway::offered(bus::OfferKind::ConnectionSettings, verdict)
 }
 
 async fn body(gateway: &mut Gateway, hash: &Bytes) -> ConnectionSettingsOffers {
-    let wanted = bus::ShardBatch { wanted_hashes: vec![hash.clone()], ..Default::default() };
-    gateway.send(uid(1), wanted).await;
-    let body = gateway.hear(|heard| match heard {
-        Heard::Body(body) if body.hash == *hash => Some(body.clone()),
-        _ => None,
-    });
-    let body = body.await;
-    assert_eq!(body.kind(), bus::OfferKind::ConnectionSettings);
-    ConnectionSettingsOffers::decode(body.body).unwrap()
+    let body = gateway.body(bus::OfferKind::ConnectionSettings, hash).await;
+    ConnectionSettingsOffers::decode(body).unwrap()
 }
 
 pub async fn what_was_sent_is_remembered_by_every_node(backend: Backend) {

@@ -21,7 +21,7 @@ use muster::{
 use prost::Message as _;
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
@@ -29,7 +29,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::{client_async, tungstenite::Message};
 use tokio_util::sync::CancellationToken;
 
-use super::harness::*;
+use super::{harness::*, tls::answer};
 use crate::support::{
     eventually,
     tls::{Ca, Identity, Key, connect, connector},
@@ -99,18 +99,7 @@ impl World {
         let connector = connector(&self.server.pem, identity);
         let mut stream = connect(self.node.address, &connector).await.expect("a handshake");
         stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
-        let read = async {
-            let mut answer = Vec::new();
-            while !answer.ends_with(b"\r\n\r\n") {
-                answer.push(stream.read_u8().await.unwrap());
-            }
-            let head = String::from_utf8(answer).unwrap().to_lowercase();
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
-            let mut body = vec![0; length];
-            stream.read_exact(&mut body).await.unwrap();
-            (head, body)
-        };
-        tokio::time::timeout(PATIENCE, read).await.expect("an answer")
+        answer(&mut stream).await
     }
 
     /// Why an agent with this certificate is not let in.

@@ -80,7 +80,7 @@ fn tls(folder: &Path, server: &Ca, clients: &Ca, certificates: ClientCertificate
 }
 
 /// Status line and headers in lower case, and the body.
-async fn answer(stream: &mut TlsStream<TcpStream>) -> (String, Vec<u8>) {
+pub(super) async fn answer(stream: &mut TlsStream<TcpStream>) -> (String, Vec<u8>) {
     let read = async {
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n\r\n") {
