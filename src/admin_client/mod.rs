@@ -15,9 +15,9 @@ use tonic::{
 
 use crate::proto::{
     admin::{
-        self, agents_client::AgentsClient, attribute_value, commands_client::CommandsClient,
-        package_files_client::PackageFilesClient, policies_client::PoliciesClient, tokens_client::TokensClient,
-        upload_package_file_request::Part,
+        self, CertificateState, agents_client::AgentsClient, attribute_value, certificates_client::CertificatesClient,
+        commands_client::CommandsClient, package_files_client::PackageFilesClient, policies_client::PoliciesClient,
+        tokens_client::TokensClient, upload_package_file_request::Part,
     },
     opamp,
 };
@@ -113,6 +113,16 @@ pub struct Destination {
     pub headers: Vec<(String, String)>,
     /// Of OpAMP alone; 0 for the server's default.
     pub heartbeat_s: u64,
+}
+
+/// A certificate that an agent asked for, or that it was issued.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    pub id: String,
+    /// Nobody has decided yet.
+    pub is_pending: bool,
+    /// It may be used.
+    pub is_issued: bool,
 }
 
 /// A custom message of an agent.
@@ -348,6 +358,36 @@ impl AdminClient {
         let request = self.request(admin::WatchMessagesRequest { capability, ..Default::default() });
         let stream = self.commands().watch_messages(request).await.map_err(failed("watch messages"))?;
         Ok(CustomMessages(stream.into_inner()))
+    }
+
+    /// What the agent asked for.
+    pub async fn certificates(&self, uid: &str) -> Result<Vec<Certificate>, Error> {
+        let request =
+            self.request(admin::ListCertificatesRequest { instance_uid: uid.to_owned(), ..Default::default() });
+        let answer = self.issuing().list_certificates(request).await.map_err(failed("list certificates"))?;
+        let certificate = |it: admin::Certificate| Certificate {
+            is_pending: it.state() == CertificateState::Pending,
+            is_issued: it.state() == CertificateState::Issued,
+            id: it.id,
+        };
+        Ok(answer.into_inner().certificates.into_iter().map(certificate).collect())
+    }
+
+    pub async fn approve_certificate(&self, id: &str) -> Result<(), Error> {
+        let request = self.request(admin::ApproveCertificateRequest { id: id.to_owned() });
+        self.issuing().approve_certificate(request).await.map_err(failed("approve a certificate"))?;
+        Ok(())
+    }
+
+    /// Denies a request, or revokes what was issued.
+    pub async fn deny_certificate(&self, id: &str) -> Result<(), Error> {
+        let request = self.request(admin::DenyCertificateRequest { id: id.to_owned() });
+        self.issuing().deny_certificate(request).await.map_err(failed("deny a certificate"))?;
+        Ok(())
+    }
+
+    fn issuing(&self) -> CertificatesClient<Channel> {
+        CertificatesClient::new(self.channel.clone())
     }
 
     fn commands(&self) -> CommandsClient<Channel> {

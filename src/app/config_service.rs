@@ -43,6 +43,10 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
     let packages = role.packages.storage()?;
     let is_package_url_known = !config.package_url.is_empty();
     let issuer = authority::issuer(&role.config_service, None)?;
+    anyhow::ensure!(
+        issuer.is_none() || !config.opamp_url.is_empty(),
+        "agent-ca-file needs opamp-url: agents that are given a certificate are told where to connect with it"
+    );
     let first_tokens = [
         (TokenKind::Operator, OPERATOR_TOKEN_NAME, role.operator_token()?),
         (TokenKind::Agent, AGENT_TOKEN_NAME, role.agent_token()?),

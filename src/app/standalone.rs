@@ -65,8 +65,10 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     let addresses =
         Addresses { opamp: opamp.local_addr()?, admin: calls.local_addr()?, metrics: scrapes.local_addr()? };
 
-    if service_config.package_url.is_empty() {
-        service_config.package_url = base_url(&format!("http://{}", reachable(addresses.opamp))).unwrap_or_default();
+    if service_config.opamp_url.is_empty() {
+        let scheme = if is_tls { "wss" } else { "ws" };
+        service_config.opamp_url = format!("{scheme}://{}{}", reachable(addresses.opamp), role.gateway.path());
+        service_config.package_url = base_url(&service_config.opamp_url).unwrap_or_default();
     }
 
     let sqlite = SqliteStore::open(&folder.database()).await.context("cannot open the database")?;

@@ -50,6 +50,8 @@ struct Traces {
     policies: Vec<String>,
     tokens: Vec<String>,
     package_files: Vec<[u8; 32]>,
+    /// The agents that ask for certificates.
+    certificates: Vec<[u8; 16]>,
     /// Plain HTTP was used, where no connection ends to say that an agent is gone.
     is_over_http: bool,
 }
@@ -225,6 +227,35 @@ impl Context {
         http.exchange(&request).await
     }
 
+    /// What this agent asks for, or is issued, is denied or revoked at the end.
+    pub fn will_ask_certificates(&self, uid: [u8; 16]) {
+        self.traces.lock().certificates.push(uid);
+    }
+
+    /// Approves or denies the agent's request for a certificate, which may still be on its way; whether there was anything
+    /// to decide.
+    pub async fn decide_certificate(&self, uid: &[u8], is_approved: bool) -> Step<bool> {
+        let admin = self.admin()?;
+        let deadline = tokio::time::Instant::now() + self.patience;
+        loop {
+            let known = admin.certificates(&uid_text(uid)).await.map_err(told)?;
+            if let Some(pending) = known.iter().find(|certificate| certificate.is_pending) {
+                match is_approved {
+                    true => admin.approve_certificate(&pending.id).await.map_err(told)?,
+                    false => admin.deny_certificate(&pending.id).await.map_err(told)?,
+                }
+                return Ok(true);
+            }
+            if known.iter().any(|certificate| certificate.is_issued) {
+                return Ok(false);
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(Stop::Fail("the operator does not see that the agent asked for a certificate".to_owned()));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Has an agent restart.
     pub async fn restart(&self, uid: &[u8]) -> Verdict {
         Ok(self.admin()?.restart(&uid_text(uid)).await.map_err(told)?)
@@ -299,6 +330,9 @@ impl Context {
         for token in &traces.tokens {
             report("token", token, admin.revoke_token(token).await);
         }
+        for uid in &traces.certificates {
+            report("certificates of", &uid_text(uid), withdraw_certificates(admin, &uid_text(uid)).await);
+        }
         for uid in &traces.agents {
             report("agent", &uid_text(uid), admin.forget_agent(&uid_text(uid)).await);
         }
@@ -313,6 +347,16 @@ impl Context {
             let _ = http.stream.shutdown().await;
         }
     }
+}
+
+/// A certificate outlives its agent's record.
+async fn withdraw_certificates(admin: &AdminClient, uid: &str) -> Result<(), Error> {
+    for certificate in admin.certificates(uid).await? {
+        if certificate.is_pending || certificate.is_issued {
+            admin.deny_certificate(&certificate.id).await?;
+        }
+    }
+    Ok(())
 }
 
 /// What the operator could not do makes a case fail.

@@ -15,7 +15,8 @@ use crate::{
 pub struct ConfigService {
     /// Where agents reach this deployment, such as wss://opamp.example.com/v1/opamp: offered to agents that are given a
     /// certificate, where no policy of connection settings says where to connect. At the same host and port they fetch
-    /// packages that are hosted here; `standalone` takes the address that it listens on where this is not given.
+    /// packages that are hosted here. Needed with `--agent-ca-file`; `standalone` takes the address that it listens on where
+    /// this is not given.
     #[arg(long, value_name = "URL", default_value = "", value_parser = values::opamp_url)]
     opamp_url: String,
     /// How long to wait for more reports before a batch that is not full is taken.

@@ -57,7 +57,11 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("hyper", &["gateway", "load", "app"], "the config service knows no web framework"),
     ("axum", &["gateway", "app", "admin"], "the config service knows no web framework"),
     ("tonic", &["admin", "admin_client", "cli", "proto"], "gRPC is the admin API's"),
-    ("rcgen", &["pki"], "certificates are made in one place"),
+    (
+        "rcgen",
+        &["pki", "conformance"],
+        "certificates are made in one place; what conformance makes are requests for them",
+    ),
     (
         "rustls",
         &["gateway", "conformance"],

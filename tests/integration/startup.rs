@@ -11,12 +11,14 @@ use crate::support::{
     node::{Node, clean},
     postgres::{Server, Stop},
     process::Process,
-    redis,
+    redis, tls,
 };
 
 const OPERATOR_TOKEN: &str = "muster_operator_of-the-startup-tests-000000000000000000000000";
 const AGENT_TOKEN: &str = "muster_agent_of-the-startup-tests-000000000000000000000000";
 const OTHER_TOKEN: &str = "muster_agent_of-nobody";
+/// Where no database listens.
+const NOBODY: &str = "postgres://muster@127.0.0.1:1/muster";
 /// Longer than any test takes.
 const AS_LONG_AS_IT_TAKES: &str = "1h";
 
@@ -102,4 +104,17 @@ async fn without_being_told_to_wait_they_say_what_is_missing() {
     let mut migration = muster(&folder, "migration", &["migrate", "--database-url", nowhere]);
     assert_eq!(migration.ended(PATIENCE).await.code(), Some(1));
     assert!(migration.output().contains("cannot migrate"), "{}", migration.output());
+}
+
+/// A certificate is no use to an agent that is not told where to connect with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_needs_an_address_to_offer() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = tls::authority(folder.path());
+    let arguments = ["config-service", "--database-url", NOBODY, "--redis-url", "redis://127.0.0.1:1"];
+    let authority = ["--agent-ca-file", &*certificate, "--agent-ca-key-file", &*key];
+    let mut process = muster(&folder, "config-service", &[&arguments[..], &authority].concat());
+    let status = process.ended(PATIENCE).await;
+    let output = process.output();
+    assert!(!status.success() && output.contains("agent-ca-file needs opamp-url"), "{output}");
 }

@@ -1,7 +1,14 @@
 //! Certificates of the tests' own, and TLS as a client speaks it.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
+use muster::pki::Authority;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
@@ -73,12 +80,23 @@ fn client_params(name: &str, uri: Option<&str>) -> CertificateParams {
 
 impl Identity {
     /// Writes `NAME.pem` and `NAME.key` into a folder.
-    pub fn write(&self, folder: &std::path::Path, name: &str) -> (PathBuf, PathBuf) {
+    pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         let (certificate, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
-        std::fs::write(&certificate, &self.certificate).unwrap();
-        std::fs::write(&key, &self.key).unwrap();
+        fs::write(&certificate, &self.certificate).unwrap();
+        fs::write(&key, &self.key).unwrap();
         (certificate, key)
     }
+}
+
+/// Files with an authority for agents' certificates, and its key.
+pub fn authority(folder: &Path) -> (String, String) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    let (certificate, key) = Authority::generate(now).unwrap();
+    let file = |name: &str, text: String| {
+        fs::write(folder.join(name), text).unwrap();
+        folder.join(name).to_string_lossy().into_owned()
+    };
+    (file("agent-ca.pem", certificate), file("agent-ca.key", key))
 }
 
 /// A key that an agent has made, to ask for a certificate with.

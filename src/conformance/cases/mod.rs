@@ -1,5 +1,6 @@
 //! The cases, by what they are about.
 
+mod certificates;
 mod commands;
 mod config;
 mod downloads;
@@ -29,6 +30,7 @@ pub const ALL: &[&[Case]] = &[
     config::CASES,
     observed::CASES,
     settings::CASES,
+    certificates::CASES,
     packages::CASES,
     downloads::CASES,
     commands::CASES,

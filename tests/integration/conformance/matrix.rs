@@ -18,6 +18,7 @@ const SUBJECTS: &[(&str, &str)] = &[
     ("CFG", "remote configuration"),
     ("SEEN", "what an operator sees of agents"),
     ("SET", "connection settings"),
+    ("CERT", "certificates that agents ask for"),
     ("PKG", "packages, and downloads of their files"),
     ("CMD", "the restart command"),
     ("CUST", "custom messages, both ways"),

@@ -13,7 +13,7 @@ use muster::conformance::{self, Plan, Report, Trust};
 use serde_json::Value;
 
 use self::{faults::mute, proxy::Proxy};
-use crate::support::{cluster::Cluster, standalone::Standalone};
+use crate::support::{cluster::Cluster, standalone::Standalone, tls};
 
 /// Far longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,17 +63,23 @@ async fn a_standalone_node_passes() {
     let agents = ctl.agents().await;
     let left: Vec<_> = agents.iter().filter(|agent| agent["connected"] == true).collect();
     assert!(left.is_empty(), "{left:?}");
+    let Value::Array(certificates) = ctl.json(&["get", "certificates"]).await else { panic!("a list is an array") };
+    let is_over = |state: &Value| state == "denied" || state == "revoked";
+    assert!(certificates.iter().all(|it| is_over(&it["state"])), "{certificates:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_gateways_pass() {
-    let packages = tempfile::tempdir().unwrap();
-    let storage = packages.path().to_string_lossy().into_owned();
+    let folder = tempfile::tempdir().unwrap();
+    let storage = folder.path().join("packages").to_string_lossy().into_owned();
+    let (certificate, key) = tls::authority(folder.path());
     let mut cluster = Cluster::start_with(2, 2, &[("MUSTER_PACKAGE_STORAGE", &storage)]).await;
     let opamp = cluster.opamp();
-    // Where agents fetch packages is known once the gateways listen.
+    // Where agents fetch packages, and connect with certificates, is known once the gateways listen.
     for service in &mut cluster.services {
         service.set_env("MUSTER_OPAMP_URL", &format!("ws://{}/v1/opamp", opamp[1]));
+        service.set_env("MUSTER_AGENT_CA_FILE", &certificate);
+        service.set_env("MUSTER_AGENT_CA_KEY_FILE", &key);
         service.terminate();
         service.ended().await;
         service.start().await;

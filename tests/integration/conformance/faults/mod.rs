@@ -1,5 +1,6 @@
 //! For each case a server that is broken so that this case fails.
 
+mod certificates;
 mod http;
 mod messages;
 mod offers;
@@ -23,7 +24,7 @@ pub struct Broken {
 }
 
 pub fn all() -> Vec<Broken> {
-    [http::table(), websocket::table(), messages::table(), operator::table(), offers::table()]
+    [http::table(), websocket::table(), messages::table(), operator::table(), offers::table(), certificates::table()]
         .into_iter()
         .flatten()
         .collect()

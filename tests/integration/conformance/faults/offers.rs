@@ -4,7 +4,7 @@ use muster::proto::opamp::{ConnectionSettingsOffers, CustomCapabilities, CustomM
 
 use super::*;
 
-fn settings(edit: fn(&mut ConnectionSettingsOffers, &Link)) -> Fault {
+pub(super) fn settings(edit: fn(&mut ConnectionSettingsOffers, &Link)) -> Fault {
     reply(move |it, link| {
         if let Some(settings) = &mut it.connection_settings {
             edit(settings, link);
@@ -20,7 +20,7 @@ fn packages(edit: fn(&mut PackagesAvailable, &Link)) -> Fault {
     })
 }
 
-fn no_settings(it: &mut ServerToAgent, _: &Link) {
+pub(super) fn no_settings(it: &mut ServerToAgent, _: &Link) {
     it.connection_settings = None;
 }
 
@@ -29,7 +29,7 @@ fn no_packages(it: &mut ServerToAgent, _: &Link) {
 }
 
 /// What was sent to anybody is sent to everybody, again and again.
-fn settings_for_ever(it: &mut ServerToAgent, link: &Link) {
+pub(super) fn settings_for_ever(it: &mut ServerToAgent, link: &Link) {
     let mut sent = link.world.sent.lock();
     match &it.connection_settings {
         Some(settings) => sent.connection_settings = Some(settings.clone()),
