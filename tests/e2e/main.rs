@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod certificates;
 mod chaos;
 mod clients;
 mod cluster;

@@ -126,7 +126,21 @@ const PARTS: &[(&str, [Known; 6])] = &[
         "a client certificate in connection settings",
         [Untried, Cannot, Shown(&["go_takes_a_client_certificate"]), Cannot, Cannot, Cannot],
     ),
-    ("client certificates on request", [Cannot, Cannot, Untried, Cannot, Cannot, Cannot]),
+    (
+        "client certificates on request",
+        [
+            Cannot,
+            Cannot,
+            Shown(&[
+                "go_gets_a_certificate_that_it_asks_for",
+                "go_gets_a_certificate_over_http",
+                "go_gets_the_certificate_that_an_operator_approves",
+            ]),
+            Cannot,
+            Cannot,
+            Cannot,
+        ],
+    ),
     (
         "the restart command",
         [
