@@ -66,6 +66,7 @@ impl Gateway {
                 ending: None,
                 sent_connection_settings: Bytes::new(),
                 certificate_serial: Default::default(),
+                trace: Default::default(),
             });
         }
         for (shard, reports) in shards {

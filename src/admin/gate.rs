@@ -20,10 +20,14 @@ use super::{errors, metrics};
 use crate::{
     auth::{Operator, Operators, operators::Refusal, token},
     proto,
+    trace::{self, Caller, Span},
 };
 
 /// Takes as long as there is something to take; it limits itself how long nothing may come.
 const UNTIMED: &str = "/muster.admin.v1.PackageFiles/UploadPackageFile";
+
+/// How the names of methods begin that change nothing.
+const READS: [&str; 3] = ["Get", "List", "Watch"];
 
 const OPEN_SERVICES: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
 
@@ -121,7 +125,12 @@ where
                 match gate.admit(request.headers()).await {
                     Ok(operator) => {
                         request.extensions_mut().insert(operator);
-                        inner.call(request).await
+                        let span = span(&method, request.headers());
+                        let response = span.run(inner.call(request)).await;
+                        if let Ok(response) = &response {
+                            told(&span, code(response));
+                        }
+                        response
                     }
                     Err(status) => Ok(status.into_http()),
                 }
@@ -134,6 +143,21 @@ where
             metrics::call(method, code(&response), started.elapsed());
             Ok(response)
         })
+    }
+}
+
+/// Of a call by somebody who may make it.
+fn span(method: &str, headers: &HeaderMap) -> Span {
+    let caller = Caller::from_traceparent(headers.get("traceparent").and_then(|value| value.to_str().ok()));
+    let name = method.rsplit('/').next().unwrap_or_default();
+    let is_read = READS.iter().any(|verb| name.starts_with(verb));
+    trace::call(method, caller, is_read).with("rpc.system.name", || "grpc").with("rpc.method", || method.to_owned())
+}
+
+fn told(span: &Span, code: Code) {
+    span.set("rpc.response.status_code", || i64::from(i32::from(code)));
+    if code != Code::Ok {
+        span.failed(|| code.to_string());
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
     bus::{SharedBus, Topic},
     model::{AgentRecord, InstanceUid},
     proto::bus::{AgentsChanged, GatewayBatch, Hint, Verdict},
+    trace::{self, Parent},
 };
 
 pub struct Publisher {
@@ -58,7 +59,8 @@ impl Publisher {
         self.publish(&Topic::AgentsChanged, message.encode_to_vec().into()).await;
     }
 
-    async fn hint(&self, hint: Hint) {
+    async fn hint(&self, mut hint: Hint) {
+        hint.trace = trace::current().map(Parent::to_bytes).unwrap_or_default();
         self.publish(&Topic::ConfigService, hint.encode_to_vec().into()).await;
     }
 

@@ -18,7 +18,7 @@ use crate::{
     config_service::ConfigService,
     settings::{ConfigServiceRole, Secret},
     store::{self, SharedStore, TokenKind, postgres::PostgresStore},
-    telemetry::Metrics,
+    telemetry::{Metrics, otlp},
 };
 
 /// How often a database that is away, or not migrated yet, is looked at again at start.
@@ -39,6 +39,7 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
     admin::metrics::describe();
     let shutdown = shutdown::on_signal().context("signals")?;
     let node = node::id(role.node.node_id.clone());
+    let otlp = otlp::start(&role.telemetry.otlp(), "muster-config-service", &node)?;
     let config = role.config_service.config()?;
     let packages = role.packages.storage()?;
     let is_package_url_known = !config.package_url.is_empty();
@@ -87,6 +88,7 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
     tracing::info!(node, admin = %addresses[0].1, metrics = %addresses[1].1, "config service started");
     let result = stages.run(&shutdown).await;
     postgres.close().await;
+    otlp.finish().await;
     result
 }
 

@@ -12,7 +12,7 @@ use crate::{
     bus::{self, SharedBus},
     gateway::{self, Gateway},
     settings::GatewayRole,
-    telemetry::Metrics,
+    telemetry::{Metrics, otlp},
 };
 
 pub async fn run(role: GatewayRole, metrics: Metrics) -> anyhow::Result<()> {
@@ -20,6 +20,7 @@ pub async fn run(role: GatewayRole, metrics: Metrics) -> anyhow::Result<()> {
     gateway::metrics::describe();
     let shutdown = shutdown::on_signal().context("signals")?;
     let node = node::id(role.node.node_id.clone());
+    let otlp = otlp::start(&role.telemetry.otlp(), "muster-gateway", &node)?;
     let config = gateway::Config { package_storage: role.packages.storage()?, ..role.gateway.config()? };
     let tls = listeners::tls(&role.gateway)?;
     let redis_url = role.bus.url()?;
@@ -40,5 +41,7 @@ pub async fn run(role: GatewayRole, metrics: Metrics) -> anyhow::Result<()> {
     stages.start("gateway", |stop| async move { Ok(gateway.run(opamp, stop).await?) });
     let _listen_file = role.node.listen_file.as_deref().map(|path| ListenFile::write(path, &addresses)).transpose()?;
     tracing::info!(node, opamp = %addresses[0].1, metrics = %addresses[1].1, "gateway started");
-    stages.run(&shutdown).await
+    let result = stages.run(&shutdown).await;
+    otlp.finish().await;
+    result
 }

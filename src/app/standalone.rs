@@ -24,7 +24,7 @@ use crate::{
     packages::base_url,
     settings::StandaloneRole,
     store::{self, SharedStore, TokenKind, sqlite::SqliteStore},
-    telemetry::Metrics,
+    telemetry::{Metrics, otlp},
 };
 
 /// Simulated agents inside are the same ones after a restart.
@@ -77,6 +77,7 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     let operator_token = first_token(&folder, &store, TokenKind::Operator).await?;
     let bus: SharedBus = InProcess::new();
     let node = node::id(None);
+    let otlp = otlp::start(&role.telemetry.otlp(), "muster-standalone", &node)?;
     let service = ConfigService::new(service_config, node.clone(), store.clone(), bus.clone())
         .with_packages(Some(packages.clone()))
         .with_issuer(issuer.clone());
@@ -111,6 +112,7 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     }
     let result = stages.run(&shutdown).await;
     sqlite.close().await;
+    otlp.finish().await;
     result
 }
 

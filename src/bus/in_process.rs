@@ -33,9 +33,11 @@ impl InProcess {
 #[async_trait]
 impl Bus for InProcess {
     async fn publish(&self, topic: &Topic, payload: Bytes) -> Result<(), Error> {
-        metrics::published(topic, payload.len());
-        self.hub.deliver(topic, &payload);
-        Ok(())
+        let deliver = async {
+            self.hub.deliver(topic, &payload);
+            Ok(())
+        };
+        metrics::publishing("in_process", topic, payload.len(), deliver).await
     }
 
     fn subscribe(&self) -> Box<dyn Subscription> {

@@ -39,7 +39,12 @@ pub struct Client {
     /// The same server; calls may last.
     patient: Channel,
     authorization: MetadataValue<Ascii>,
+    /// The trace that this run is part of, if whoever runs it says so.
+    trace: Option<MetadataValue<Ascii>>,
 }
+
+/// By OpenTelemetry's convention for processes, what a header `traceparent` would say.
+const TRACE: &str = "TRACEPARENT";
 
 impl Client {
     pub async fn connect(global: &Global) -> Result<Self> {
@@ -51,13 +56,17 @@ impl Client {
         let endpoint = Endpoint::from(server.clone()).connect_timeout(CONNECT_TIMEOUT);
         let patient = endpoint.connect_lazy();
         let channel = endpoint.timeout(CALL_TIMEOUT).connect().await.map_err(|error| not_reachable(&server, &error))?;
-        Ok(Self { channel, patient, authorization })
+        let trace = env::var(TRACE).ok().and_then(|text| text.parse().ok());
+        Ok(Self { channel, patient, authorization, trace })
     }
 
     /// A request with the token in it.
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("authorization", self.authorization.clone());
+        if let Some(trace) = &self.trace {
+            request.metadata_mut().insert("traceparent", trace.clone());
+        }
         request
     }
 

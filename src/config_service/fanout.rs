@@ -18,6 +18,7 @@ use crate::{
     model::{AgentRecord, ContentHash, InstanceUid, policy::PolicyKind},
     proto::bus,
     store::{self, DesiredWrite},
+    trace::{self, Parent},
 };
 
 /// How often records that others wrote first are read and decided again.
@@ -155,6 +156,9 @@ async fn send_offers<'a>(shared: &Shared, changes: impl Iterator<Item = &'a Chan
     let mut letters = Letters::default();
     for ((gateway, kind, hash, repeat), (uids, generations)) in groups {
         let batch = letters.to(gateway);
+        if batch.trace.is_empty() {
+            batch.trace = trace::current().map(Parent::to_bytes).unwrap_or_default();
+        }
         batch.bodies.extend(first_body(shared, gateway, hash).await);
         batch.offers.push(bus::OfferGroup {
             kind: bus::OfferKind::from(kind) as i32,

@@ -23,6 +23,7 @@ use super::{
     report::Report,
     room::{Room, Taken},
     shared::{Outage, Shared, isolated, isolated_agent, unix_ms},
+    spans,
 };
 use crate::{
     model::{AgentRecord, ContentHash, InstanceUid},
@@ -88,6 +89,7 @@ struct Results {
     again: Vec<Item>,
     /// The policies that were decided by.
     epoch: u64,
+    traces: spans::Parents,
 }
 
 struct Written {
@@ -163,13 +165,18 @@ impl Worker {
         let items = self.queue.take(self.shared.config.batch_size, MAX_BATCH_BYTES);
         ::metrics::histogram!(metrics::BATCH_REPORTS).record(items.len() as f64);
         let started = Instant::now();
-        let mut results = Results::default();
-        let rounds = isolated("batch of reports", self.rounds(items, &mut results)).await;
-        if rounds.is_some_and(|result| self.outage.note(result).is_none()) {
+        let (spans, traces) = spans::Batch::new(&items);
+        let mut results = Results { traces, ..Results::default() };
+        let rounds = isolated("batch of reports", spans.run(self.rounds(items, &mut results))).await;
+        let is_stored = rounds.map(|result| self.outage.note(result).is_some());
+        if is_stored != Some(true) {
+            spans.failed("not stored; the reports come again");
+        }
+        if is_stored == Some(false) {
             tokio::time::sleep(FAILURE_PAUSE).await;
         }
         ::metrics::histogram!(metrics::BATCH_SECONDS).record(started.elapsed().as_secs_f64());
-        self.publish(results).await;
+        spans.run(self.publish(results)).await;
     }
 
     /// Decides and writes until every record is written, or has been written by others too often.
@@ -280,7 +287,7 @@ impl Worker {
     }
 
     async fn publish(&mut self, results: Results) {
-        let Results { letters, verdicts, visible, written, again, epoch } = results;
+        let Results { letters, verdicts, visible, written, again, epoch, .. } = results;
         ::metrics::counter!(metrics::VERDICTS).increment(verdicts);
         letters.send(&self.shared.outbox).await;
         self.shared.outbox.agents_changed(&visible).await;
@@ -299,8 +306,13 @@ impl Worker {
 }
 
 impl Results {
-    fn answer(&mut self, gateway: &str, verdict: bus::Verdict) {
+    fn answer(&mut self, gateway: &str, mut verdict: bus::Verdict) {
         self.verdicts += 1;
+        if !self.traces.is_empty()
+            && let Ok(uid) = InstanceUid::from_slice(&verdict.instance_uid)
+        {
+            verdict.trace = self.traces.get(&uid).map(|parent| parent.to_bytes()).unwrap_or_default();
+        }
         ::metrics::counter!(metrics::FULL_STATE).increment(u64::from(verdict.report_full_state));
         ::metrics::counter!(metrics::OFFERS, "cause" => "report").increment(verdict.offers.len() as u64);
         self.letters.to(gateway).verdicts.push(verdict);

@@ -37,6 +37,7 @@ mod room;
 mod router;
 mod shards;
 mod shared;
+mod spans;
 mod sweep;
 mod tokens;
 mod waiting;

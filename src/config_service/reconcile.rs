@@ -14,11 +14,13 @@ use super::{
     metrics,
     policies::Snapshot,
     shared::{Outage, Shared, isolated},
+    spans::Change,
     waiting::Waiting,
 };
 use crate::{
     model::{InstanceUid, uid::Shard},
     store::{AgentFilter, MAX_BATCH},
+    trace,
 };
 
 /// Agents that wait to be looked at again; more are left to the full sweep.
@@ -38,6 +40,9 @@ pub struct Requests {
     shards: Notify,
     agents: Mutex<HashSet<InstanceUid>>,
     agents_waiting: Notify,
+    /// Why there is something to do, for those who read traces.
+    pub policies_changed: Change,
+    pub agents_changed: Change,
 }
 
 impl Requests {
@@ -72,7 +77,9 @@ pub async fn watch_policies(shared: Arc<Shared>, stop: CancellationToken) {
     let mut outage = Outage::new("reading policies");
     let mut epoch = None;
     while !stop.is_cancelled() {
-        let read = isolated("reading policies", shared.policies.refresh()).await;
+        let span = shared.reconcile.policies_changed.span("read policies", u64::MAX);
+        let read = isolated("reading policies", span.run(shared.policies.refresh())).await;
+        drop(span);
         if let Some(snapshot) = read.and_then(|result| outage.note(result)) {
             shared.note_readiness();
             if epoch.replace(snapshot.epoch()) != Some(snapshot.epoch()) {
@@ -92,7 +99,17 @@ pub async fn watch_policies(shared: Arc<Shared>, stop: CancellationToken) {
 pub async fn follow_policies(shared: Arc<Shared>, stop: CancellationToken) {
     let mut outage = Outage::new("bringing policies to agents");
     while !stop.is_cancelled() {
-        let pass = isolated("bringing policies to agents", stop.run_until_cancelled(lagging_shards(&shared))).await;
+        let epoch = shared.policies.loaded().map_or(0, |snapshot| snapshot.epoch());
+        let span = shared.reconcile.policies_changed.span("bring policies to agents", epoch);
+        span.set("muster.policies.epoch", || epoch as i64);
+        let work = stop.run_until_cancelled(Box::pin(span.run(lagging_shards(&shared))));
+        let pass = isolated("bringing policies to agents", work).await;
+        match &pass {
+            Some(Some(Ok(()))) => shared.reconcile.policies_changed.done(epoch),
+            Some(Some(Err(stopped))) => span.failed(|| stopped.to_string()),
+            _ => {}
+        }
+        drop(span);
         let wait = match pass.flatten() {
             Some(Err(Stopped::NewerPolicies | Stopped::Interrupted)) => Duration::ZERO,
             Some(result) => outage.note(result).map_or(FAILURE_PAUSE, |()| shared.config.policy_poll_interval),
@@ -155,7 +172,8 @@ async fn lagging_shard(
     let started = Instant::now();
     let filter = AgentFilter { shard: Some(shard), ..AgentFilter::default() };
     let mut waiting = Waiting::default();
-    let is_complete = pages(shared, snapshot, filter, "policies", &mut waiting).await?;
+    let span = trace::child("bring policies to shard", trace::Kind::Internal).with("muster.shard", || i64::from(shard));
+    let is_complete = span.run(pages(shared, snapshot, filter, "policies", &mut waiting)).await?;
     ::metrics::histogram!(metrics::RECONCILE_SECONDS).record(started.elapsed().as_secs_f64());
     if !is_complete {
         return Ok(None);
@@ -201,7 +219,11 @@ pub async fn look_again(shared: Arc<Shared>, stop: CancellationToken) {
             stop.run_until_cancelled(shared.reconcile.agents_waiting.notified()).await;
             continue;
         }
-        let looked = isolated("looking at agents again", look(&shared, &uids)).await;
+        let span = shared.reconcile.agents_changed.span("look at agents again", 0);
+        span.set("muster.agents", || uids.len() as i64);
+        let looked = isolated("looking at agents again", span.run(look(&shared, &uids))).await;
+        shared.reconcile.agents_changed.done(0);
+        drop(span);
         if looked.is_some_and(|result| outage.note(result).is_none()) {
             uids.into_iter().for_each(|uid| shared.reconcile.look_at(uid));
             stop.run_until_cancelled(tokio::time::sleep(FAILURE_PAUSE)).await;

@@ -12,6 +12,7 @@ use crate::{
         fields::{self, Value},
         message::tag,
     },
+    trace::Parent,
 };
 
 /// What one agent said since its last acknowledged report; see `muster.bus.v1.Report`.
@@ -32,6 +33,8 @@ pub struct Report {
     pub sent_connection_settings: Option<ContentHash>,
     /// The certificate of the built-in authority that its connection was let in by.
     pub certificate: Option<[u8; 16]>,
+    /// Of the report's span, if it is traced.
+    pub trace: Option<Parent>,
 }
 
 impl Report {
@@ -59,6 +62,7 @@ impl Report {
             is_ending: report.ending.is_some(),
             sent_connection_settings: ContentHash::from_slice(&report.sent_connection_settings),
             certificate: report.certificate_serial[..].try_into().ok(),
+            trace: Parent::from_slice(&report.trace),
         })
     }
 

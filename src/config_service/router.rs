@@ -20,6 +20,7 @@ use crate::{
     bus::{Event, Topic},
     model::{ContentHash, InstanceUid, uid::Shard},
     proto::bus,
+    trace::Parent,
 };
 
 /// A gateway's name on the bus is no longer than this; others are not gateways.
@@ -97,7 +98,9 @@ fn hint(shared: &Shared, payload: Bytes) {
         Ok(hint) => hint,
         Err(error) => return tracing::warn!(%error, "a hint could not be read"),
     };
+    let trace = Parent::from_slice(&hint.trace);
     if hint.policies_epoch > 0 {
+        shared.reconcile.policies_changed.hinted(hint.policies_epoch, trace);
         shared.reconcile.check_policies();
     }
     if hint.commands_changed {
@@ -107,6 +110,9 @@ fn hint(shared: &Shared, payload: Bytes) {
         shared.request_tokens(None);
     }
     let owned = shared.owned();
+    if !hint.agents_to_reconcile.is_empty() {
+        shared.reconcile.agents_changed.hinted(0, trace);
+    }
     for uid in separated(&hint.agents_to_reconcile).into_iter().filter(|uid| owned.contains(&uid.shard())) {
         shared.reconcile.look_at(uid);
     }

@@ -18,6 +18,7 @@ use crate::{
     model::{ContentHash, InstanceUid, offer::capabilities_that_accept, policy::PolicyKind},
     proto::bus::{Opening, ending::Reason},
     protocol::{Incoming, merge},
+    trace::Span,
 };
 
 /// An HTTP agent that polls more seldom counts as gone in between: it would seem connected for three times as long.
@@ -112,6 +113,8 @@ pub struct Pending {
     /// When to publish it again, by the gateway's clock; 0 if it waits for its first publication.
     pub due_ms: u64,
     pub attempts: u8,
+    /// From the message that began it to the verdict that it is stored; of few reports.
+    pub span: Span,
 }
 
 /// A reply is owed; it is held back until the verdict is here or its time is over.

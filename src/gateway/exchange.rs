@@ -13,6 +13,7 @@ use super::{
     duplicates, identity, messages,
     polls::Polls,
     reply::{self, Reply},
+    spans,
 };
 use crate::{
     model::InstanceUid,
@@ -257,6 +258,7 @@ fn take(
     }
     if incoming.is_disconnect {
         entry.end(Reason::AgentDisconnect, now);
+        spans::reported(entry, uid, origin);
         if let Some(contender) = entry.rare.as_mut().and_then(|rare| rare.contender.take()) {
             duplicates::take_over(shared, entry, uid, *contender);
         }
@@ -267,6 +269,7 @@ fn take(
         return Outcome::Reply(Reply::plain(echo));
     }
     if taken.is_reported {
+        spans::reported(entry, uid, origin);
         shared.outgoing.report(uid);
     } else {
         shared.metrics.heartbeats.increment(1);

@@ -11,6 +11,7 @@
 //! | `agents`, `memory`, `full_state`, `uids`, `registry` | what is known of each agent, in memory |
 //! | `reports`, `verdicts`, `offers`, `commands` | the conversation with the config service |
 //! | `messages` | custom messages of agents, on their way to whoever watches |
+//! | `spans` | what of all this is traced |
 //! | `identity`, `duplicates`, `contender` | who an agent is, when that is not plain |
 //! | `timers`, `sweeper`, `seldom`, `drain` | what time brings about |
 //!
@@ -44,6 +45,7 @@ mod registry;
 mod reply;
 mod reports;
 mod seldom;
+mod spans;
 mod sweeper;
 mod timers;
 mod tls;

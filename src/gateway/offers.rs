@@ -9,11 +9,12 @@ use tokio::task::coop::consume_budget;
 use super::{
     Shared,
     agents::{Entry, Offer},
-    reply,
+    reply, spans,
 };
 use crate::{
     model::{ContentHash, InstanceUid, policy::PolicyKind},
     protocol::reply::{UID_FIELD_BYTES, offer_field},
+    trace,
 };
 
 /// Different bodies asked for at one time: far more than there are in flight.
@@ -49,6 +50,8 @@ struct Cached {
 struct Wanted {
     since_ms: u64,
     uids: HashSet<InstanceUid>,
+    /// What led to it, if that is traced.
+    trace: Option<trace::Parent>,
 }
 
 /// What became of a body that came.
@@ -89,10 +92,16 @@ impl Bodies {
         let mut is_new = false;
         let wanted = state.wanted.entry(hash).or_insert_with(|| {
             is_new = true;
-            Wanted { since_ms: now_ms, uids: HashSet::new() }
+            Wanted { since_ms: now_ms, uids: HashSet::new(), trace: None }
         });
         wanted.uids.insert(uid);
+        wanted.trace = wanted.trace.or_else(trace::current);
         is_new
+    }
+
+    /// What led to asking for it, if that is traced.
+    fn trace(&self, hash: &ContentHash) -> Option<trace::Parent> {
+        self.state.lock().wanted.get(hash)?.trace
     }
 
     /// What is still to be asked for.
@@ -165,20 +174,24 @@ pub fn note(shared: &Shared, entry: &mut Entry, offer: Offer, repeat: bool) {
     }
 }
 
-/// Takes an offer, and sends it if its body is here.
-pub fn offer(shared: &Shared, uid: InstanceUid, offer: Offer, repeat: bool) {
+/// Takes an offer, and sends it if its body is here. Returns whether it was sent.
+pub fn offer(shared: &Shared, uid: InstanceUid, offer: Offer, repeat: bool) -> bool {
     let now_ms = shared.clock.now_ms();
     let agents = &mut *shared.registry.lock(&uid);
-    let Some(entry) = agents.entries.get_mut(&uid) else { return };
+    let Some(entry) = agents.entries.get_mut(&uid) else { return false };
     note(shared, entry, offer, repeat);
+    let is_noted = entry.rare.as_ref().is_some_and(|rare| !rare.offers.is_empty());
     reply::deliver(shared, uid, entry, false, now_ms);
+    let is_left = entry.rare.as_ref().is_some_and(|rare| !rare.offers.is_empty());
     shared.want_body(uid, entry);
     entry.tidy(now_ms);
     shared.registry.set_active(agents, &uid);
+    is_noted && !is_left
 }
 
 /// Takes a body and sends it to whoever waits for it.
 pub async fn take_body(shared: &Shared, kind: PolicyKind, hash: ContentHash, body: &[u8]) {
+    let trace = shared.bodies.trace(&hash);
     match shared.bodies.insert(kind, hash, body) {
         Inserted::TooBig(uids) => {
             shared.metrics.oversize.increment(1);
@@ -193,6 +206,7 @@ pub async fn take_body(shared: &Shared, kind: PolicyKind, hash: ContentHash, bod
             }
         }
         Inserted::For(uids) => {
+            let _span = spans::body(trace, &hash, uids.len());
             for uid in uids {
                 consume_budget().await;
                 let now_ms = shared.clock.now_ms();

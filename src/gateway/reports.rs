@@ -22,6 +22,7 @@ use crate::{
     },
     pki::Serial,
     proto::bus::{CommandResult, Ending, ProbeResult, Report, ShardBatch, Transport},
+    trace::{self, Parent},
 };
 
 /// Reports are gathered for this long: long enough for a busy gateway's batches, too short for anybody to notice.
@@ -136,7 +137,10 @@ async fn publish_questions(shared: &Shared, gathered: Gathered) {
 async fn send(shared: &Shared, shard: Shard, mut batch: ShardBatch) {
     debug_assert!(shard < SHARD_COUNT);
     batch.gateway.clone_from(&shared.node);
-    if let Err(error) = shared.bus.publish(&Topic::Shard(shard), batch.encode_to_vec().into()).await {
+    let (topic, trace) =
+        (Topic::Shard(shard), batch.reports.iter().find_map(|report| Parent::from_slice(&report.trace)));
+    let published = shared.bus.publish(&topic, batch.encode_to_vec().into());
+    if let Err(error) = trace::within(trace, published).await {
         shared.metrics.reports_failed.increment(1);
         tracing::debug!(%error, shard, "batch not published; it is repeated");
     }
@@ -188,6 +192,7 @@ fn published(shared: &Shared, uid: InstanceUid, entry: &mut Entry, now_ms: u64) 
         ending: pending.ending.map(|reason| Ending { reason: reason as i32 }),
         sent_connection_settings: pending.sent_connection_settings.map(ContentHash::to_bytes).unwrap_or_default(),
         certificate_serial: certificate.map(Serial::to_bytes).unwrap_or_default(),
+        trace: pending.span.parent().map(Parent::to_bytes).unwrap_or_default(),
     })
 }
 

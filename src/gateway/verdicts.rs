@@ -8,12 +8,13 @@ use tokio::task::coop::consume_budget;
 use super::{
     Shared,
     agents::{Entry, Link, Now, Offer},
-    certificates, commands, duplicates, offers, reply, websocket,
+    certificates, commands, duplicates, offers, reply, spans, websocket,
 };
 use crate::{
     bus::{Event, Subscription, Topic},
     model::{ContentHash, InstanceUid},
     proto::bus::{GatewayBatch, OfferGroup, OfferKind, Verdict},
+    trace::{self, Parent},
 };
 
 /// Who was heard within this time, in seconds, is taken to be here.
@@ -43,7 +44,7 @@ pub async fn run(shared: Arc<Shared>, mut subscription: Box<dyn Subscription>) {
 /// next one may be here already.
 async fn take(shared: &Shared, batch: GatewayBatch) {
     consume_budget().await;
-    for body in batch.bodies {
+    for body in &batch.bodies {
         if let Some(hash) = ContentHash::from_slice(&body.hash) {
             offers::take_body(shared, body.kind().into(), hash, &body.body).await;
         }
@@ -59,9 +60,12 @@ async fn take(shared: &Shared, batch: GatewayBatch) {
             take_verdict(shared, uid, verdict);
         }
     }
-    for group in &batch.offers {
-        take_offers(shared, group).await;
-    }
+    trace::within(Parent::from_slice(&batch.trace), async {
+        for group in &batch.offers {
+            take_offers(shared, group).await;
+        }
+    })
+    .await;
     for ask in &batch.component_asks {
         consume_budget().await;
         if let Ok(uid) = InstanceUid::from_slice(&ask.instance_uid) {
@@ -81,12 +85,18 @@ async fn take(shared: &Shared, batch: GatewayBatch) {
 
 async fn take_offers(shared: &Shared, group: &OfferGroup) {
     let Some(hash) = ContentHash::from_slice(&group.hash) else { return };
+    let span = spans::offers(group);
+    let mut sent: i64 = 0;
     for (uid, generation) in group.instance_uids.chunks_exact(16).zip(&group.generations) {
         consume_budget().await;
         if let Ok(uid) = InstanceUid::from_slice(uid) {
-            offers::offer(shared, uid, offer_of(group.kind(), hash, *generation), group.repeat);
+            // Not across an await: what waits for the body goes on with the trace.
+            let _entered = span.enter();
+            let is_sent = offers::offer(shared, uid, offer_of(group.kind(), hash, *generation), group.repeat);
+            sent += i64::from(is_sent);
         }
     }
+    span.set("muster.offer.sent", || sent);
 }
 
 fn offer_of(kind: OfferKind, hash: ContentHash, generation: u64) -> Offer {
@@ -94,6 +104,8 @@ fn offer_of(kind: OfferKind, hash: ContentHash, generation: u64) -> Offer {
 }
 
 fn take_verdict(shared: &Shared, uid: InstanceUid, verdict: &Verdict) {
+    let span = spans::verdict(uid, verdict);
+    let _entered = span.enter();
     if verdict.refuses_certificate {
         return certificates::refuse(shared, uid, verdict.connection_generation, &verdict.refusal);
     }
@@ -134,8 +146,12 @@ fn take_verdict_of(shared: &Shared, uid: InstanceUid, verdict: &Verdict) {
             return;
         }
     }
+    let offering = spans::Offering::new(entry, verdict);
     note_wishes(shared, entry, verdict);
     reply::deliver(shared, uid, entry, true, now.ms);
+    if let Some(offering) = offering {
+        offering.done(shared, entry);
+    }
     commands::deliver(shared, entry, now.ms);
     shared.want_body(uid, entry);
     entry.tidy(now.ms);

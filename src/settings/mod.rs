@@ -24,6 +24,7 @@ mod process;
 pub mod reference;
 mod roles;
 mod secret;
+mod telemetry;
 mod values;
 
 pub use admin::Admin;
@@ -41,3 +42,4 @@ pub use roles::{
     StandaloneRole,
 };
 pub use secret::Secret;
+pub use telemetry::Telemetry;

@@ -5,8 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    Admin, Bus, ConfigService, Conformance, Error, Gateway, Load, Packages, Process, Secret, Store, listen::Node,
-    secret,
+    Admin, Bus, ConfigService, Conformance, Error, Gateway, Load, Packages, Process, Secret, Store, Telemetry,
+    listen::Node, secret,
 };
 
 /// A fleet control plane for telemetry agents: the server side of OpAMP.
@@ -69,6 +69,8 @@ pub struct StandaloneRole {
     #[command(flatten)]
     pub packages: Packages,
     #[command(flatten)]
+    pub telemetry: Telemetry,
+    #[command(flatten)]
     pub process: Process,
 }
 
@@ -86,6 +88,8 @@ pub struct GatewayRole {
     pub gateway: Gateway,
     #[command(flatten)]
     pub packages: Packages,
+    #[command(flatten)]
+    pub telemetry: Telemetry,
     #[command(flatten)]
     pub process: Process,
 }
@@ -123,6 +127,8 @@ pub struct ConfigServiceRole {
     pub admin: Admin,
     #[command(flatten)]
     pub packages: Packages,
+    #[command(flatten)]
+    pub telemetry: Telemetry,
     #[command(flatten)]
     pub process: Process,
 }

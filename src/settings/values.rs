@@ -13,6 +13,17 @@ pub fn opamp_url(text: &str) -> Result<String, String> {
     }
 }
 
+/// `http://host:port`, with or without a path.
+pub fn http_url(text: &str) -> Result<String, String> {
+    let is_whole = |uri: http::Uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+    };
+    match text.parse().is_ok_and(is_whole) && !text.contains(['?', '#']) {
+        true => Ok(text.to_owned()),
+        false => Err("must be a whole URL with the scheme http or https, without a query".to_owned()),
+    }
+}
+
 /// `30s`, `1m 30s`, `250ms`; not zero.
 pub fn duration(text: &str) -> Result<Duration, String> {
     match duration_or_zero(text)? {
@@ -102,6 +113,10 @@ mod tests {
         assert!(percent("101").is_err() && percent("NaN").is_err());
         assert_eq!(key_value("a=b=c"), Ok(("a".into(), "b=c".into())));
         assert!(key_value("=b").is_err());
+        assert!(http_url("http://collector:4318").is_ok() && http_url("https://[::1]:1/below").is_ok());
+        for bad in ["", "collector:4318", "ws://collector", "http://", "http://collector/?a=b"] {
+            assert!(http_url(bad).is_err(), "{bad}");
+        }
         assert!(url_path("/v1/opamp").is_ok() && url_path("v1").is_err());
         assert_eq!(addresses("127.0.0.2-127.0.0.4").unwrap().len(), 3);
         assert_eq!(addresses("::1").unwrap(), ["::1".parse::<IpAddr>().unwrap()]);

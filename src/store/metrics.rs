@@ -5,6 +5,7 @@ use std::{future::Future, time::Duration};
 use tokio::time::Instant;
 
 use super::{Error, Result};
+use crate::trace;
 
 const DURATION: &str = "muster_store_operation_duration_seconds";
 const ERRORS: &str = "muster_store_operation_errors_total";
@@ -19,12 +20,14 @@ pub fn describe() {
     metrics::describe_counter!(ERRORS, "Store operations that failed because of the database.");
 }
 
-/// Runs one operation: counts and times it, gives up after `limit`, and names the operation in errors.
+/// Runs one operation of `database`: counts and times it, gives up after `limit`, and names the operation in errors.
 pub(super) async fn observed<T>(
+    database: &'static str,
     operation: &'static str,
     limit: Duration,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
+    let span = trace::child(operation, trace::Kind::Client).with("db.system.name", || database);
     let started = Instant::now();
     let result = match tokio::time::timeout(limit, work).await {
         Ok(result) => result,
@@ -46,6 +49,7 @@ pub(super) async fn observed<T>(
             | Error::EtagMismatch { .. } => return error,
         };
         metrics::counter!(ERRORS, "operation" => operation).increment(1);
+        span.failed(|| named.to_string());
         named
     })
 }

@@ -1,7 +1,9 @@
-//! Logs and metrics of the process: where they go, and in which form. What is logged and measured belongs to the modules.
+//! Logs, metrics and traces of the process: where they go, and in which form. What is logged and measured belongs to the modules.
 
+mod http;
 pub mod logs;
 pub mod metrics;
+pub mod otlp;
 mod process;
 
 pub use metrics::Metrics;

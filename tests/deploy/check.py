@@ -299,6 +299,7 @@ OTHERS = {
     "image.pullSecrets": ["x"], "gateway.settings": {"ping_after": "1s"}, "configService.settings": {"gc_interval": "2h"},
     "networkPolicy.databasePorts": [1], "networkPolicy.redisPorts": [1], "httpRoute.hostnames": ["x"], "adminRoute.hostnames": ["x"],
     "httpRoute.parentRefs": [{"name": "x"}], "adminRoute.parentRefs": [{"name": "x"}], "gateway.autoscaling.enabled": False,
+    "telemetry.otlpEndpoint": "https://other",
 }
 EVERYTHING = {
     "gateway": {"autoscaling": {"enabled": True}, "service": {"type": "LoadBalancer"}},
@@ -306,7 +307,7 @@ EVERYTHING = {
     "httpRoute": {"enabled": True, "parentRefs": [{"name": "g"}]},
     "adminRoute": {"enabled": True, "parentRefs": [{"name": "g"}], "hostnames": ["h"]},
     "metrics": {name: {"enabled": True} for name in ("serviceMonitor", "prometheusRule", "dashboards")},
-    "operatorToken": {"existingSecret": "operator"}, "agentToken": {"existingSecret": "agent"},
+    "telemetry": {"otlpEndpoint": "http://c:4318"}, "operatorToken": {"existingSecret": "operator"}, "agentToken": {"existingSecret": "agent"},
 }
 OUTSIDE = {"database": {"existingSecret": "d"}, "redis": {"existingSecret": "r"}}
 WITHOUT = {

@@ -22,3 +22,4 @@ mod packages;
 mod settings;
 mod startup;
 mod store;
+mod telemetry;

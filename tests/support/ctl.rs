@@ -20,6 +20,7 @@ use super::{
 pub struct Ctl {
     server: SocketAddr,
     token: String,
+    environment: Vec<(String, String)>,
     /// For manifests, and as a home without settings of its own.
     folder: TempDir,
 }
@@ -48,7 +49,13 @@ impl Follower {
 
 impl Ctl {
     pub fn new(server: SocketAddr, token: &str) -> Self {
-        Self { server, token: token.to_owned(), folder: tempfile::tempdir().unwrap() }
+        Self { server, token: token.to_owned(), environment: Vec::new(), folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// With a variable in the environment of its runs.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     pub async fn try_run(&self, arguments: &[&str]) -> Outcome {
@@ -66,6 +73,7 @@ impl Ctl {
             .env_remove("XDG_CONFIG_HOME")
             .env("MUSTER_SERVER", format!("http://{}", self.server))
             .env("MUSTER_TOKEN", &self.token)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .kill_on_drop(true);
         command
     }

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod collector;
 pub mod ctl;
 pub mod node;
+pub mod otlp;
 pub mod postgres;
 pub mod process;
 pub mod redis;

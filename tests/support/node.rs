@@ -150,7 +150,8 @@ impl Node {
 pub fn clean(program: &str) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("MUSTER_") {
+        let text = name.to_string_lossy();
+        if ["MUSTER_", "OTEL_", "TRACEPARENT"].iter().any(|own| text.starts_with(own)) {
             command.env_remove(name);
         }
     }

@@ -107,6 +107,10 @@ The drain, all from drainSeconds, in seconds:
     "drain_per_second" .Values.gateway.drainPerSecond
 -}}
 {{- with .Values.packages.storage }}{{ $_ := set $settings "package_storage" . }}{{ end -}}
+{{- with .Values.telemetry.otlpEndpoint -}}
+{{- $_ := set $settings "otlp_endpoint" . -}}
+{{- $_ := set $settings "traced_reports" ($.Values.telemetry.tracedReports | toString) -}}
+{{- end -}}
 {{- if .Values.gateway.tls.existingSecret -}}
 {{- $_ := set $settings "tls_certificate_file" "/etc/muster/tls/tls.crt" -}}
 {{- $_ := set $settings "tls_key_file" "/etc/muster/tls/tls.key" -}}
@@ -124,13 +128,17 @@ The drain, all from drainSeconds, in seconds:
     "schema_wait" (printf "%vs" .Values.migration.waitSeconds)
 -}}
 {{- with .Values.packages.storage }}{{ $_ := set $settings "package_storage" . }}{{ end -}}
+{{- with .Values.telemetry.otlpEndpoint -}}
+{{- $_ := set $settings "otlp_endpoint" . -}}
+{{- $_ := set $settings "traced_reports" ($.Values.telemetry.tracedReports | toString) -}}
+{{- end -}}
 {{- include "muster.settingsFile" (dict "settings" $settings "own" .Values.configService.settings "where" "configService") -}}
 {{- end -}}
 
 {{/* A settings file, without what is given in other ways. */}}
 {{- define "muster.settingsFile" -}}
 {{- $fixed := list "opamp_listen" "admin_listen" "metrics_listen" "listen_file" "redis_url" "redis_url_file" "database_url"
-    "database_url_file" "package_storage" "tls_certificate_file" "tls_key_file" "operator_token" "operator_token_file" "agent_token" "agent_token_file" -}}
+    "database_url_file" "otlp_endpoint" "traced_reports" "package_storage" "tls_certificate_file" "tls_key_file" "operator_token" "operator_token_file" "agent_token" "agent_token_file" -}}
 {{- range $key, $value := .own -}}
 {{- if or (hasKey $.settings $key) (has $key $fixed) -}}
 {{- fail (printf "%s.settings.%s cannot be set: another value of the chart decides it" $.where $key) -}}
@@ -218,5 +226,12 @@ from: {{- toYaml . | nindent 2 }}
     - podSelector:
         matchLabels: {{- include "muster.selector" (dict "root" $.root "component" (ternary "postgres" "redis" (eq $what "database"))) | nindent 10 }}
   {{- end }}
+{{- end }}
+{{- end }}
+{{/* The collector, wherever it is. */}}
+{{- define "muster.collectorEgress" }}
+{{- with .Values.telemetry.otlpEndpoint }}
+{{- $url := urlParse . }}
+- ports: [{port: {{ regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "443" "80" (eq $url.scheme "https")) }}, protocol: TCP}]
 {{- end }}
 {{- end }}

@@ -73,16 +73,7 @@ impl Bus for Redis {
     async fn publish(&self, topic: &Topic, payload: Bytes) -> Result<(), Error> {
         let mut command = ::redis::cmd("PUBLISH");
         command.arg(channel(&self.prefix, topic)).arg(&payload[..]);
-        match self.commands.run::<()>(&command).await {
-            Ok(()) => {
-                metrics::published(topic, payload.len());
-                Ok(())
-            }
-            Err(error) => {
-                metrics::publish_failed(topic);
-                Err(error)
-            }
-        }
+        metrics::publishing("redis", topic, payload.len(), self.commands.run(&command)).await
     }
 
     fn subscribe(&self) -> Box<dyn Subscription> {
@@ -90,15 +81,16 @@ impl Bus for Redis {
     }
 
     async fn announce(&self, role: Role, node: &str, ttl: Duration) -> Result<(), Error> {
-        self.commands.run(&members::announce(&self.prefix, role, node, ttl)).await
+        metrics::observed("announce", self.commands.run(&members::announce(&self.prefix, role, node, ttl))).await
     }
 
     async fn withdraw(&self, role: Role, node: &str) -> Result<(), Error> {
-        self.commands.run(&members::withdraw(&self.prefix, role, node)).await
+        metrics::observed("withdraw", self.commands.run(&members::withdraw(&self.prefix, role, node))).await
     }
 
     async fn members(&self, role: Role) -> Result<Vec<String>, Error> {
-        let mut nodes: Vec<String> = self.commands.run(&members::list(&self.prefix, role)).await?;
+        let list = members::list(&self.prefix, role);
+        let mut nodes: Vec<String> = metrics::observed("members", self.commands.run(&list)).await?;
         nodes.sort();
         Ok(nodes)
     }

@@ -41,6 +41,7 @@ pub fn report(gateway: &str, n: u8, generation: u64, number: u64) -> Report {
         is_ending: false,
         sent_connection_settings: None,
         certificate: None,
+        trace: None,
     }
 }
 

@@ -23,6 +23,9 @@ use PostgresStore as Backend;
 
 type Tx = sqlx::PgTransaction<'static>;
 
+/// By OpenTelemetry's conventions.
+const DATABASE: &str = "postgresql";
+
 /// A rolled-back program may meet migrations that it does not know; see `shared::schema`.
 static MIGRATOR: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("migrations/postgres") };
 

@@ -6,13 +6,13 @@ use sha2::{Digest, Sha256};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{Backend, Tx, agents, audit, counters};
+use super::{Backend, Tx, agents, audit, counters, observed};
 use crate::{
     model::{
         AgentRecord, InstanceUid, UnixMs,
         certificate::{Issued, Request, State},
     },
-    store::{Actor, CertificateFilter, CertificateStore, Error, MAX_REQUESTS_READ, Result, metrics::observed},
+    store::{Actor, CertificateFilter, CertificateStore, Error, MAX_REQUESTS_READ, Result},
 };
 
 macro_rules! columns {

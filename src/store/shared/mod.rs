@@ -2,7 +2,7 @@
 //! that is generic over the database would drag a page of sqlx's bounds through every function.)
 //!
 //! Of the module around it this uses: `Backend`, the store, with `reader()`, `begin()`, `snapshot()`, `limit()` and
-//! `run_migrations()`; `Tx`; `Connection`; `MIGRATOR`; and the batches, which each database does in its own way.
+//! `run_migrations()`; `Tx`; `Connection`; `MIGRATOR`; `DATABASE`, what spans call it; and the batches, which each database does in its own way.
 //!
 //! Statements keep to what both databases understand, `$1` for parameters included.
 
@@ -21,4 +21,14 @@ mod policies;
 mod schema;
 mod tokens;
 
-use super::{Backend, Connection, MIGRATOR, Tx, agent_batches, command_batches, content_batches, news_batches};
+use std::time::Duration;
+
+use super::{
+    Backend, Connection, DATABASE, MIGRATOR, Tx, agent_batches, command_batches, content_batches, news_batches,
+};
+use crate::store::{Result, metrics};
+
+/// Runs one operation, as every one is to be run.
+async fn observed<T>(operation: &'static str, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    metrics::observed(DATABASE, operation, limit, work).await
+}

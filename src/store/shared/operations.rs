@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Backend, agent_batches, agents, audit, commands, components, contents, counters, fleet, news, package_files,
-    policies, schema, tokens,
+    Backend, agent_batches, agents, audit, commands, components, contents, counters, fleet, news, observed,
+    package_files, policies, schema, tokens,
 };
 use crate::{
     model::{
@@ -19,7 +19,7 @@ use crate::{
     store::{
         Actor, AgentFilter, Announced, Applied, ApplyPolicy, AuditEntry, Claim, CommandProgress, ConfigFiles,
         DesiredWrite, FleetSummary, LabelChanges, NewCommand, NewPackageFile, NewToken, News, PackageFile, Result,
-        Store, Token, TokenDigest, TokenKind, UnknownComponents, metrics::observed,
+        Store, Token, TokenDigest, TokenKind, UnknownComponents,
     },
 };
 

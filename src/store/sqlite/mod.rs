@@ -25,6 +25,9 @@ use SqliteStore as Backend;
 
 type Tx = sqlx::SqliteTransaction<'static>;
 
+/// By OpenTelemetry's conventions.
+const DATABASE: &str = "sqlite";
+
 /// A rolled-back program may meet migrations that it does not know; see `shared::schema`.
 static MIGRATOR: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("migrations/sqlite") };
 

@@ -96,10 +96,7 @@ pub fn report(uid: InstanceUid, generation: u64, number: u64, message: &AgentToS
         message: message.encode_to_vec().into(),
         transport: bus::Transport::Websocket as i32,
         last_seen_unix_ms: 1,
-        opening: None,
-        ending: None,
-        sent_connection_settings: Default::default(),
-        certificate_serial: Default::default(),
+        ..Default::default()
     }
 }
 

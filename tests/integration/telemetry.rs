@@ -1,0 +1,136 @@
+//! What nodes send to a collector: processes of a gateway and of a config service, with Postgres and Redis between them.
+
+use crate::support::{
+    agent::Fleet,
+    cluster::Cluster,
+    otlp::{Collector, Span, drawn},
+};
+
+const GATEWAY: &str = "muster-gateway";
+const SERVICE: &str = "muster-config-service";
+const APPLY: &str = "muster.admin.v1.Policies/ApplyPolicy";
+
+async fn cluster(collector: &Collector, more: &[(&str, &str)]) -> Cluster {
+    let url = collector.url();
+    let environment = [("MUSTER_OTLP_ENDPOINT", &*url), ("OTEL_BSP_SCHEDULE_DELAY", "50")];
+    Cluster::start_with(1, 1, &[&environment, more].concat()).await
+}
+
+/// The span's own parent, its parent's, and so on.
+fn above<'a>(spans: &'a [Span], span: &'a Span) -> Vec<&'a Span> {
+    let parent = |span: &&Span| spans.iter().find(|other| other.id == span.parent);
+    std::iter::successors(parent(&span), parent).collect()
+}
+
+/// A span of this kind below another, with nothing but `between` in between.
+fn find<'a>(spans: &'a [Span], service: &str, name: &str, root: &Span, between: &[&str]) -> Option<&'a Span> {
+    spans.iter().filter(|span| span.is(service, name) && span.trace == root.trace).find(|span| {
+        let above = above(spans, span);
+        let names: Vec<&str> = above.iter().rev().map(|span| &*span.name).collect();
+        above.last().is_some_and(|last| last.id == root.id) && names[1..] == *between
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_trace_goes_from_an_agents_message_to_the_database_and_back_with_an_offer() {
+    let collector = Collector::start().await;
+    let cluster = cluster(&collector, &[("MUSTER_TRACED_REPORTS", "100")]).await;
+    cluster.ctl(0).apply("base", "service.name = web", "a.yaml", "one").await;
+    let fleet = Fleet::start_quiet(1, "web", cluster.opamp(), cluster.agent_token());
+    fleet.all_run("a.yaml", "one").await;
+    let uid = fleet.agents()[0].uid.to_string();
+
+    let (spans, root) = collector
+        .find("the trace of the agent's first report", |spans| {
+            let is_first = |span: &&Span| {
+                span.is(GATEWAY, "agent report")
+                    && span.attributes["muster.agent.uid"] == uid
+                    && span.attributes["muster.report.is_opening"] == "true"
+            };
+            let root = spans.iter().find(is_first)?;
+            find(spans, GATEWAY, "publish", root, &[])?;
+            let taken = find(spans, SERVICE, "take report", root, &[])?;
+            for operation in ["read_agents", "write_agents"] {
+                let stored = find(spans, SERVICE, operation, root, &["take report"])?;
+                assert_eq!(stored.attributes["db.system.name"], "postgresql");
+            }
+            let answered = find(spans, SERVICE, "publish", root, &["take report"])?;
+            assert!(answered.start >= taken.start && answered.end <= taken.end);
+            let verdict = find(spans, GATEWAY, "take verdict", root, &["take report"])?;
+            assert_eq!(verdict.attributes["muster.agent.uid"], uid);
+            find(spans, GATEWAY, "send offer", root, &["take report", "take verdict"])?;
+            Some((spans.to_vec(), root.clone()))
+        })
+        .await;
+    let trace: Vec<_> = spans.into_iter().filter(|span| span.trace == root.trace).collect();
+    println!("{}", drawn(&trace));
+    assert_eq!(root.parent, "", "the message begins the trace");
+    assert!(trace.iter().all(|span| span.start >= root.start), "nothing is done for a message before it is here");
+    assert_eq!(root.resource["service.version"], env!("CARGO_PKG_VERSION"));
+    let instance = &root.resource["service.instance.id"];
+    assert!(instance.starts_with("gateway-0-"), "{instance}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_trace_goes_from_an_operators_change_to_the_offers_that_it_leads_to() {
+    let collector = Collector::start().await;
+    // No report is traced, and every change is.
+    let cluster = cluster(&collector, &[("MUSTER_TRACED_REPORTS", "0")]).await;
+    let fleet = Fleet::start_quiet(3, "web", cluster.opamp(), cluster.agent_token());
+    fleet.all_connected().await;
+    cluster.ctl(0).all_agents(3, "known", |agent| agent["connected"] == true).await;
+    cluster.ctl(0).apply("base", "service.name = web", "a.yaml", "one").await;
+    fleet.all_run("a.yaml", "one").await;
+    cluster.ctl(0).settled_agents(3).await;
+
+    let (spans, root) = collector
+        .find("the trace of the change", |spans| {
+            // `musterctl` has the change checked by another call before.
+            let is_change =
+                |root: &&Span| root.is(SERVICE, APPLY) && find(spans, SERVICE, "publish", root, &[]).is_some();
+            let root = spans.iter().find(is_change)?;
+            find(spans, SERVICE, "apply_policy", root, &[])?;
+            find(spans, SERVICE, "policy_set", root, &["read policies"])?;
+            let shard = ["bring policies to agents", "bring policies to shard"];
+            find(spans, SERVICE, "write_desired", root, &shard)?;
+            find(spans, SERVICE, "publish", root, &shard)?;
+            let offers = spans.iter().filter(|span| span.is(GATEWAY, "send offers") && span.trace == root.trace);
+            let offered: u32 = offers.map(|span| span.attributes["muster.offer.agents"].parse::<u32>().unwrap()).sum();
+            find(spans, GATEWAY, "send offers", root, &shard)?;
+            (offered == 3).then(|| (spans.to_vec(), root.clone()))
+        })
+        .await;
+    println!("{}", drawn(&spans.iter().filter(|span| span.trace == root.trace).cloned().collect::<Vec<_>>()));
+    assert_eq!(root.parent, "");
+    assert_eq!(root.attributes["rpc.response.status_code"], "0");
+    let others = spans.iter().filter(|span| span.is(GATEWAY, "agent report") || span.is(SERVICE, "take report"));
+    assert_eq!(others.count(), 0, "reports are not traced");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_calls_decides_whether_and_as_part_of_what_it_is_traced() {
+    let collector = Collector::start().await;
+    let all = [("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.url()), ("OTEL_BSP_SCHEDULE_DELAY", "50")];
+    let more = [("OTEL_SERVICE_NAME", "named"), ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")];
+    let cluster = Cluster::start_with(1, 1, &[all, more].concat()).await;
+    let (trace, caller) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+    let apply = |flags: &str, name: &str| {
+        let ctl = cluster.ctl(0).env("TRACEPARENT", &format!("00-{trace}-{caller}-{flags}"));
+        let name = name.to_owned();
+        async move { ctl.apply(&name, "service.name = web", "a.yaml", "one").await }
+    };
+    apply("00", "unseen").await;
+    apply("01", "seen").await;
+    let calls = collector
+        .find("the check and the change as parts of their caller's trace", |spans| {
+            let calls: Vec<_> = spans.iter().filter(|span| span.name == APPLY).cloned().collect();
+            (calls.len() >= 2).then_some(calls)
+        })
+        .await;
+    assert_eq!(calls.len(), 2, "nothing of the trace that is not recorded: {calls:?}");
+    for span in calls {
+        assert_eq!((&*span.trace, &*span.parent), (trace, caller));
+        assert_eq!(span.service(), "named");
+        assert_eq!(span.resource["deployment.environment.name"], "test");
+    }
+}
