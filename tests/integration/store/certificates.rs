@@ -14,7 +14,7 @@ use super::{NOW, actor, agent, read, uid};
 
 const DAY_MS: i64 = 86_400_000;
 
-fn pending(n: u128, agent: InstanceUid, key: u8) -> Request {
+pub fn pending(n: u128, agent: InstanceUid, key: u8) -> Request {
     Request {
         id: Uuid::from_u128(n),
         uid: agent,

@@ -7,6 +7,7 @@ mod commands;
 mod concurrency;
 mod contents;
 mod contract;
+mod migrations;
 mod model;
 mod package_files;
 mod policies;
