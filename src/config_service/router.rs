@@ -38,8 +38,9 @@ pub async fn run(shared: Arc<Shared>, mut owned: watch::Receiver<Option<Owned>>,
                 }
                 let shards = owned.borrow_and_update().clone();
                 subscription.set_topics(topics(shards.as_ref())).await;
-                if shards.is_some() {
-                    shared.note_listening();
+                if shards.is_some() && shared.note_listening() {
+                    // What this replica's settings say of certificates may be new to the gateways.
+                    shared.request_tokens(None);
                 }
             }
             event = subscription.next() => match event {

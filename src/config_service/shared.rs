@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Config, bodies, commands, components::Components, fanout::Fanout, ingest, metrics, outbox::Outbox,
+    Approval, Config, bodies, commands, components::Components, fanout::Fanout, ingest, metrics, outbox::Outbox,
     policies::Policies, presence::Gateways, reconcile::Requests, room::Room,
 };
 use crate::{
@@ -141,6 +141,11 @@ impl Shared {
         &self.workers[usize::from(shard) % self.workers.len()]
     }
 
+    /// Who issues certificates to agents that ask for one, if anybody does.
+    pub fn issuer(&self) -> Option<&Issuer> {
+        self.issuer.as_ref().filter(|_| self.config.certificate_approval != Approval::Off)
+    }
+
     /// Sends the agent tokens to one gateway, or to all.
     pub fn request_tokens(&self, gateway: Option<String>) {
         // Full: gateways ask again.
@@ -157,10 +162,11 @@ impl Shared {
         let _ = self.command_results.try_send(result);
     }
 
-    /// The bus now brings what is sent to this replica's shards.
-    pub fn note_listening(&self) {
-        self.listening.store(true, Ordering::Relaxed);
+    /// The bus now brings what is sent to this replica's shards. Returns whether it did not before.
+    pub fn note_listening(&self) -> bool {
+        let is_new = !self.listening.swap(true, Ordering::Relaxed);
         self.note_readiness();
+        is_new
     }
 
     /// Looks whether both conditions of [`super::Handle::is_ready`] hold.

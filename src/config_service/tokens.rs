@@ -40,6 +40,7 @@ async fn answer(shared: &Shared, requests: Vec<Option<String>>) -> store::Result
         tokens: tokens.into_iter().map(to_wire).collect(),
         authorities: authorities.map(|certificate| certificate.to_vec().into()).collect(),
         revoked_certificates: revoked.into_iter().map(|serial| serial.to_vec().into()).collect(),
+        issues_certificates: shared.issuer().is_some(),
         package_key,
     };
     let mut gateways = match requests.contains(&None) {

@@ -97,21 +97,27 @@ impl Tokens {
         self.list.load().is_some()
     }
 
-    /// Takes a list, unless a newer one is here. Credentials that are not on it are revoked.
-    pub fn replace(&self, tokens: &AgentTokens) {
-        self.replace_at(tokens, Instant::now());
+    /// Whether to take a list: unless a newer one is here.
+    pub fn takes(&self, tokens: &AgentTokens) -> bool {
+        self.takes_at(tokens, Instant::now())
     }
 
-    fn replace_at(&self, tokens: &AgentTokens, now: Instant) {
+    fn takes_at(&self, tokens: &AgentTokens, now: Instant) -> bool {
         let old = self.list.load_full();
         let mut older_since = self.older_since.lock();
         if let Some(old) = old.as_ref().filter(|old| tokens.version < old.version) {
             if now < *older_since.get_or_insert(now) + OVERTAKEN {
-                return;
+                return false;
             }
             tracing::warn!(from = old.version, to = tokens.version, "the list of agent tokens has gone back");
         }
         *older_since = None;
+        true
+    }
+
+    /// Takes a list. Credentials that are not on it are revoked.
+    pub fn replace(&self, tokens: &AgentTokens) {
+        let old = self.list.load_full();
         let known = |digest: &[u8; 32]| old.as_ref().and_then(|old| old.by_digest.get(digest));
         let by_digest: HashMap<[u8; 32], Arc<Credential>> = tokens
             .tokens
@@ -181,23 +187,27 @@ mod tests {
         tokens.replace(&list(3, &[("two", 0)]));
         assert!(!one.is_valid(5) && two.is_valid(5));
         assert!(tokens.check("Bearer one").is_none());
-        tokens.replace(&list(2, &[("one", 0)]));
-        assert!(tokens.check("Bearer one").is_none(), "an older list is dropped");
+        assert!(!tokens.takes(&list(2, &[("one", 0)])), "an older list is dropped");
     }
 
     #[test]
     fn a_list_that_stays_older_is_taken_for_the_store_has_gone_back() {
         let (tokens, now) = (Tokens::default(), Instant::now());
-        tokens.replace_at(&list(5, &[("new", 0)]), now);
+        let take = |list: &AgentTokens, now| {
+            if tokens.takes_at(list, now) {
+                tokens.replace(list);
+            }
+        };
+        take(&list(5, &[("new", 0)]), now);
         let older = list(2, &[("old", 0)]);
         let overtaken = now + OVERTAKEN;
-        tokens.replace_at(&older, now);
-        tokens.replace_at(&list(5, &[("new", 0)]), now);
-        tokens.replace_at(&older, overtaken);
+        take(&older, now);
+        take(&list(5, &[("new", 0)]), now);
+        take(&older, overtaken);
         assert!(tokens.check("Bearer old").is_none(), "what came in between was newer");
-        tokens.replace_at(&older, overtaken + OVERTAKEN);
+        take(&older, overtaken + OVERTAKEN);
         assert!(tokens.check("Bearer old").is_some() && tokens.check("Bearer new").is_none());
-        tokens.replace_at(&list(3, &[]), overtaken + OVERTAKEN);
+        take(&list(3, &[]), overtaken + OVERTAKEN);
         assert!(tokens.check("Bearer old").is_none(), "from there it goes on");
     }
 }

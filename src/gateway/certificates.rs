@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -41,12 +44,13 @@ pub struct Certificates {
     /// Why each is not believed any more.
     refused: Mutex<HashMap<Serial, Arc<str>>>,
     http: Mutex<HashMap<InstanceUid, Serial>>,
+    /// Whether agents may ask for certificates. Each reply says so.
+    are_issued: AtomicBool,
 }
 
 /// What the config service says.
 #[derive(Debug, Default)]
 struct List {
-    version: u64,
     /// Of the built-in authority, in DER.
     authorities: Vec<Vec<u8>>,
     believed: Believed,
@@ -61,6 +65,10 @@ pub enum Check {
 }
 
 impl Certificates {
+    pub fn are_issued(&self) -> bool {
+        self.are_issued.load(Ordering::Relaxed)
+    }
+
     pub fn check(&self, presented: &Presented, tls: Option<&Tls>) -> Check {
         let list = self.list.load();
         let believed = Believed { given: tls.and_then(Tls::given_authorities), ..list.believed.clone() };
@@ -117,12 +125,9 @@ impl Certificates {
     }
 }
 
-/// Takes what the config service's list says of certificates, unless a newer one is here.
+/// Takes what the config service's list says of certificates.
 pub fn replace(shared: &Shared, tokens: &AgentTokens) {
     let old = shared.certificates.list.load();
-    if tokens.version < old.version {
-        return;
-    }
     let authorities: Vec<Vec<u8>> = tokens.authorities.iter().map(|der| der.to_vec()).collect();
     let believed = match authorities == old.authorities {
         true => old.believed.clone(),
@@ -131,8 +136,9 @@ pub fn replace(shared: &Shared, tokens: &AgentTokens) {
     let revoked: HashSet<Serial> =
         tokens.revoked_certificates.iter().filter_map(|serial| Serial::from_slice(serial)).collect();
     let has_new = !revoked.is_subset(&old.revoked);
-    let list = Arc::new(List { version: tokens.version, authorities, believed, revoked });
+    let list = Arc::new(List { authorities, believed, revoked });
     shared.certificates.list.store(list.clone());
+    shared.certificates.are_issued.store(tokens.issues_certificates, Ordering::Relaxed);
     if has_new {
         close_revoked(shared, &list.revoked);
     }

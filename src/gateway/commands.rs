@@ -25,7 +25,7 @@ use crate::{
         bus::{CommandGroup, CommandResult, command_group::Action, command_result::Outcome},
         opamp::{self, AgentCapabilities, CommandType, ServerToAgentCommand},
     },
-    protocol::reply::{CAPABILITIES, uid_field},
+    protocol::reply::uid_field,
 };
 
 /// Commands remembered: a restart of the largest fleet that a gateway holds. Beyond, none are taken.
@@ -184,7 +184,7 @@ pub fn for_poll(shared: &Shared, entry: &mut Entry, echo: Echo, now_ms: u64) -> 
         report(shared, queued.id, queued.uid, outcome);
         if outcome == Outcome::Sent {
             // Every reply over HTTP says what the server can do, and that may stand beside anything.
-            let capabilities = opamp::ServerToAgent { capabilities: CAPABILITIES, ..Default::default() };
+            let capabilities = opamp::ServerToAgent { capabilities: reply::capabilities(shared), ..Default::default() };
             let head = [&addressed(echo.uid)[..], &capabilities.encode_to_vec(), &queued.field].concat();
             return Some(Reply { head: head.into(), tail: None });
         }

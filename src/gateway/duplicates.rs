@@ -39,8 +39,8 @@ pub fn contend(
     incoming: &Incoming,
     payload: &[u8],
 ) -> Outcome {
-    let Some(entry) = agents.entries.get_mut(&uid) else { return Outcome::Reply(Reply::plain(echo)) };
-    let Link::WebSocket(old) = entry.link.clone() else { return Outcome::Reply(Reply::plain(echo)) };
+    let Some(entry) = agents.entries.get_mut(&uid) else { return Outcome::Reply(Reply::plain(shared, echo)) };
+    let Link::WebSocket(old) = entry.link.clone() else { return Outcome::Reply(Reply::plain(shared, echo)) };
     let generation = entry.generation;
     let rare = entry.rare();
     match &mut rare.contender {
@@ -60,13 +60,13 @@ pub fn contend(
                 connection.outbox.with_uids(|uids| uids.insert(uid));
             }
             agents.active.insert(uid);
-            let Some(contender) = &mut rare.contender else { return Outcome::Reply(Reply::plain(echo)) };
+            let Some(contender) = &mut rare.contender else { return Outcome::Reply(Reply::plain(shared, echo)) };
             return contender.hold(uid, origin, echo);
         }
     }
     match (&mut rare.contender, origin) {
         (Some(contender), Origin::Http(_)) => contender.hold(uid, origin, echo),
-        _ => Outcome::Reply(Reply::plain(echo)),
+        _ => Outcome::Reply(Reply::plain(shared, echo)),
     }
 }
 
@@ -77,7 +77,7 @@ pub fn answer_contender(shared: &Shared, entry: &mut Entry, generation: u64) {
         && let Link::WebSocket(connection) = &contender.link
         && let Some(Waiting::WebSocket(echo)) = contender.waiting.take()
     {
-        reply::send(shared, connection, &Reply::plain(echo));
+        reply::send(shared, connection, &Reply::plain(shared, echo));
     }
 }
 
@@ -180,7 +180,7 @@ fn tell_new_uid(shared: &Shared, old: InstanceUid, uid: InstanceUid, link: &Link
             }
             if !matches!(told, Told::ByReply) {
                 let echo = Echo { uid: old, new_uid: Some(uid) };
-                reply::send(shared, connection, &Reply::plain(echo));
+                reply::send(shared, connection, &Reply::plain(shared, echo));
             }
         }
         Link::Http => {

@@ -94,7 +94,7 @@ pub fn receive_websocket(shared: &Arc<Shared>, connection: &Arc<Connection>, mes
     if payload.is_empty()
         && let Some(uid) = connection.outbox.with_uids(|uids| uids.only())
     {
-        reply::send(shared, connection, &Reply::plain(Echo { uid, new_uid: None }));
+        reply::send(shared, connection, &Reply::plain(shared, Echo { uid, new_uid: None }));
         return;
     }
     let message = match receive(shared, Origin::WebSocket(connection), payload) {
@@ -142,7 +142,7 @@ pub async fn receive_http(
         }
         Ok(Ok(_)) | Err(_) => {}
         // Another request of the same agent took its place.
-        Ok(Err(_)) => return Ok(Reply::plain(echo)),
+        Ok(Err(_)) => return Ok(Reply::plain(shared, echo)),
     }
     let now_ms = shared.clock.now_ms();
     let agents = &mut *shared.registry.lock(&uid);
@@ -156,7 +156,7 @@ pub async fn receive_http(
             shared.registry.set_active(agents, &uid);
             message
         }
-        None => Reply::plain(echo),
+        None => Reply::plain(shared, echo),
     })
 }
 
@@ -219,7 +219,7 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
     if is_opening && let Origin::WebSocket(connection) = origin {
         connection.outbox.with_uids(|uids| uids.insert(uid));
     }
-    let Some(entry) = agents.entries.get_mut(&uid) else { return Outcome::Reply(Reply::plain(echo)) };
+    let Some(entry) = agents.entries.get_mut(&uid) else { return Outcome::Reply(Reply::plain(shared, echo)) };
     let outcome = take(shared, entry, uid, origin, echo, &incoming, payload, now, is_opening);
     if entry.rare.is_some() {
         agents.active.insert(uid);
@@ -266,7 +266,7 @@ fn take(
             connection.outbox.with_uids(|uids| uids.remove(&uid));
         }
         shared.outgoing.report(uid);
-        return Outcome::Reply(Reply::plain(echo));
+        return Outcome::Reply(Reply::plain(shared, echo));
     }
     if taken.is_reported {
         spans::reported(entry, uid, origin);

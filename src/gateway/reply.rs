@@ -31,22 +31,27 @@ impl Reply {
     }
 
     /// Uid, capabilities and what `fields` sets.
-    fn with(echo: Echo, fields: opamp::ServerToAgent, tail: Option<Bytes>) -> Self {
+    fn with(shared: &Shared, echo: Echo, fields: opamp::ServerToAgent, tail: Option<Bytes>) -> Self {
         let identification = echo.new_uid.map(|uid| AgentIdentification { new_instance_uid: uid.to_bytes() });
         let fields =
-            opamp::ServerToAgent { capabilities: reply::CAPABILITIES, agent_identification: identification, ..fields };
+            opamp::ServerToAgent { capabilities: capabilities(shared), agent_identification: identification, ..fields };
         Self { head: addressed(Some(echo.uid), &fields), tail }
     }
 
     /// Nothing to say.
-    pub fn plain(echo: Echo) -> Self {
-        Self::with(echo, opamp::ServerToAgent::default(), None)
+    pub fn plain(shared: &Shared, echo: Echo) -> Self {
+        Self::with(shared, echo, opamp::ServerToAgent::default(), None)
     }
 
     /// An error, which travels alone. Without a uid only if none is known.
     pub fn error(uid: Option<InstanceUid>, kind: ServerErrorResponseType, text: String, retry_ns: Option<u64>) -> Self {
         Self { head: addressed(uid, &reply::error(kind, text, retry_ns)), tail: None }
     }
+}
+
+/// What the server does, as each reply says it.
+pub fn capabilities(shared: &Shared) -> u64 {
+    reply::capabilities(shared.certificates.are_issued())
 }
 
 fn addressed(uid: Option<InstanceUid>, fields: &opamp::ServerToAgent) -> Bytes {
@@ -89,14 +94,14 @@ impl News {
             && self.offers.is_empty()
     }
 
-    fn addressed(&self, echo: Echo) -> Reply {
+    fn addressed(&self, shared: &Shared, echo: Echo) -> Reply {
         let flag = |is_set, flag: ServerToAgentFlags| if is_set { flag as u64 } else { 0 };
         let flags = flag(self.asks_full_state.is_some(), ServerToAgentFlags::ReportFullState)
             | flag(self.asks_components, ServerToAgentFlags::ReportAvailableComponents);
         let custom_capabilities = self.custom_capabilities.clone();
         let fields = opamp::ServerToAgent { flags, custom_capabilities, ..Default::default() };
-        let Some(((_, tail), rest)) = self.offers.split_first() else { return Reply::with(echo, fields, None) };
-        let mut reply = Reply::with(echo, fields, Some(tail.clone()));
+        let Some(((_, tail), rest)) = self.offers.split_first() else { return Reply::with(shared, echo, fields, None) };
+        let mut reply = Reply::with(shared, echo, fields, Some(tail.clone()));
         if !rest.is_empty() {
             // Seldom, and small beside a configuration, which is the first.
             let rest = rest.iter().map(|(_, field)| field);
@@ -157,7 +162,7 @@ pub fn compose(shared: &Shared, uid: InstanceUid, entry: &mut Entry, echo: Echo,
     }
     let news = take_news(shared, entry, now_ms);
     note_sent(shared, uid, entry, &news.offers);
-    news.addressed(echo)
+    news.addressed(shared, echo)
 }
 
 /// What the agent asked for and is not to have: told once, and alone.
@@ -198,7 +203,7 @@ fn tell_if(
     if owed.is_none() && news.is_empty() {
         return;
     }
-    if send(shared, connection, &news.addressed(owed.unwrap_or(Echo { uid, new_uid: None }))) {
+    if send(shared, connection, &news.addressed(shared, owed.unwrap_or(Echo { uid, new_uid: None }))) {
         note_sent(shared, uid, entry, &news.offers);
     } else {
         news.put_back(entry);

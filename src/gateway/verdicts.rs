@@ -49,7 +49,7 @@ async fn take(shared: &Shared, batch: GatewayBatch) {
             offers::take_body(shared, body.kind().into(), hash, &body.body).await;
         }
     }
-    if let Some(tokens) = batch.agent_tokens {
+    if let Some(tokens) = batch.agent_tokens.filter(|tokens| shared.tokens.takes(tokens)) {
         // Once there are tokens, it is known as well whose certificates are believed.
         certificates::replace(shared, &tokens);
         shared.tokens.replace(&tokens);

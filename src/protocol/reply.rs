@@ -11,15 +11,20 @@ use crate::{
     proto::opamp,
 };
 
-/// What this server does: statuses, effective configurations and requests for certificates are taken; configurations, packages
-/// and connection settings offered.
-pub const CAPABILITIES: u64 = opamp::ServerCapabilities::AcceptsStatus as u64
+/// What this server always does: statuses and effective configurations are taken; configurations, packages and connection
+/// settings offered.
+const CAPABILITIES: u64 = opamp::ServerCapabilities::AcceptsStatus as u64
     | opamp::ServerCapabilities::OffersRemoteConfig as u64
     | opamp::ServerCapabilities::AcceptsEffectiveConfig as u64
     | opamp::ServerCapabilities::OffersPackages as u64
     | opamp::ServerCapabilities::AcceptsPackagesStatus as u64
-    | opamp::ServerCapabilities::OffersConnectionSettings as u64
-    | opamp::ServerCapabilities::AcceptsConnectionSettingsRequest as u64;
+    | opamp::ServerCapabilities::OffersConnectionSettings as u64;
+
+/// What this server does; requests for certificates it takes only where there is somebody to issue them.
+pub fn capabilities(issues_certificates: bool) -> u64 {
+    let requests = opamp::ServerCapabilities::AcceptsConnectionSettingsRequest as u64;
+    CAPABILITIES | if issues_certificates { requests } else { 0 }
+}
 
 /// Length of [`uid_field`].
 pub const UID_FIELD_BYTES: usize = 18;

@@ -233,6 +233,28 @@ pub async fn a_certificate_works_until_the_next_is_used(backend: Backend) {
     assert_eq!(cluster.row(uid(1)).await.unwrap().desired.certificate, None);
 }
 
+/// Settings change when replicas are started anew, and no list of tokens does.
+pub async fn gateways_are_told_by_themselves_whether_certificates_are_issued(backend: Backend) {
+    let cluster = Cluster::empty(backend).await;
+    let mut gateway = cluster.gateway("g").await;
+    for (approval, is_issued) in [(Approval::Manual, true), (Approval::Off, false), (Approval::Automatic, true)] {
+        let replica = cluster.issuing_replica("one", config(approval), issuer(90 * DAY)).await;
+        let is_told = |heard: &Heard| match heard {
+            Heard::Tokens(tokens) => (tokens.issues_certificates == is_issued).then_some(tokens.authorities.len()),
+            _ => None,
+        };
+        assert_eq!(gateway.hear(is_told).await, 1, "what was issued before is believed all the same");
+        replica.stop().await;
+    }
+    let replica = cluster.replica("one", config(Approval::Automatic)).await;
+    let is_told = |heard: &Heard| match heard {
+        Heard::Tokens(tokens) => (!tokens.issues_certificates).then_some(tokens.authorities.len()),
+        _ => None,
+    };
+    assert_eq!(gateway.hear(is_told).await, 0, "there is no authority");
+    replica.stop().await;
+}
+
 /// Not one for the uid that it shares with another.
 pub async fn of_two_live_agents_the_second_gets_a_certificate_of_its_own(backend: Backend) {
     let cluster = Cluster::empty(backend).await;

@@ -34,6 +34,7 @@ macro_rules! on_both {
 on_both! {
     certificates:
         an_agent_gets_the_certificate_that_it_asks_for
+        gateways_are_told_by_themselves_whether_certificates_are_issued
         an_operator_decides_and_a_renewal_is_not_asked_about
         a_request_that_is_refused_is_answered_with_the_reason
         a_new_key_each_time_comes_to_an_end

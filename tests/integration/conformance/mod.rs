@@ -73,13 +73,18 @@ async fn two_gateways_pass() {
     let folder = tempfile::tempdir().unwrap();
     let storage = folder.path().join("packages").to_string_lossy().into_owned();
     let (certificate, key) = tls::authority(folder.path());
-    let mut cluster = Cluster::start_with(2, 2, &[("MUSTER_PACKAGE_STORAGE", &storage)]).await;
+    // Gateways know from their first list on that there is an authority.
+    let environment = [
+        ("MUSTER_PACKAGE_STORAGE", &*storage),
+        ("MUSTER_AGENT_CA_FILE", &certificate),
+        ("MUSTER_AGENT_CA_KEY_FILE", &key),
+        ("MUSTER_OPAMP_URL", "ws://muster.test/v1/opamp"),
+    ];
+    let mut cluster = Cluster::start_with(2, 2, &environment).await;
     let opamp = cluster.opamp();
     // Where agents fetch packages, and connect with certificates, is known once the gateways listen.
     for service in &mut cluster.services {
         service.set_env("MUSTER_OPAMP_URL", &format!("ws://{}/v1/opamp", opamp[1]));
-        service.set_env("MUSTER_AGENT_CA_FILE", &certificate);
-        service.set_env("MUSTER_AGENT_CA_KEY_FILE", &key);
         service.terminate();
         service.ended().await;
         service.start().await;

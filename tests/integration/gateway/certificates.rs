@@ -277,6 +277,35 @@ async fn a_certificate_is_asked_for_used_renewed_and_revoked() {
     assert!(world.refusal(&two).await.contains("revoked"));
 }
 
+/// Agents are to ask where there is an answer, and only there.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_said_whether_there_are_certificates_to_ask_for() {
+    let accepts = ServerCapabilities::AcceptsConnectionSettingsRequest as u64;
+    let mut world = World::start(ClientCertificates::Optional, Approval::Off).await;
+    for (n, approval) in [(1, Approval::Off), (2, Approval::Manual), (3, Approval::Off), (4, Approval::Automatic)] {
+        if n > 1 {
+            world.restart(ClientCertificates::Optional, approval).await;
+        }
+        let mut agent = world.agent(None).await;
+        let first = agent.say(&takes_settings(n, 0)).await.capabilities;
+        let says = first & accepts != 0;
+        assert_eq!(says, approval != Approval::Off);
+        assert_eq!(agent.say(&nothing(n, 1)).await.capabilities, first, "a heartbeat is answered alike");
+        assert_eq!(world.poll(None, &takes_settings(n + 10, 0)).await.capabilities, first, "and a poll");
+        agent.send(&asks(n, 2, Key::new().request("collector"))).await;
+        if says {
+            eventually("it is taken", async || world.requests(uid(n)).await.pop()).await;
+            continue;
+        }
+        let error = loop {
+            if let Some(error) = agent.receive().await.error_response {
+                break error;
+            }
+        };
+        assert_eq!(error.error_message, "this server issues no certificates");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_decides_and_the_agent_is_told() {
     let world = World::start(ClientCertificates::Optional, Approval::Manual).await;

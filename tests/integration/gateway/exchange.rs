@@ -38,7 +38,7 @@ async fn a_first_message_is_reported_and_its_reply_carries_the_verdict() {
     bench.service.verdict(verdict).await;
     let reply = agent.receive().await;
     assert_eq!(reply.instance_uid, uid(1).to_bytes());
-    assert_eq!((reply.flags, reply.capabilities), (FULL_STATE, 0x7f));
+    assert_eq!((reply.flags, reply.capabilities), (FULL_STATE, CAPABILITIES));
     assert_eq!(reply.remote_config.expect("the offer").config_hash, hash.to_bytes());
 }
 

@@ -42,6 +42,8 @@ use tokio_util::sync::CancellationToken;
 /// Longer than anything here takes, except on a machine that hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const NODE: &str = "gateway-under-test";
+/// What the gateway says it does, where nobody issues certificates: all that there is but for requests for them.
+pub const CAPABILITIES: u64 = 0x3f;
 /// What the tokens of package files are made with.
 pub const PACKAGE_KEY: [u8; 32] = [7; 32];
 pub const TOKEN: &str = "muster_agent_test";

@@ -65,7 +65,7 @@ async fn a_poll_gets_everything_in_one_reply() {
     assert!(head.starts_with("http/1.1 200"), "{head}");
     assert!(head.contains("\r\ncontent-type: application/x-protobuf\r\n"), "{head}");
     let reply = ServerToAgent::decode(&body[..]).unwrap();
-    assert_eq!((reply.flags, reply.capabilities, &reply.instance_uid), (1, 0x7f, &uid(1).to_bytes()));
+    assert_eq!((reply.flags, reply.capabilities, &reply.instance_uid), (1, CAPABILITIES, &uid(1).to_bytes()));
     assert_eq!(reply.remote_config.expect("the offer").config_hash, hash.to_bytes());
 }
 
@@ -74,7 +74,7 @@ async fn what_comes_late_waits_for_the_next_poll() {
     let mut bench = Bench::start(Config { verdict_wait: Duration::from_millis(50), ..config() }).await;
     bench.service.keep_silent();
     let reply = bench.poll(&full(1, 0)).await;
-    assert_eq!((reply.flags, reply.capabilities), (0, 0x7f), "plain, for nobody has decided");
+    assert_eq!((reply.flags, reply.capabilities), (0, CAPABILITIES), "plain, for nobody has decided");
     let report = bench.service.report().await;
     let hash = ContentHash::of(b"one");
     bench.service.body(hash).await;
