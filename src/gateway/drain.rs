@@ -27,6 +27,7 @@ const RETRY_MAX_MS: u64 = 10_000;
 
 /// Sends everybody away. Newcomers are refused already.
 pub async fn run(shared: &Arc<Shared>) {
+    let begun = Instant::now();
     let connections = shared.connections.slice(0, usize::MAX).0;
     tracing::info!(connections = connections.len(), agents = shared.registry.len(), "draining");
     end_http(shared);
@@ -42,7 +43,9 @@ pub async fn run(shared: &Arc<Shared>) {
     }
     // And polls.
     end_http(shared);
-    hand_over(shared).await;
+    if hand_over(shared).await {
+        tracing::info!(seconds = begun.elapsed().as_secs_f64(), "drained");
+    }
 }
 
 /// How many connections are dealt with in one step.
@@ -92,9 +95,10 @@ fn end_http(shared: &Shared) {
     }
 }
 
-/// Waits until the last reports are acknowledged and the sockets closed, but not for ever.
-async fn hand_over(shared: &Shared) {
+/// Waits until the last reports are acknowledged and the sockets closed, but not for ever. Whether that came about.
+async fn hand_over(shared: &Shared) -> bool {
     let deadline = Instant::now() + shared.config.drain_handover;
+    let mut is_complete = true;
     while shared.registry.len() > 0 || shared.connections.len() > 0 {
         if Instant::now() >= deadline {
             tracing::warn!(
@@ -102,6 +106,7 @@ async fn hand_over(shared: &Shared) {
                 connections = shared.connections.len(),
                 "leaving before everything was handed over"
             );
+            is_complete = false;
             break;
         }
         tokio::time::sleep(STEP).await;
@@ -110,6 +115,7 @@ async fn hand_over(shared: &Shared) {
         connection.outbox.kill();
     }
     debug_assert!(shared.is_draining.load(Ordering::Relaxed));
+    is_complete
 }
 
 #[cfg(test)]
