@@ -26,6 +26,7 @@ use super::{
     spans,
 };
 use crate::{
+    bus::Role,
     model::{AgentRecord, ContentHash, InstanceUid},
     proto::bus,
     protocol::message::tag,
@@ -205,7 +206,12 @@ impl Worker {
             let row = rows.remove(&item.uid);
             match self.decide_with_certificates(&item, row, &policies).await? {
                 Some(Outcome::Write(outcome)) => decided.push((item, *outcome)),
-                Some(Outcome::Answer(verdict)) => results.answer(&item.report.gateway, verdict),
+                Some(Outcome::Answer(verdict)) => {
+                    if verdict.refuses_certificate {
+                        self.tell_refused(&item.report, &verdict.refusal, results).await;
+                    }
+                    results.answer(&item.report.gateway, verdict);
+                }
                 Some(Outcome::Probe(connection)) => {
                     let probe =
                         bus::Probe { instance_uid: item.uid.to_bytes(), connection_generation: connection.generation };
@@ -222,6 +228,17 @@ impl Worker {
             }
         }
         self.write(decided, results).await
+    }
+
+    /// The other gateways are told too that a certificate is not believed any more: who shows it goes to them next.
+    async fn tell_refused(&self, report: &Report, reason: &str, results: &mut Results) {
+        let Some(serial) = report.certificate else { return };
+        let refused = bus::RefusedCertificate { serial: serial.to_vec().into(), reason: reason.to_owned() };
+        // While they are not known they find out when they are shown it.
+        let gateways = self.shared.bus.members(Role::Gateway).await.unwrap_or_default();
+        for gateway in gateways.iter().filter(|gateway| **gateway != *report.gateway) {
+            results.letters.to(gateway).refused_certificates.push(refused.clone());
+        }
     }
 
     /// Once it is known whose report it is, and if it has to do with certificates, those are looked up or issued.

@@ -24,7 +24,10 @@ use super::{
 use crate::{
     model::InstanceUid,
     pki::{Request, Serial},
-    proto::{bus::AgentTokens, opamp},
+    proto::{
+        bus::{AgentTokens, RefusedCertificate},
+        opamp,
+    },
     protocol::Incoming,
 };
 
@@ -187,6 +190,13 @@ pub fn refuse(shared: &Shared, uid: InstanceUid, generation: u64, reason: &str) 
     }
     // Nothing that came by it is handed on.
     shared.registry.remove(agents, &uid);
+}
+
+/// Another gateway was shown a certificate that is not believed any more.
+pub fn take_refused(shared: &Shared, refused: &RefusedCertificate) {
+    if let Some(serial) = Serial::from_slice(&refused.serial) {
+        shared.certificates.refuse(serial, &refused.reason);
+    }
 }
 
 /// Checks a request for a certificate, where a message has one; an error is a text for the agent.

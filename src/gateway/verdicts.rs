@@ -54,6 +54,9 @@ async fn take(shared: &Shared, batch: GatewayBatch) {
         certificates::replace(shared, &tokens);
         shared.tokens.replace(&tokens);
     }
+    for refused in &batch.refused_certificates {
+        certificates::take_refused(shared, refused);
+    }
     for verdict in &batch.verdicts {
         consume_budget().await;
         if let Ok(uid) = InstanceUid::from_slice(&verdict.instance_uid) {

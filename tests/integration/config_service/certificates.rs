@@ -211,10 +211,17 @@ pub async fn a_certificate_works_until_the_next_is_used(backend: Backend) {
     let row = cluster.row(uid(1)).await.unwrap();
     assert!(row.desired.certificate.as_ref().is_some_and(|own| own.is_used && own.serial == issued[1]));
 
+    let mut other = cluster.gateway("h").await;
     let refused = gateway.tell(with(0, 50)).await;
     assert!(refused.refuses_certificate && refused.report_number == 0, "{refused:?}");
     assert!(refused.refusal.contains("a later certificate"), "{}", refused.refusal);
     assert_eq!(cluster.row(uid(1)).await.unwrap().presence.connection_generation, 40, "nothing of it was taken");
+    let heard = other.hear(|heard| match heard {
+        Heard::Refused(refused) => Some(refused.clone()),
+        _ => None,
+    });
+    let expected = bus::RefusedCertificate { serial: issued[0].clone(), reason: refused.refusal };
+    assert_eq!(heard.await, expected, "whoever shows it may go there next");
     let states: Vec<_> = requests(&cluster, uid(1)).await.iter().map(|request| request.state).collect();
     assert_eq!(states, [State::Superseded, State::Issued]);
     assert!(!gateway.tell(with(1, 60)).await.refuses_certificate);

@@ -35,6 +35,7 @@ pub enum Heard {
     Tokens(bus::AgentTokens),
     Command(SentCommand),
     ComponentAsk(bus::ComponentAsk),
+    Refused(bus::RefusedCertificate),
 }
 
 /// One agent's part of a command group.
@@ -262,6 +263,7 @@ impl Gateway {
         // In the order in which a gateway takes them.
         self.heard.extend(batch.agent_tokens.into_iter().map(Heard::Tokens));
         self.heard.extend(batch.bodies.into_iter().map(Heard::Body));
+        self.heard.extend(batch.refused_certificates.into_iter().map(Heard::Refused));
         self.heard.extend(batch.verdicts.into_iter().map(Heard::Verdict));
         self.heard.extend(batch.probes.into_iter().map(Heard::Probe));
         self.heard.extend(batch.component_asks.into_iter().map(Heard::ComponentAsk));

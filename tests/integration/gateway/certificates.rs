@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use muster::{
     auth::token,
-    bus::{SharedBus, in_process::InProcess},
+    bus::{SharedBus, Topic, in_process::InProcess},
     config_service::{self, Approval, ConfigService},
     gateway::{AgentAuth, ClientCertificates, Gateway, Tls, TlsConfig},
     model::{
@@ -12,9 +12,12 @@ use muster::{
         certificate::{Request, State},
     },
     pki::{Authority, Issuer},
-    proto::opamp::{
-        AgentCapabilities, AgentToServer, CertificateRequest, ConnectionSettingsRequest, OpAmpConnectionSettings,
-        OpAmpConnectionSettingsRequest, ServerCapabilities, ServerErrorResponseType, ServerToAgent,
+    proto::{
+        bus::{GatewayBatch, RefusedCertificate},
+        opamp::{
+            AgentCapabilities, AgentToServer, CertificateRequest, ConnectionSettingsRequest, OpAmpConnectionSettings,
+            OpAmpConnectionSettingsRequest, ServerCapabilities, ServerErrorResponseType, ServerToAgent,
+        },
     },
     store::{Actor, NewToken, SharedStore, TokenKind, sqlite::SqliteStore},
 };
@@ -180,7 +183,7 @@ impl Node {
     }
 
     async fn hint(&self, hint: muster::proto::bus::Hint) {
-        self.bus.publish(&muster::bus::Topic::ConfigService, hint.encode_to_vec().into()).await.unwrap();
+        self.bus.publish(&Topic::ConfigService, hint.encode_to_vec().into()).await.unwrap();
     }
 }
 
@@ -304,6 +307,31 @@ async fn it_is_said_whether_there_are_certificates_to_ask_for() {
         };
         assert_eq!(error.error_message, "this server issues no certificates");
     }
+}
+
+/// The config service tells every gateway, so that a client does not go from one to the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_gateway_was_shown_is_not_let_in() {
+    let world = World::start(ClientCertificates::Optional, Approval::Automatic).await;
+    let mut agent = world.agent(None).await;
+    agent.say(&takes_settings(1, 0)).await;
+    let key = Key::new();
+    agent.send(&asks(1, 1, key.request("collector"))).await;
+    let own = identity(&key, &offered(&mut agent).await);
+    leave(agent).await;
+    let mut agent = world.agent(Some(&own)).await;
+    agent.say(&takes_settings(1, 0)).await;
+
+    let serial = world.requests(uid(1)).await[0].issued.as_ref().expect("it is issued").serial;
+    let refused = RefusedCertificate { serial: serial.to_vec().into(), reason: "shown elsewhere".into() };
+    let batch = GatewayBatch { refused_certificates: vec![refused], ..Default::default() };
+    world.node.bus.publish(&Topic::Gateway(NODE.to_owned()), batch.encode_to_vec().into()).await.unwrap();
+    let answer = eventually("it is refused", async || {
+        let (head, body) = world.ask(Some(&own), UPGRADE, &[]).await;
+        head.starts_with("http/1.1 401").then_some(body)
+    });
+    assert!(String::from_utf8(answer.await).unwrap().contains("shown elsewhere"));
+    assert_eq!(agent.say(&nothing(1, 1)).await.error_response, None, "a connection that is open is not touched");
 }
 
 #[tokio::test(flavor = "multi_thread")]
