@@ -89,11 +89,13 @@ async fn apply(store: &SharedStore, round: u64) {
         offer: PolicyOffer::Config(BTreeMap::from([("collector.yaml".to_owned(), file)])),
         allow_empty: false,
         max_per_second: 0,
+        plan: None,
     };
     let apply = ApplyPolicy {
         name: "base".into(),
         kind: PolicyKind::Config,
         content: revision,
+        message: String::new(),
         bodies: vec![(content, body.into())],
         etag: None,
         validate_only: false,

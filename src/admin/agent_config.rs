@@ -15,7 +15,8 @@ use crate::{
 /// its way to the agent.
 pub async fn get(store: &dyn Store, agent: &AgentRecord) -> Result<AgentConfig> {
     let policies = store.policy_set().await?;
-    let desired = policies.desired(&Attributes::decode(&agent.observed.description), &agent.labels);
+    let desired =
+        policies.merge(&policies.matching(agent.uid, &Attributes::decode(&agent.observed.description), &agent.labels));
     let mut config = AgentConfig {
         instance_uid: agent.uid.to_string(),
         assigned_config_hash: agent.desired.config.hash.map(ContentHash::to_bytes).unwrap_or_default(),

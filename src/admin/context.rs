@@ -7,9 +7,16 @@ use std::{
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
 
-use super::{gateways::Gateways, publisher::Publisher, watch};
-use crate::{auth::Operators, bus::SharedBus, model::UnixMs, pki::Issuer, store::SharedStore};
+use super::{errors, gateways::Gateways, publisher::Publisher, watch};
+use crate::{
+    auth::{Operator, Operators, operators::Refusal},
+    bus::SharedBus,
+    model::UnixMs,
+    pki::Issuer,
+    store::SharedStore,
+};
 
 pub struct Context {
     pub store: SharedStore,
@@ -46,6 +53,27 @@ impl Context {
             bus,
             shutdown,
         })
+    }
+}
+
+impl Context {
+    /// The change is committed; without the epoch nobody is hurried, and the sweep finds it.
+    pub async fn tell_policies_changed(&self) {
+        match self.store.policy_epoch().await {
+            Ok(epoch) => self.publisher.policies_changed(epoch).await,
+            Err(error) => tracing::info!(%error, "the policies' epoch could not be read after a change"),
+        }
+    }
+
+    /// An error for an operator whose token is good no more.
+    pub async fn confirm(&self, operator: &Operator) -> Result<(), Status> {
+        match self.operators.confirm(operator).await {
+            Err(refusal @ Refusal::Invalid) => {
+                Err(errors::status(Code::Unauthenticated, "TOKEN_INVALID", refusal.to_string(), &[]))
+            }
+            // The store may be away; that is no reason to end a watch.
+            _ => Ok(()),
+        }
     }
 }
 

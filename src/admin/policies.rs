@@ -1,7 +1,8 @@
 //! The Policies service.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
+use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
     errors::{self, from_store},
     pages,
     pages::Pages,
-    policy_rules,
+    policy_rules, preview,
     scan::{self, Query},
 };
 use crate::{
@@ -20,9 +21,9 @@ use crate::{
     proto::admin::{
         AgentCount, ApplyPolicyRequest, ApplyPolicyResponse, DeletePolicyRequest, DeletePolicyResponse,
         GetPolicyRequest, ListPoliciesRequest, ListPoliciesResponse, ListRevisionsRequest, ListRevisionsResponse,
-        Policy, policies_server::Policies,
+        Policy, PolicyPreview, policies_server::Policies,
     },
-    store::ApplyOutcome,
+    store::{Actor, ApplyOutcome, ApplyPolicy},
 };
 
 pub struct Service(pub Arc<Context>);
@@ -66,22 +67,45 @@ impl Service {
     async fn apply(&self, request: Authorized<ApplyPolicyRequest>) -> Result<ApplyPolicyResponse, Status> {
         let actor = request.actor();
         let message = request.message;
-        let is_count = message.count_agents;
+        let (is_count, is_preview) = (message.count_agents, message.preview);
         let apply = policy_rules::check(message, self.0.hosts_packages)?;
         let (is_dry, selector) = (apply.validate_only, apply.content.selector.clone());
+        let bodies = apply.bodies.iter().cloned().collect();
+        let before = match is_preview && !is_dry {
+            // Once it is applied, there is nothing to compare with.
+            true => Some(self.preview(ApplyPolicy { validate_only: true, ..apply.clone() }, &actor, &bodies).await?),
+            false => None,
+        };
         let applied = self.0.store.apply_policy(apply, &actor).await.map_err(from_store)?;
         if !is_dry && applied.outcome != ApplyOutcome::Unchanged {
-            self.tell_change().await;
+            self.0.tell_policies_changed().await;
         }
         let agents = match is_count {
             true => Some(self.count(Query { selector, connected: None }).await?),
             false => None,
         };
+        let preview = match before {
+            None if is_preview => {
+                Some(preview::of(&*self.0.store, &applied.policy, &bodies).await.map_err(from_store)?)
+            }
+            preview => preview,
+        };
         Ok(ApplyPolicyResponse {
+            preview,
             policy: Some(convert::policy::policy(applied.policy)),
             outcome: convert::policy::outcome(applied.outcome).into(),
             agents,
         })
+    }
+
+    async fn preview(
+        &self,
+        apply: ApplyPolicy,
+        actor: &Actor,
+        bodies: &HashMap<ContentHash, Bytes>,
+    ) -> Result<PolicyPreview, Status> {
+        let applied = self.0.store.apply_policy(apply, actor).await.map_err(from_store)?;
+        preview::of(&*self.0.store, &applied.policy, bodies).await.map_err(from_store)
     }
 
     async fn count(&self, query: Query) -> Result<AgentCount, Status> {
@@ -140,15 +164,7 @@ impl Service {
         let DeletePolicyRequest { name, etag } = request.message;
         let name = errors::name("name", &name)?;
         self.0.store.delete_policy(name, etag.as_deref(), &actor).await.map_err(from_store)?;
-        self.tell_change().await;
+        self.0.tell_policies_changed().await;
         Ok(DeletePolicyResponse {})
-    }
-
-    /// The change is committed; without the epoch nobody is hurried, and the sweep finds it.
-    async fn tell_change(&self) {
-        match self.0.store.policy_epoch().await {
-            Ok(epoch) => self.0.publisher.policies_changed(epoch).await,
-            Err(error) => tracing::info!(%error, "the policies' epoch could not be read after a change"),
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! What an apply must look like.
 
 mod packages;
+mod rollout;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ pub const MAX_FILE_BYTES: usize = 4 * 1024 * 1024;
 const MAX_POLICY_BYTES: usize = 16 * 1024 * 1024;
 /// Of a file's name, content type and role each.
 const MAX_TEXT_BYTES: usize = 256;
+/// Of the reason of an apply.
+const MAX_MESSAGE_BYTES: usize = 1024;
 /// No deployment changes agents faster.
 const MAX_PER_SECOND: u32 = 1_000_000;
 
@@ -74,6 +77,10 @@ pub fn check(request: ApplyPolicyRequest, hosts: bool) -> Result<ApplyPolicy, St
     if request.max_per_second > MAX_PER_SECOND {
         violations.add("max_per_second", format!("must be at most {MAX_PER_SECOND}"));
     }
+    let plan = request.rollout.and_then(|plan| rollout::check(plan, &mut violations));
+    if request.message.len() > MAX_MESSAGE_BYTES {
+        violations.add("message", format!("must be at most {MAX_MESSAGE_BYTES} bytes"));
+    }
     violations.check()?;
     let (Some(kind), Some(selector)) = (kind, selector) else {
         return Err(Status::internal("a field was not checked"));
@@ -87,7 +94,9 @@ pub fn check(request: ApplyPolicyRequest, hosts: bool) -> Result<ApplyPolicy, St
             offer,
             allow_empty: request.allow_empty,
             max_per_second: request.max_per_second,
+            plan,
         },
+        message: request.message,
         bodies,
         etag: request.etag,
         validate_only: request.validate_only,

@@ -10,7 +10,7 @@ use tonic_web::GrpcWebLayer;
 
 use super::{
     Config, agents, certificates, commands, context::Context, cors::Cors, fleet, gate::Gate, listener, package_files,
-    policies, tokens,
+    policies, rollouts, tokens,
 };
 use crate::{
     bus::SharedBus,
@@ -21,7 +21,7 @@ use crate::{
         admin::{
             agents_server::AgentsServer, certificates_server::CertificatesServer, commands_server::CommandsServer,
             fleet_server::FleetServer, package_files_server::PackageFilesServer, policies_server::PoliciesServer,
-            tokens_server::TokensServer,
+            rollouts_server::RolloutsServer, tokens_server::TokensServer,
         },
     },
     store::SharedStore,
@@ -134,6 +134,8 @@ fn routes(
     .max_decoding_message_size(package_files::MAX_MESSAGE_BYTES);
     let certificates = CertificatesServer::new(certificates::Service(context.clone()))
         .max_decoding_message_size(MAX_SMALL_REQUEST_BYTES);
+    let rollouts =
+        RolloutsServer::new(rollouts::Service(context.clone())).max_decoding_message_size(MAX_SMALL_REQUEST_BYTES);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTORS)
@@ -146,6 +148,7 @@ fn routes(
         .add_service(commands)
         .add_service(package_files)
         .add_service(certificates)
+        .add_service(rollouts)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))
 }

@@ -60,7 +60,13 @@ pub enum Command {
         /// Say what would happen, and change nothing
         #[arg(long)]
         dry_run: bool,
+        /// Why; kept with the revisions
+        #[arg(short = 'm', long, default_value = "", hide_default_value = true)]
+        message: String,
     },
+    /// How the changes of policies go out, and what to do about it
+    #[command(subcommand)]
+    Rollout(Rollout),
     /// Show former revisions
     #[command(subcommand)]
     History(History),
@@ -190,6 +196,11 @@ pub enum Get {
         #[command(flatten)]
         output: Output,
     },
+    /// All rollouts, newest first
+    Rollouts {
+        #[command(flatten)]
+        output: Output,
+    },
     /// All uploaded package files
     PackageFiles {
         #[command(flatten)]
@@ -211,6 +222,55 @@ pub enum Get {
         name: String,
         #[command(flatten)]
         output: Output,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Rollout {
+    /// The newest rollout of a policy
+    Status {
+        policy: String,
+        /// Follow it until it has ended
+        #[arg(long, conflicts_with = "wait")]
+        watch: bool,
+        /// Follow it until it has ended or is paused: exit code 0 if it succeeded, 3 if it was rolled back or aborted, 4 if it is
+        /// paused, 5 after the time-out
+        #[arg(long)]
+        wait: bool,
+        /// How long to wait, such as 5m; for ever if left out
+        #[arg(long, value_parser = humantime::parse_duration, requires = "wait")]
+        timeout: Option<Duration>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// All rollouts of a policy, newest first
+    History {
+        policy: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Have nothing further happen by itself
+    Pause { policy: String },
+    /// Go on where it was paused; failures up to now count no longer
+    Resume { policy: String },
+    /// Go on to the next step, whatever this one waits for
+    Promote {
+        policy: String,
+        /// Pass over all further steps
+        #[arg(long)]
+        full: bool,
+    },
+    /// End it: every agent gets the stable revision
+    Abort { policy: String },
+    /// Bring agents back to what they had before
+    Undo {
+        policy: String,
+        /// Back to this revision
+        #[arg(long, value_name = "N")]
+        to_revision: Option<u64>,
+        /// Why
+        #[arg(short = 'm', long, default_value = "", hide_default_value = true)]
+        message: String,
     },
 }
 

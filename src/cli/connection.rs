@@ -22,7 +22,7 @@ use super::{
 use crate::proto::admin::{
     agents_client::AgentsClient, certificates_client::CertificatesClient, commands_client::CommandsClient,
     fleet_client::FleetClient, package_files_client::PackageFilesClient, policies_client::PoliciesClient,
-    tokens_client::TokensClient,
+    rollouts_client::RolloutsClient, tokens_client::TokensClient,
 };
 
 const DEFAULT_SERVER: &str = "http://127.0.0.1:4321";
@@ -89,6 +89,10 @@ impl Client {
 
     pub fn fleet(&self) -> FleetClient<Channel> {
         FleetClient::new(self.channel.clone())
+    }
+
+    pub fn rollouts(&self) -> RolloutsClient<Channel> {
+        RolloutsClient::new(self.channel.clone())
     }
 
     pub fn certificates(&self) -> CertificatesClient<Channel> {

@@ -13,6 +13,8 @@ pub enum Error {
     /// The server's answer.
     Status(Box<Status>),
     Stdout(io::Error),
+    /// With an exit code of its own.
+    Exit(u8, String),
 }
 
 impl Error {
@@ -39,7 +41,7 @@ impl From<String> for Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Message(message) => f.write_str(message),
+            Self::Message(message) | Self::Exit(_, message) => f.write_str(message),
             Self::Status(status) => write_status(status, f),
             Self::Stdout(error) => write!(f, "stdout: {error}"),
         }

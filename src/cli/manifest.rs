@@ -1,6 +1,7 @@
 //! Manifests: policies as YAML. Errors name the file, the document and the line.
 
 mod packages;
+pub mod rollout;
 mod settings;
 
 use std::{
@@ -10,12 +11,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::local_file::LocalFile;
 use crate::proto::admin::{ApplyPolicyRequest, PolicyFile, PolicyKind};
 use packages::Packages;
+use rollout::Rollout;
 use settings::{Connections, OpAmp, Other, Telemetry};
 
 /// Largest file body, which is also the server's limit.
@@ -125,26 +127,6 @@ struct File {
     path: Option<PathBuf>,
     #[serde(default)]
     body: Option<String>,
-}
-
-/// The keys of stepped rollouts are known, to say clearly that those are not there yet.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Rollout {
-    #[serde(default)]
-    max_per_second: u32,
-    #[serde(default)]
-    steps: Option<Spanned<IgnoredAny>>,
-    #[serde(default)]
-    bake: Option<Spanned<IgnoredAny>>,
-    #[serde(default)]
-    agent_deadline: Option<Spanned<IgnoredAny>>,
-    #[serde(default)]
-    max_failures: Option<Spanned<IgnoredAny>>,
-    #[serde(default)]
-    min_sample: Option<Spanned<IgnoredAny>>,
-    #[serde(default)]
-    on_failure: Option<Spanned<IgnoredAny>>,
 }
 
 /// Reads a manifest file, or stdin for `-`, with the files that it names.
@@ -271,9 +253,8 @@ fn document(place: Place, folder: &Path, manifest: Spanned<Manifest>) -> Result<
     let offered = manifest.packages.map(|packages| packages.value).unwrap_or_default();
     let offered = packages::read(offered, folder, &mut refuse, &mut note);
     let connection_settings = connections.into_offers(folder, &mut refuse, &mut note);
-    for (key, line) in manifest.rollout.iter().flat_map(Rollout::stepped) {
-        refuse(line, format!("rollout: {key}: stepped rollouts are not there yet; max_per_second is"));
-    }
+    let max_per_second = manifest.rollout.as_ref().map_or(0, |rollout| rollout.max_per_second);
+    let rollout = manifest.rollout.and_then(|rollout| rollout.into_plan(&mut refuse, &mut note));
     if !invalid.is_empty() {
         return Err(invalid);
     }
@@ -286,7 +267,8 @@ fn document(place: Place, folder: &Path, manifest: Spanned<Manifest>) -> Result<
         packages: offered.packages,
         connection_settings: (kind == PolicyKind::ConnectionSettings).then_some(connection_settings),
         allow_empty: manifest.allow_empty,
-        max_per_second: manifest.rollout.map_or(0, |rollout| rollout.max_per_second),
+        max_per_second,
+        rollout,
         ..Default::default()
     };
     Ok(Document { place, lines, request, uploads: offered.uploads })
@@ -308,20 +290,6 @@ impl Manifest {
             ("other", line(&self.other), PolicyKind::ConnectionSettings),
         ];
         fields.into_iter().filter_map(|(field, line, kind)| Some((field, line?, kind))).collect()
-    }
-}
-
-impl Rollout {
-    fn stepped(&self) -> Vec<(&'static str, u64)> {
-        let keys = [
-            ("steps", &self.steps),
-            ("bake", &self.bake),
-            ("agent_deadline", &self.agent_deadline),
-            ("max_failures", &self.max_failures),
-            ("min_sample", &self.min_sample),
-            ("on_failure", &self.on_failure),
-        ];
-        keys.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?.referenced.line()))).collect()
     }
 }
 

@@ -17,7 +17,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Agent, Approve, Args, Command, Config, Delete, Deny, Describe, Forget, Get, History, Label, Token, Watch};
+use args::{
+    Agent, Approve, Args, Command, Config, Delete, Deny, Describe, Forget, Get, History, Label, Rollout, Token, Watch,
+};
 use connection::Client;
 use error::Result;
 
@@ -32,6 +34,10 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(error::Error::Exit(code, message)) => {
+            eprintln!("error: {message}");
+            ExitCode::from(code)
+        }
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -71,7 +77,9 @@ async fn call(command: Command, client: Client) -> Result<()> {
             command::watch::agents(&client, selector, output.format).await
         }
         Command::Label(Label::Agent { uid, changes }) => agents::label(&client, uid, &changes).await,
-        Command::Apply { files, dry_run } => apply::apply(&client, &files, dry_run).await,
+        Command::Apply { files, dry_run, message } => apply::apply(&client, &files, dry_run, &message).await,
+        Command::Rollout(rollout) => self::rollout(rollout, &client).await,
+        Command::Get(Get::Rollouts { output }) => command::rollouts::list(&client, output.format).await,
         Command::History(History::Policy { name, output }) => policies::history(&client, name, output.format).await,
         Command::Delete(Delete::Policy { name }) => policies::delete(&client, name).await,
         Command::Delete(Delete::PackageFile { sha256 }) => package_files::delete(&client, sha256).await,
@@ -100,5 +108,27 @@ async fn call(command: Command, client: Client) -> Result<()> {
         Command::Token(Token::List { output }) => tokens::list(&client, output.format).await,
         Command::Token(Token::Revoke { id_or_name }) => tokens::revoke(&client, id_or_name).await,
         Command::Completion { .. } | Command::Config(_) => Ok(()),
+    }
+}
+
+async fn rollout(command: Rollout, client: &Client) -> Result<()> {
+    use crate::proto::admin::control_rollout_request::Action;
+    use command::rollouts::{self, Follow};
+    match command {
+        Rollout::Status { policy, watch, wait, timeout, output } => {
+            let follow = match (watch, wait) {
+                (_, true) => Follow::Wait { timeout },
+                (true, _) => Follow::Watch,
+                _ => Follow::No,
+            };
+            rollouts::status(client, policy, follow, output.format).await
+        }
+        Rollout::History { policy, output } => rollouts::history(client, policy, output.format).await,
+        Rollout::Pause { policy } => rollouts::control(client, policy, Action::Pause).await,
+        Rollout::Resume { policy } => rollouts::control(client, policy, Action::Resume).await,
+        Rollout::Promote { policy, full: false } => rollouts::control(client, policy, Action::Promote).await,
+        Rollout::Promote { policy, full: true } => rollouts::control(client, policy, Action::PromoteFully).await,
+        Rollout::Abort { policy } => rollouts::control(client, policy, Action::Abort).await,
+        Rollout::Undo { policy, to_revision, message } => rollouts::undo(client, policy, to_revision, message).await,
     }
 }

@@ -104,6 +104,11 @@ pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// As [`plain`], of several lines.
+pub fn plain_lines(text: &str) -> String {
+    text.lines().map(|line| plain(line) + "\n").collect()
+}
+
 pub fn write(text: &str) -> Result<()> {
     write_bytes(text.as_bytes())
 }

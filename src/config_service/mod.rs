@@ -10,6 +10,7 @@
 //!   [`fanout`]; what must not go out faster than some pace ([`pace`]) is [`waiting`].
 //! - [`certificates`] are requested by reports, and taken up with them.
 //! - [`commands`] go once to each agent that they are for.
+//! - [`rollouts`] go from step to step.
 //! - [`components`] are asked for once for each hash.
 //! - [`bodies`] and [`tokens`] answer gateways; [`presence`] finds dead ones; [`garbage`] and [`package_files`] clean up.
 
@@ -33,6 +34,7 @@ mod presence;
 mod queue;
 mod reconcile;
 mod report;
+mod rollouts;
 mod room;
 mod router;
 mod shards;
@@ -127,6 +129,7 @@ impl ConfigService {
         tasks.spawn(presence::run(shared.clone(), stop.clone()));
         tasks.spawn(tokens::run(shared.clone(), inputs.token_requests, stop.clone()));
         tasks.spawn(commands::run(shared.clone(), inputs.command_results, stop.clone()));
+        tasks.spawn(rollouts::run(shared.clone(), stop.clone()));
         tasks.spawn(components::run(shared.clone(), stop.clone()));
         tasks.spawn(bodies::run(shared.clone(), inputs.body_requests, stop.clone()));
         if let Some(storage) = packages {

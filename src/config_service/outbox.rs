@@ -35,6 +35,11 @@ impl Outbox {
         }
     }
 
+    /// For the other replicas.
+    pub async fn policies_changed(&self, epoch: u64) {
+        self.publish(Topic::ConfigService, &bus::Hint { policies_epoch: epoch, ..Default::default() }).await;
+    }
+
     async fn publish(&self, topic: Topic, message: &impl Message) -> bool {
         let sent = self.bus.publish(&topic, message.encode_to_vec().into()).await;
         sent.inspect_err(|error| tracing::debug!(%topic, %error, "not published")).is_ok()

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::{
     model::{
-        Attributes, Labels,
+        Attributes, InstanceUid, Labels,
         desired::{DesiredConfig, DesiredOffer, PolicySet},
     },
     packages::{Locator, access::Key},
@@ -62,8 +62,8 @@ impl Snapshot {
         &self.opamp_url
     }
 
-    pub fn target(&self, attributes: &Attributes, labels: &Labels) -> Target {
-        let matching = self.set.matching(attributes, labels);
+    pub fn target(&self, uid: InstanceUid, attributes: &Attributes, labels: &Labels) -> Target {
+        let matching = self.set.matching(uid, attributes, labels);
         if let Some(target) = self.targets.lock().get(&matching) {
             return target.clone();
         }

@@ -103,6 +103,7 @@ fn hint(shared: &Shared, payload: Bytes) {
     if hint.policies_epoch > 0 {
         shared.reconcile.policies_changed.hinted(hint.policies_epoch, trace);
         shared.reconcile.check_policies();
+        shared.rollouts.wake();
     }
     if hint.commands_changed {
         shared.commands.wake();

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Approval, Config, bodies, commands, components::Components, fanout::Fanout, ingest, metrics, outbox::Outbox,
-    policies::Policies, presence::Gateways, reconcile::Requests, room::Room,
+    policies::Policies, presence::Gateways, reconcile::Requests, rollouts, room::Room,
 };
 use crate::{
     bus::SharedBus,
@@ -49,6 +49,7 @@ pub struct Shared {
     pub fanout: Fanout,
     pub reconcile: Requests,
     pub commands: commands::Wake,
+    pub rollouts: rollouts::Wake,
     pub components: Components,
     pub ready: Arc<AtomicBool>,
     listening: AtomicBool,
@@ -90,6 +91,7 @@ impl Shared {
             fanout: Fanout::default(),
             reconcile: Requests::default(),
             commands: commands::Wake::default(),
+            rollouts: rollouts::Wake::default(),
             components: Components::default(),
             ready: Arc::default(),
             listening: AtomicBool::default(),

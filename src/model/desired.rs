@@ -1,23 +1,43 @@
 //! Desired state: a pure function of an agent's attributes and labels, and the policies.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Attributes, ContentHash, Labels, packages,
-    policy::{FileRef, Policy, PolicyKind, PolicyOffer},
+    Attributes, ContentHash, InstanceUid, Labels, packages,
+    policy::{FileRef, Policy, PolicyKind, PolicyOffer, Revision},
+    rollout::Cohort,
     settings,
 };
 use crate::proto::opamp::{self, DownloadableFile};
 
 /// All policies at one epoch, in the order in which they are consulted: highest priority first, then by
-/// name. The epoch grows with every change of any policy.
+/// name. The epoch grows with every change of any policy, and of whom a rollout has reached.
 #[derive(Clone, Debug)]
 pub struct PolicySet {
     pub epoch: u64,
-    policies: Vec<Policy>,
+    policies: Vec<InForce>,
+    /// Of the rollouts that divide the fleet.
+    cohorts: Vec<Cohort>,
+}
+
+/// A revision that some agents have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InForce {
+    pub name: String,
+    pub kind: PolicyKind,
+    pub revision: Revision,
+    pub part: Part,
+}
+
+/// The part of the fleet that a revision is for, by the index of a cohort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Everybody,
+    Inside(usize),
+    Outside(usize),
 }
 
 /// A configuration as an agent should have it.
@@ -54,24 +74,49 @@ pub struct DesiredFile {
 }
 
 impl PolicySet {
-    pub fn new(epoch: u64, mut policies: Vec<Policy>) -> Self {
+    pub fn new(epoch: u64, mut policies: Vec<InForce>, cohorts: Vec<Cohort>) -> Self {
         policies.sort_by(|a, b| {
-            let priority = |p: &Policy| std::cmp::Reverse(p.revision.content.priority);
+            let priority = |p: &InForce| std::cmp::Reverse(p.revision.content.priority);
             (priority(a), &a.name).cmp(&(priority(b), &b.name))
         });
-        Self { epoch, policies }
+        Self { epoch, policies, cohorts }
     }
 
-    pub fn policies(&self) -> &[Policy] {
+    /// Policies with one revision each, for everybody.
+    pub fn undivided(epoch: u64, policies: Vec<Policy>) -> Self {
+        let in_force = |policy: Policy| InForce {
+            name: policy.name,
+            kind: policy.kind,
+            revision: policy.revision,
+            part: Part::Everybody,
+        };
+        Self::new(epoch, policies.into_iter().map(in_force).collect(), Vec::new())
+    }
+
+    /// As if this were what there is of its policy.
+    pub fn with(&self, policy: InForce) -> Self {
+        let others = self.policies.iter().filter(|other| other.name != policy.name).cloned();
+        Self::new(self.epoch, others.chain([policy.clone()]).collect(), self.cohorts.clone())
+    }
+
+    pub fn policies(&self) -> &[InForce] {
         &self.policies
     }
 
     /// Indices into [`Self::policies`] of those that match. Two agents with equal results have equal
     /// desired configurations, so this is a key to remember [`Self::merge`] by.
-    pub fn matching(&self, attributes: &Attributes, labels: &Labels) -> Vec<u32> {
+    pub fn matching(&self, uid: InstanceUid, attributes: &Attributes, labels: &Labels) -> Vec<u32> {
+        let is_inside = |cohort: usize| self.cohorts[cohort].contains(uid, attributes, labels);
         (0u32..)
             .zip(&self.policies)
-            .filter(|(_, policy)| policy.revision.content.selector.matches(attributes, labels))
+            .filter(|(_, policy)| {
+                let is_for = match policy.part {
+                    Part::Everybody => true,
+                    Part::Inside(cohort) => is_inside(cohort),
+                    Part::Outside(cohort) => !is_inside(cohort),
+                };
+                is_for && policy.revision.content.selector.matches(attributes, labels)
+            })
             .map(|(index, _)| index)
             .collect()
     }
@@ -105,7 +150,7 @@ impl PolicySet {
         matching: &[u32],
         locate: impl Fn(&mut DownloadableFile) -> bool,
     ) -> Option<DesiredOffer> {
-        let allow_empty = |policy: &Policy| policy.revision.content.allow_empty;
+        let allow_empty = |policy: &InForce| policy.revision.content.allow_empty;
         let is_empty_allowed = self.at(matching, PolicyKind::Packages).any(allow_empty);
         let mut packages = BTreeMap::new();
         for (name, DesiredPackage { mut package, .. }) in self.packages(matching) {
@@ -155,13 +200,8 @@ impl PolicySet {
         merged
     }
 
-    fn at<'a>(&'a self, matching: &'a [u32], kind: PolicyKind) -> impl Iterator<Item = &'a Policy> {
+    fn at<'a>(&'a self, matching: &'a [u32], kind: PolicyKind) -> impl Iterator<Item = &'a InForce> {
         matching.iter().map(|&index| &self.policies[index as usize]).filter(move |policy| policy.kind == kind)
-    }
-
-    /// The configuration that an agent with these attributes and labels should have.
-    pub fn desired(&self, attributes: &Attributes, labels: &Labels) -> Option<Arc<DesiredConfig>> {
-        self.merge(&self.matching(attributes, labels)).map(Arc::new)
     }
 }
 
@@ -186,10 +226,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::model::{
-        Selector,
-        policy::{Revision, RevisionContent},
-    };
+    use crate::model::{Selector, policy::RevisionContent};
 
     /// A policy of packages, given by their names and URLs.
     fn policy(name: &str, priority: i32, packages: &[(&str, &str)], allow_empty: bool) -> Policy {
@@ -205,18 +242,20 @@ mod tests {
             offer: PolicyOffer::Packages(packages.collect()),
             allow_empty,
             max_per_second: 0,
+            plan: None,
         };
         Policy {
             name: name.to_owned(),
             kind: PolicyKind::Packages,
             etag: String::new(),
             created_at: 0,
-            revision: Revision { number: 7, content, author: String::new(), created_at: 0 },
+            revision: Revision { number: 7, content, author: String::new(), message: String::new(), created_at: 0 },
+            stable: 7,
         }
     }
 
     fn merged(policies: Vec<Policy>, locate: impl Fn(&mut DownloadableFile) -> bool) -> Option<Vec<(String, String)>> {
-        let set = PolicySet::new(1, policies);
+        let set = PolicySet::undivided(1, policies);
         let all: Vec<u32> = (0u32..).take(set.policies().len()).collect();
         let offer = set.merge_packages(&all, locate)?;
         let available = opamp::PackagesAvailable::decode(offer.body).expect("an offer");
@@ -242,7 +281,7 @@ mod tests {
         let mut reversed = policies();
         reversed.reverse();
         assert_eq!(merged(reversed, |_| true), expected);
-        let set = PolicySet::new(1, policies());
+        let set = PolicySet::undivided(1, policies());
         let origins = set.packages(&[0, 1, 2]).into_iter().map(|(name, package)| (name, package.policy));
         assert_eq!(
             origins.collect::<Vec<_>>(),
@@ -274,7 +313,7 @@ mod tests {
         };
         assert_eq!(merged(policies(), locate), pairs(&[("hosted", "here"), ("other", "url")]));
         assert_eq!(merged(policies(), |_| false), None);
-        assert!(PolicySet::new(1, policies()).offers_hosted_packages());
-        assert!(!PolicySet::new(1, vec![policy("a", 0, &[("other", "url")], false)]).offers_hosted_packages());
+        assert!(PolicySet::undivided(1, policies()).offers_hosted_packages());
+        assert!(!PolicySet::undivided(1, vec![policy("a", 0, &[("other", "url")], false)]).offers_hosted_packages());
     }
 }

@@ -14,6 +14,7 @@ pub mod offer;
 pub mod packages;
 pub mod policy;
 pub mod quarantine;
+pub mod rollout;
 pub mod selector;
 pub mod settings;
 pub mod uid;

@@ -1,6 +1,10 @@
 //! Whether an agent is to be offered what it should have of one kind, and when again.
 
-use super::{AgentRecord, UnixMs, agent::OfferStatus, policy::PolicyKind};
+use super::{
+    AgentRecord, UnixMs,
+    agent::{OfferStatus, Wanted},
+    policy::PolicyKind,
+};
 use crate::proto::opamp::AgentCapabilities;
 
 /// The first repeat of an unanswered offer comes after this long, each later one after twice the time.
@@ -114,6 +118,13 @@ pub fn is_forgotten(sent_at: UnixMs, now: UnixMs) -> bool {
 fn repeat_after_ms(attempts: u16) -> i64 {
     let doublings = u32::from(attempts.saturating_sub(1)).min(16);
     (FIRST_REPEAT_MS << doublings).min(LONGEST_REPEAT_MS)
+}
+
+/// When what is desired was first offered on the present connection without being answered, as far as the last offer and
+/// their number tell.
+pub fn offered_since(desired: &Wanted) -> Option<UnixMs> {
+    let before_last = (1..desired.offer_attempts).map(repeat_after_ms).fold(0, i64::saturating_add);
+    desired.offered_at.map(|offered_at| offered_at.saturating_sub(before_last))
 }
 
 /// Notes that what is desired of this kind is offered now, if it is due; returns whether it is.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ContentHash, Selector, UnixMs};
+use super::{ContentHash, Selector, UnixMs, rollout::Plan};
 use crate::proto::{bus, opamp};
 
 /// What a policy offers.
@@ -38,9 +38,10 @@ pub struct Policy {
     /// Changes with every change of the policy; opaque to clients.
     pub etag: String,
     pub created_at: UnixMs,
-    /// The newest revision. It is also the stable one: the revision that matching agents get. (Once there
-    /// are stepped rollouts, a rollout moves agents from the stable revision to the newest.)
+    /// The newest revision. Agents may have another: see [`super::rollout`].
     pub revision: Revision,
+    /// The number of the revision that agents have outside of a rollout; 0 if there is none yet.
+    pub stable: u64,
 }
 
 /// An immutable version of a policy: content, selector and priority together.
@@ -51,6 +52,8 @@ pub struct Revision {
     pub content: RevisionContent,
     /// Who applied it: the operator token's name.
     pub author: String,
+    /// Why, in the author's words.
+    pub message: String,
     pub created_at: UnixMs,
 }
 
@@ -66,6 +69,8 @@ pub struct RevisionContent {
     pub allow_empty: bool,
     /// How fast a change goes out, in agents a second; 0 for the deployment's default.
     pub max_per_second: u32,
+    /// How it goes out step by step; `None` to all at once.
+    pub plan: Option<Plan>,
 }
 
 /// What agents are offered, by kind. In OpAMP's own messages hashes are left out: they depend on what else an agent is offered.

@@ -17,6 +17,7 @@
 //! - `package_files`: which files are in the package storage; the files themselves are not here.
 //! - `secrets`: what a deployment makes for itself once, such as the key of the package files' tokens.
 //! - `certificates`: requests of agents for client certificates, and those that were issued.
+//! - `rollouts`: how changes of policies go out, and who drives them.
 //! - `tokens`: hashes of agent and operator tokens; `audit`: who changed what, written with the change.
 //!
 //! Two implementations pass one contract suite. What is the same in both is in `shared`, one file an aggregate; what a
@@ -32,6 +33,7 @@ pub mod metrics;
 mod more;
 mod plan;
 pub mod postgres;
+mod rollouts;
 mod row;
 pub mod sqlite;
 mod types;
@@ -42,6 +44,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use certificates::*;
+pub use rollouts::*;
 pub use types::*;
 
 use crate::model::{
@@ -89,7 +92,7 @@ pub enum Error {
 
 /// Every method is one transaction. A batch may be of any size up to [`MAX_BATCH`].
 #[async_trait]
-pub trait Store: CertificateStore + Send + Sync + 'static {
+pub trait Store: CertificateStore + RolloutStore + Send + Sync + 'static {
     /// Brings the schema up to this program's. Safe to run from several processes at once.
     async fn migrate(&self) -> Result<()>;
     /// Succeeds if the database answers and its schema is one that this program can use.

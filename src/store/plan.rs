@@ -23,8 +23,13 @@ pub(super) fn apply_policy(
     actor: &Actor,
 ) -> Result<PolicyPlan> {
     check_policy_etag(current.as_ref(), apply.name.as_str(), apply.etag.as_deref())?;
-    let revision =
-        |number| Revision { number, content: apply.content.clone(), author: actor.name.clone(), created_at: actor.now };
+    let revision = |number| Revision {
+        number,
+        content: apply.content.clone(),
+        author: actor.name.clone(),
+        message: apply.message.clone(),
+        created_at: actor.now,
+    };
     let Some(current) = current else {
         let policy = Policy {
             name: apply.name.clone(),
@@ -32,6 +37,7 @@ pub(super) fn apply_policy(
             etag: etag(1, epoch),
             created_at: actor.now,
             revision: revision(1),
+            stable: stable_after(apply, 1, 0),
         };
         return Ok(PolicyPlan { policy, outcome: ApplyOutcome::Created });
     };
@@ -42,8 +48,14 @@ pub(super) fn apply_policy(
         return Ok(PolicyPlan { policy: current, outcome: ApplyOutcome::Unchanged });
     }
     let number = current.revision.number + 1;
-    let policy = Policy { etag: etag(number, epoch), revision: revision(number), ..current };
+    let stable = stable_after(apply, number, current.stable);
+    let policy = Policy { etag: etag(number, epoch), revision: revision(number), stable, ..current };
     Ok(PolicyPlan { policy, outcome: ApplyOutcome::Configured })
+}
+
+/// A revision that goes to all at once is the stable one from the start.
+fn stable_after(apply: &ApplyPolicy, number: u64, before: u64) -> u64 {
+    if apply.content.plan.is_none() { number } else { before }
 }
 
 /// An empty etag asks that there be no such policy.

@@ -11,6 +11,7 @@ use crate::{
         AgentRecord, Attributes, ContentHash, InstanceUid, Labels, UnixMs,
         agent::{Desired, Observed, OfferStatus, Presence, Reported, Transport, Wanted},
         policy::{Policy, PolicyKind, PolicyOffer, Revision, RevisionContent},
+        rollout::Plan,
     },
     proto::opamp,
 };
@@ -156,6 +157,7 @@ pub(super) struct PolicyRow {
     name: String,
     kind: String,
     changed_epoch: i64,
+    stable: Option<i64>,
     policy_created_unix_ms: UnixMs,
     #[sqlx(flatten)]
     revision: RevisionRow,
@@ -170,7 +172,9 @@ pub(super) struct RevisionRow {
     offer: Option<Vec<u8>>,
     allow_empty: bool,
     max_per_second: i64,
+    plan: Option<Json<Plan>>,
     author: String,
+    message: String,
     created_unix_ms: UnixMs,
 }
 
@@ -182,6 +186,7 @@ impl TryFrom<PolicyRow> for Policy {
         Ok(Self {
             etag: etag(row.revision.number.cast_unsigned(), row.changed_epoch.cast_unsigned()),
             kind,
+            stable: row.stable.unwrap_or(row.revision.number).cast_unsigned(),
             created_at: row.policy_created_unix_ms,
             revision: row.revision.of(kind)?,
             name: row.name,
@@ -217,7 +222,9 @@ impl RevisionRow {
                 offer,
                 allow_empty: self.allow_empty,
                 max_per_second: self.max_per_second.clamp(0, u32::MAX.into()) as u32,
+                plan: self.plan.map(|plan| plan.0),
             },
+            message: self.message,
             author: self.author,
             created_at: self.created_unix_ms,
         })

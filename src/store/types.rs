@@ -64,6 +64,8 @@ pub struct ApplyPolicy {
     pub name: String,
     pub kind: PolicyKind,
     pub content: RevisionContent,
+    /// Why, in the operator's words.
+    pub message: String,
     /// Bodies that `content` refers to and that may not be stored yet.
     pub bodies: Vec<(ContentHash, Bytes)>,
     /// Only if the policy has this etag; an empty text: only if there is no such policy.

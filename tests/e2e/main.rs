@@ -16,6 +16,7 @@ mod hostile;
 mod moves;
 mod orders;
 mod packages;
+mod rollouts;
 mod scene;
 mod settings;
 mod standalone;

@@ -28,6 +28,8 @@ pub struct Ctl {
 /// What a run of `musterctl` gave.
 pub struct Outcome {
     pub succeeded: bool,
+    /// The exit code; none if a signal ended it.
+    pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
@@ -61,7 +63,12 @@ impl Ctl {
     pub async fn try_run(&self, arguments: &[&str]) -> Outcome {
         let output = self.command(arguments).output().await.unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Outcome { succeeded: output.status.success(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        Outcome {
+            succeeded: output.status.success(),
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
     }
 
     fn command(&self, arguments: &[&str]) -> tokio::process::Command {

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod certificate;
 pub mod command;
 pub mod policy;
+pub mod rollout;
 mod settings;
 pub mod token;
 

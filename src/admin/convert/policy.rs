@@ -16,6 +16,7 @@ pub fn policy(policy: Policy) -> admin::Policy {
         etag: policy.etag,
         create_time: Some(timestamp(policy.created_at)),
         revision: Some(revision(policy.revision)),
+        stable_revision: policy.stable,
     }
 }
 
@@ -40,6 +41,8 @@ pub fn revision(revision: Revision) -> admin::PolicyRevision {
         create_time: Some(timestamp(revision.created_at)),
         packages,
         connection_settings,
+        rollout: content.plan.as_ref().map(super::rollout::plan),
+        message: revision.message,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use similar::TextDiff;
 use tonic::Status;
 
 use super::package_files;
@@ -12,15 +13,29 @@ use crate::{
         manifest::{self, Document, Place},
         output,
     },
-    proto::admin::{AgentCount, ApplyPolicyRequest, ApplyPolicyResponse, apply_policy_response::Outcome},
+    proto::admin::{
+        AgentCount, ApplyPolicyRequest, ApplyPolicyResponse, PolicyPreview, PreviewChange,
+        apply_policy_response::Outcome,
+    },
 };
 
-pub async fn apply(client: &Client, files: &[String], is_dry: bool) -> Result<()> {
-    let documents = load(files)?;
+/// Unchanged lines around a difference.
+const CONTEXT_LINES: usize = 3;
+
+pub async fn apply(client: &Client, files: &[String], is_dry: bool, message: &str) -> Result<()> {
+    let mut documents = load(files)?;
+    for document in &mut documents {
+        document.request.message = message.to_owned();
+    }
     let mut problems = Vec::new();
     let mut outcomes = Vec::new();
     for document in &documents {
-        let request = ApplyPolicyRequest { validate_only: true, count_agents: is_dry, ..document.request.clone() };
+        let request = ApplyPolicyRequest {
+            validate_only: true,
+            count_agents: is_dry,
+            preview: is_dry,
+            ..document.request.clone()
+        };
         match send(client, request).await {
             Ok(outcome) => outcomes.push(outcome),
             Err(status) => problems.extend(explain(document, &status)),
@@ -28,7 +43,9 @@ pub async fn apply(client: &Client, files: &[String], is_dry: bool) -> Result<()
     }
     refuse(problems)?;
     if is_dry {
-        return output::write(&outcomes.iter().map(|outcome| line(outcome, true)).collect::<String>());
+        return output::write(
+            &outcomes.iter().map(|outcome| line(outcome, true) + &preview(outcome)).collect::<String>(),
+        );
     }
     for (done, document) in documents.iter().enumerate() {
         for file in &document.uploads {
@@ -101,6 +118,38 @@ fn explain(document: &Document, status: &Status) -> Vec<String> {
     violations.into_iter().map(one).collect()
 }
 
+/// Whom it touches and how, for people.
+fn preview(response: &ApplyPolicyResponse) -> String {
+    let Some(preview) = &response.preview else { return String::new() };
+    let PolicyPreview { gaining, losing, changing, unchanged, .. } = preview;
+    let mut out = String::new();
+    if gaining + losing + changing > 0 {
+        out += &format!("  {changing} agents change, {gaining} gain, {losing} lose; {unchanged} stay as they are\n");
+    }
+    for warning in &preview.warnings {
+        out += &format!("  warning: {}\n", output::plain(warning));
+    }
+    for change in &preview.changes {
+        let PreviewChange { agents, example_instance_uid, items } = change;
+        out += &format!("  {agents} agents, such as {example_instance_uid}:\n");
+        for item in items {
+            let text = |body: &Option<bytes::Bytes>| {
+                body.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned()
+            };
+            let header = |prefix: &str, body: &Option<bytes::Bytes>| match body {
+                Some(_) => format!("{prefix}/{}", item.name),
+                None => "/dev/null".to_owned(),
+            };
+            let (before, after) = (text(&item.before), text(&item.after));
+            let diff = TextDiff::from_lines(&before, &after);
+            let mut unified = diff.unified_diff();
+            unified.context_radius(CONTEXT_LINES).header(&header("now", &item.before), &header("then", &item.after));
+            out += &output::plain_lines(&unified.to_string());
+        }
+    }
+    out
+}
+
 /// `policy/NAME created`, as kubectl says it.
 fn line(response: &ApplyPolicyResponse, is_dry: bool) -> String {
     let name = response.policy.as_ref().map(|policy| policy.name.as_str()).unwrap_or_default();
@@ -117,5 +166,11 @@ fn line(response: &ApplyPolicyResponse, is_dry: bool) -> String {
         }
         None => String::new(),
     };
-    format!("policy/{name} {outcome}{}{count}\n", if is_dry { " (dry run)" } else { "" })
+    let stable = response.policy.as_ref().filter(|policy| {
+        let newest = policy.revision.as_ref().map_or(0, |revision| revision.number);
+        response.outcome() == Outcome::Unchanged && policy.stable_revision != newest
+    });
+    let stable =
+        stable.map(|policy| format!(" (the stable revision is {}; see rollout status {name})", policy.stable_revision));
+    format!("policy/{name} {outcome}{}{count}{}\n", if is_dry { " (dry run)" } else { "" }, stable.unwrap_or_default())
 }

@@ -89,8 +89,8 @@ fn mistakes_are_named_with_their_line() {
         ),
         (&format!("{head}files:\n  x: {{body: a}}\n  x: {{body: b}}\n"), "m.yaml: document 1, line 6: duplicate"),
         (
-            &format!("{head}rollout:\n  max_per_second: 5\n  steps: [1%, 100%]\n"),
-            "m.yaml: document 1, line 6: rollout: steps: stepped rollouts are not there yet",
+            &format!("{head}rollout:\n  steps: [1%, 100%]\n  bake: soon\n"),
+            "m.yaml: document 1, line 6: rollout: bake: \"soon\" is no time such as 10m",
         ),
         (&format!("{head}rollout:\n  pace: 5\n"), "m.yaml: document 1, line 5: unknown field `pace`"),
         (

@@ -9,6 +9,7 @@ pub mod fleet;
 pub mod health;
 pub mod package_file;
 pub mod policy;
+pub mod rollout;
 mod settings;
 pub mod token;
 

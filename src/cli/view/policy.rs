@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     age, or_dash, rfc3339,
+    rollout::Plan,
     settings::{self, Connection},
 };
 use crate::{
@@ -20,6 +21,8 @@ pub struct Policy {
     pub name: String,
     pub etag: String,
     pub created_at: Option<String>,
+    /// What agents have outside of a rollout; 0 for none.
+    pub stable_revision: u64,
     #[serde(flatten)]
     pub revision: Revision,
     #[serde(skip)]
@@ -39,7 +42,10 @@ pub struct Revision {
     pub connections: BTreeMap<String, Connection>,
     pub allow_empty: bool,
     pub max_per_second: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Plan>,
     pub author: String,
+    pub message: String,
     pub applied_at: Option<String>,
     #[serde(skip)]
     applied_age: String,
@@ -106,6 +112,7 @@ impl From<admin::Policy> for Policy {
             etag: policy.etag,
             created_at: rfc3339(policy.create_time),
             created_age: age(policy.create_time),
+            stable_revision: policy.stable_revision,
             revision: policy.revision.unwrap_or_default().into(),
         }
     }
@@ -122,7 +129,9 @@ impl From<admin::PolicyRevision> for Revision {
             connections: revision.connection_settings.map(settings::connections).unwrap_or_default(),
             allow_empty: revision.allow_empty,
             max_per_second: revision.max_per_second,
+            rollout: revision.rollout.map(Plan::from),
             author: revision.author,
+            message: revision.message,
             applied_at: rfc3339(revision.create_time),
             applied_age: age(revision.create_time),
         }
@@ -187,7 +196,7 @@ impl View for Policy {
 
 impl View for Revision {
     const COLUMNS: &'static [&'static str] = &["REVISION", "APPLIED", "AUTHOR", "PRIORITY", "SELECTOR", "CONTENT"];
-    const WIDE_COLUMNS: &'static [&'static str] = &["RATE", "ALLOW EMPTY"];
+    const WIDE_COLUMNS: &'static [&'static str] = &["RATE", "ALLOW EMPTY", "MESSAGE"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -201,7 +210,7 @@ impl View for Revision {
     }
 
     fn wide_cells(&self) -> Vec<String> {
-        vec![self.rate(), self.allow_empty.to_string()]
+        vec![self.rate(), self.allow_empty.to_string(), or_dash(&self.message)]
     }
 
     fn name(&self) -> String {

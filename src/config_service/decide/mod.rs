@@ -19,8 +19,9 @@ use std::sync::Arc;
 
 use super::policies::{Pace, Snapshot};
 use crate::model::{
-    AgentRecord, Attributes, UnixMs,
+    AgentRecord, Attributes, ContentHash, UnixMs,
     desired::{DesiredConfig, DesiredOffer},
+    policy::PolicyKind,
     settings,
 };
 
@@ -30,6 +31,25 @@ pub struct Meaning {
     pub config: Option<Arc<DesiredConfig>>,
     pub packages: Option<Arc<DesiredOffer>>,
     pub connection_settings: Option<Arc<DesiredOffer>>,
+}
+
+/// What the agent should have of one kind, by these policies; its record may not be as far.
+pub fn wanted(
+    record: &AgentRecord,
+    attributes: &Attributes,
+    policies: &Snapshot,
+    kind: PolicyKind,
+) -> Option<ContentHash> {
+    let target = policies.target(record.uid, attributes, &record.labels);
+    match kind {
+        PolicyKind::Config => target.config.map(|config| config.hash),
+        PolicyKind::Packages => target.packages.map(|offer| offer.hash),
+        PolicyKind::ConnectionSettings => {
+            let mut desired = record.desired.clone();
+            let (offered, observed) = (&target.connection_settings, &record.observed);
+            settings::offer(offered, observed, &mut desired, policies.opamp_url()).map(|offer| offer.hash)
+        }
+    }
 }
 
 /// Computes what the agent should have, and how fast that may go out. `None`, and nothing changes, while the agent's attributes are not known (it would get
@@ -42,7 +62,7 @@ fn recompute(record: &mut AgentRecord, policies: &Snapshot, now: UnixMs) -> Opti
     }
     // One that is of no use any more is not offered.
     record.desired.certificate.take_if(|certificate| certificate.not_after <= now);
-    let target = policies.target(&Attributes::decode(&observed.description), &record.labels);
+    let target = policies.target(record.uid, &Attributes::decode(&observed.description), &record.labels);
     let (observed, desired) = (&record.observed, &mut record.desired);
     let connection_settings =
         settings::offer(&target.connection_settings, observed, desired, policies.opamp_url()).map(Arc::new);

@@ -104,16 +104,17 @@ pub fn connection_settings_policy(name: &str, selector: &str, endpoint: &str) ->
 fn policy_of(name: &str, selector: &str, priority: i32, offer: PolicyOffer) -> Policy {
     let kind = offer.kind();
     let selector = selector.parse().unwrap();
-    let content = RevisionContent { selector, priority, offer, allow_empty: false, max_per_second: 0 };
+    let content = RevisionContent { selector, priority, offer, allow_empty: false, max_per_second: 0, plan: None };
     Policy {
         name: name.into(),
         kind,
         etag: String::new(),
         created_at: 0,
-        revision: Revision { number: 1, content, author: String::new(), created_at: 0 },
+        revision: Revision { number: 1, content, author: String::new(), message: String::new(), created_at: 0 },
+        stable: 1,
     }
 }
 
 pub fn snapshot(epoch: u64, policies: Vec<Policy>) -> Snapshot {
-    Snapshot::new(PolicySet::new(epoch, policies), "".into(), None)
+    Snapshot::new(PolicySet::undivided(epoch, policies), "".into(), None)
 }

@@ -18,6 +18,7 @@ mod news;
 mod operations;
 mod package_files;
 mod policies;
+mod rollouts;
 mod schema;
 mod tokens;
 

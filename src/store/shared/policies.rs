@@ -1,16 +1,16 @@
 //! Policies and their revisions. All changes take turns on the epoch's row, so that epochs are in the order in which
 //! the changes became visible.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::json;
 use sqlx::types::Json;
 
-use super::{Backend, Tx, audit, contents, counters, package_files};
+use super::{Backend, Tx, audit, contents, counters, package_files, rollouts};
 use crate::{
     model::{
         ContentHash,
-        desired::PolicySet,
+        desired::{InForce, Part, PolicySet},
         packages,
         policy::{Policy, PolicyKind, PolicyOffer, Revision},
     },
@@ -24,16 +24,17 @@ use crate::{
 
 macro_rules! revision_columns {
     () => {
-        "r.number, r.selector, r.priority, r.files, r.offer, r.allow_empty, r.max_per_second, r.author, r.created_unix_ms"
+        "r.number, r.selector, r.priority, r.files, r.offer, r.allow_empty, r.max_per_second, r.plan, r.author, r.message, \
+            r.created_unix_ms"
     };
 }
 
 macro_rules! select_policies {
     ($rest:literal) => {
         concat!(
-            "SELECT p.name, p.kind, p.changed_epoch, p.created_unix_ms AS policy_created_unix_ms, ",
+            "SELECT p.name, p.kind, p.changed_epoch, p.stable, p.created_unix_ms AS policy_created_unix_ms, ",
             revision_columns!(),
-            " FROM policies p JOIN revisions r ON r.policy = p.name AND r.number = p.newest ",
+            " FROM policies p JOIN revisions r ON r.policy = p.name AND ",
             $rest
         )
     };
@@ -43,6 +44,7 @@ pub(super) async fn apply(store: &Backend, apply: ApplyPolicy, actor: &Actor) ->
     let mut tx = store.begin().await?;
     let epoch = counters::bump(&mut tx, counters::POLICY_EPOCH).await?;
     let current = find(&mut tx, &apply.name).await?;
+    let stable = current.as_ref().map_or(0, |policy| policy.stable);
     let plan::PolicyPlan { policy, outcome } = plan::apply_policy(current, &apply, epoch, actor)?;
     if outcome != ApplyOutcome::Unchanged {
         contents::put(&mut tx, &apply.bodies).await?;
@@ -51,6 +53,7 @@ pub(super) async fn apply(store: &Backend, apply: ApplyPolicy, actor: &Actor) ->
             hold_package_files(&mut tx, &policy.revision).await?;
         }
         write(&mut tx, &policy, epoch).await?;
+        rollouts::begin(&mut tx, &policy, stable, actor).await?;
         audit::record(&mut tx, actor, "policy.apply", &policy.name, plan::audit_detail(&policy)).await?;
         if !apply.validate_only {
             tx.commit().await?;
@@ -85,7 +88,8 @@ async fn hold_package_files(tx: &mut Tx, revision: &Revision) -> Result<()> {
 
 /// A policy whose newest revision refers to the uploaded file.
 pub(super) async fn user_of(tx: &mut Tx, file: ContentHash) -> Result<Option<String>> {
-    let rows = sqlx::query_as(select_policies!("WHERE p.kind = $1")).bind(PolicyKind::Packages.name());
+    let rows =
+        sqlx::query_as(select_policies!("r.number = p.newest WHERE p.kind = $1")).bind(PolicyKind::Packages.name());
     let policies = policies(rows.fetch_all(&mut **tx).await?)?;
     let uses = |policy: &Policy| match &policy.revision.content.offer {
         PolicyOffer::Packages(packages) => packages::hosted(packages).any(|hosted| hosted == file),
@@ -96,21 +100,24 @@ pub(super) async fn user_of(tx: &mut Tx, file: ContentHash) -> Result<Option<Str
 
 async fn write(tx: &mut Tx, policy: &Policy, epoch: u64) -> Result<()> {
     let Policy { name, kind, revision, .. } = policy;
-    let statement = "INSERT INTO policies (name, kind, newest, changed_epoch, created_unix_ms)
-        VALUES ($1, $2, $3, $4, $5)
-        ON CONFLICT (name) DO UPDATE SET newest = excluded.newest, changed_epoch = excluded.changed_epoch";
+    let statement = "INSERT INTO policies (name, kind, newest, changed_epoch, created_unix_ms, stable)
+        VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (name) DO UPDATE SET
+            newest = excluded.newest, changed_epoch = excluded.changed_epoch, stable = excluded.stable";
     sqlx::query(statement)
         .bind(name)
         .bind(kind.name())
         .bind(revision.number.cast_signed())
         .bind(epoch.cast_signed())
         .bind(policy.created_at)
+        .bind((policy.stable != revision.number).then_some(policy.stable.cast_signed()))
         .execute(&mut **tx)
         .await?;
     let content = &revision.content;
     let statement = "INSERT INTO revisions
-        (policy, number, selector, priority, files, offer, allow_empty, max_per_second, author, created_unix_ms)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+        (policy, number, selector, priority, files, offer, allow_empty, max_per_second, author, created_unix_ms, plan,
+         message)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
     sqlx::query(statement)
         .bind(name)
         .bind(revision.number.cast_signed())
@@ -122,6 +129,8 @@ async fn write(tx: &mut Tx, policy: &Policy, epoch: u64) -> Result<()> {
         .bind(i64::from(content.max_per_second))
         .bind(&revision.author)
         .bind(revision.created_at)
+        .bind(content.plan.as_ref().map(Json))
+        .bind(&revision.message)
         .execute(&mut **tx)
         .await?;
     Ok(())
@@ -139,18 +148,20 @@ pub(super) async fn delete(store: &Backend, name: &str, etag: Option<&str>, acto
 }
 
 async fn find(tx: &mut Tx, name: &str) -> Result<Option<Policy>> {
-    let query = sqlx::query_as(select_policies!("WHERE p.name = $1")).bind(name);
+    let query = sqlx::query_as(select_policies!("r.number = p.newest WHERE p.name = $1")).bind(name);
     query.fetch_optional(&mut **tx).await?.map(|row: PolicyRow| row.try_into()).transpose()
 }
 
 pub(super) async fn get(store: &Backend, name: &str) -> Result<Policy> {
-    let query = sqlx::query_as(select_policies!("WHERE p.name = $1")).bind(name);
+    let query = sqlx::query_as(select_policies!("r.number = p.newest WHERE p.name = $1")).bind(name);
     let row: Option<PolicyRow> = query.fetch_optional(store.reader()).await?;
     row.ok_or_else(|| Error::not_found("policy", name))?.try_into()
 }
 
 pub(super) async fn list(store: &Backend, after: Option<&str>, limit: u32) -> Result<Vec<Policy>> {
-    let query = sqlx::query_as(select_policies!("WHERE $1 IS NULL OR p.name > $1 ORDER BY p.name LIMIT $2"));
+    let query = sqlx::query_as(select_policies!(
+        "r.number = p.newest WHERE $1 IS NULL OR p.name > $1 ORDER BY p.name LIMIT $2"
+    ));
     policies(query.bind(after).bind(i64::from(limit)).fetch_all(store.reader()).await?)
 }
 
@@ -175,9 +186,35 @@ pub(super) async fn revisions(store: &Backend, name: &str, before: Option<u64>, 
 pub(super) async fn set(store: &Backend) -> Result<PolicySet> {
     let mut tx = store.snapshot().await?;
     let epoch = counters::read(&mut tx, counters::POLICY_EPOCH).await?;
-    let rows = sqlx::query_as(select_policies!("")).fetch_all(&mut *tx).await?;
+    let query = sqlx::query_as(select_policies!("r.number = COALESCE(p.stable, p.newest)"));
+    let stable = policies(query.fetch_all(&mut *tx).await?)?;
+    let rollouts = rollouts::open(&mut tx).await?;
+    let query = sqlx::query_as(select_policies!(
+        "r.number = p.newest WHERE EXISTS
+            (SELECT 1 FROM rollouts o WHERE o.policy = p.name AND o.ended_unix_ms IS NULL AND NOT o.at_once)"
+    ));
+    let rolled_out = policies(query.fetch_all(&mut *tx).await?)?;
     tx.commit().await?;
-    Ok(PolicySet::new(epoch, policies(rows)?))
+    let (mut in_force, mut cohorts) = (Vec::new(), Vec::new());
+    let mut dividing = HashMap::new();
+    for rollout in rollouts.iter().filter(|rollout| rollout.divides()) {
+        dividing.insert(rollout.policy.as_str(), cohorts.len());
+        cohorts.push(rollout.cohort());
+    }
+    let mut add = |policy: Policy, part: Part| {
+        in_force.push(InForce { name: policy.name, kind: policy.kind, revision: policy.revision, part });
+    };
+    for policy in stable {
+        let part = dividing.get(policy.name.as_str()).map_or(Part::Everybody, |cohort| Part::Outside(*cohort));
+        add(policy, part);
+    }
+    for policy in rolled_out {
+        if let Some(cohort) = dividing.get(policy.name.as_str()) {
+            let cohort = *cohort;
+            add(policy, Part::Inside(cohort));
+        }
+    }
+    Ok(PolicySet::new(epoch, in_force, cohorts))
 }
 
 pub(super) async fn epoch(store: &Backend) -> Result<u64> {

@@ -100,7 +100,8 @@ async fn manifests_upload_what_they_name() {
     };
     let path = manifest("0.149.0");
     let dry = run(&world, &["apply", "-f", &path, "--dry-run"]).await;
-    assert_eq!(dry, "policy/collector created (dry run): 0 agents match, 0 of them connected\n");
+    let warning = "  warning: no agent matches the selector \"os.type = linux\"\n";
+    assert_eq!(dry, format!("policy/collector created (dry run): 0 agents match, 0 of them connected\n{warning}"));
     assert_eq!(json(&world, &["get", "package-files"]).await, Value::Array(Vec::new()), "nothing is uploaded for that");
     let applied = run(&world, &["apply", "-f", &path]).await;
     assert_eq!(applied, format!("package-file/{file} uploaded\npolicy/collector created\n"));

@@ -9,7 +9,7 @@ use muster::{
 };
 use tonic::Code;
 
-use super::world::{World, agent, policy, reason, violated};
+use super::world::{World, agent, policy, reason, uid, violated};
 
 async fn apply(world: &World, request: ApplyPolicyRequest) -> Result<ApplyPolicyResponse, tonic::Status> {
     world.policies().apply_policy(world.request(request)).await.map(tonic::Response::into_inner)
@@ -62,6 +62,42 @@ async fn validate_only_says_what_would_be_and_writes_nothing() {
     let status = world.policies().get_policy(world.request(get)).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "POLICY_NOT_FOUND"));
     assert_eq!(apply(&world, policy("base", "os = linux", "x")).await.unwrap().agents, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_says_whom_a_revision_touches_and_how() {
+    let world = World::start().await;
+    let mut deaf = agent(3, &[("os", "linux"), ("host", "c")]);
+    deaf.observed.capabilities = 0;
+    world.put(&[agent(1, &[("os", "linux")]), agent(2, &[("os", "windows")]), deaf]).await;
+    apply(&world, policy("base", "os = linux", "one\n")).await.unwrap();
+    apply(&world, ApplyPolicyRequest { priority: 9, ..policy("above", "host = c", "above\n") }).await.unwrap();
+    let preview = async |selector: &str, body: &str| {
+        let request = ApplyPolicyRequest { validate_only: true, preview: true, ..policy("base", selector, body) };
+        apply(&world, request).await.unwrap().preview.unwrap()
+    };
+
+    let changed = preview("os = linux", "two\n").await;
+    assert_eq!((changed.gaining, changed.losing, changed.changing, changed.unchanged), (0, 0, 1, 2));
+    assert_eq!((changed.not_capable, changed.warnings.len()), (0, 0));
+    let [change] = &changed.changes[..] else { panic!("{changed:?}") };
+    assert_eq!((change.agents, change.example_instance_uid.as_str()), (1, uid(1).to_string().as_str()));
+    let [item] = &change.items[..] else { panic!("{change:?}") };
+    assert_eq!((item.before.as_deref(), item.after.as_deref()), (Some(&b"one\n"[..]), Some(&b"two\n"[..])));
+
+    let moved = preview("os = windows", "one\n").await;
+    assert_eq!((moved.gaining, moved.losing, moved.changing), (1, 1, 0));
+    let kept = "1 agents keep what they have: nothing is left to offer, and the policy has no allow_empty";
+    assert_eq!(moved.warnings, [kept]);
+    assert_eq!(
+        preview("os = plan9", "one\n").await.warnings.last().unwrap(),
+        "no agent matches the selector \"os = plan9\""
+    );
+
+    // Who applies may ask too; then it says what it has changed.
+    let request = ApplyPolicyRequest { preview: true, ..policy("base", "", "two\n") };
+    let applied = apply(&world, request).await.unwrap().preview.unwrap();
+    assert_eq!((applied.gaining, applied.changing), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

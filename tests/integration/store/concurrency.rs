@@ -101,8 +101,8 @@ pub async fn applies_take_turns(store: &SharedStore) {
             let mut seen = BTreeMap::new();
             for _ in 0..20 {
                 let set = store.policy_set().await.unwrap();
-                let etags: Vec<_> = set.policies().iter().map(|policy| policy.etag.clone()).collect();
-                assert_eq!(*seen.entry(set.epoch).or_insert(etags.clone()), etags);
+                let revisions: Vec<_> = set.policies().iter().map(|policy| policy.revision.clone()).collect();
+                assert_eq!(*seen.entry(set.epoch).or_insert(revisions.clone()), revisions);
             }
         }
     });

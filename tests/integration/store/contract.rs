@@ -1,6 +1,6 @@
 //! Every test of the contract, run over both stores.
 
-use super::{agents, certificates, commands, concurrency, contents, package_files, policies, tokens};
+use super::{agents, certificates, commands, concurrency, contents, package_files, policies, rollouts, tokens};
 
 macro_rules! contract {
     ($($module:ident: $($test:ident)*;)*) => {
@@ -27,6 +27,12 @@ macro_rules! contract {
 }
 
 contract! {
+    rollouts:
+        a_revision_without_a_plan_is_for_everybody
+        a_rollout_divides_the_fleet_until_it_ends
+        only_the_next_state_of_the_stored_one_is_written
+        a_new_revision_takes_the_place_of_a_rollout
+        one_holds_a_lease;
     agents:
         every_value_comes_back_as_it_went
         only_the_stored_version_can_be_written

@@ -12,6 +12,7 @@ mod model;
 mod package_files;
 mod policies;
 mod postgres;
+mod rollouts;
 mod tokens;
 
 use std::sync::Arc;
@@ -92,6 +93,7 @@ fn content(texts: &[(&str, &str)]) -> RevisionContent {
         offer: PolicyOffer::Config(files(texts)),
         allow_empty: false,
         max_per_second: u32::MAX,
+        plan: None,
     }
 }
 
@@ -101,6 +103,7 @@ fn apply(name: &str, text: &str) -> ApplyPolicy {
         name: name.into(),
         kind: PolicyKind::Config,
         content: content(&[("a.yaml", text)]),
+        message: String::new(),
         bodies: vec![body(text)],
         etag: None,
         validate_only: false,

@@ -204,7 +204,8 @@ impl Model {
         }
         if !apply.validate_only {
             let (content, author) = (apply.content.clone(), actor().name);
-            let revision = Revision { number: number + 1, content, author, created_at: actor().now };
+            let (message, created_at) = (apply.message.clone(), actor().now);
+            let revision = Revision { number: number + 1, content, author, message, created_at };
             self.policies.entry(apply.name.clone()).or_default().push(revision);
             self.changes += 1;
             self.audit.push(("policy.apply", apply.name.clone()));

@@ -22,6 +22,10 @@ pub struct Agent {
     description: AgentDescription,
     health: ComponentHealth,
     config: Option<AgentRemoteConfig>,
+    /// It fails to apply a configuration in which this text is.
+    refuses: Option<String>,
+    /// The hash of the last offer, if it failed.
+    refused: Option<Bytes>,
     sequence_num: u64,
     has_reported: bool,
     /// Messages sent on this connection whose reply has not come.
@@ -63,6 +67,8 @@ impl Agent {
             description: AgentDescription { identifying_attributes: identifying, non_identifying_attributes: other },
             health: ComponentHealth { healthy: true, status: "new".to_owned(), ..Default::default() },
             config: None,
+            refuses: None,
+            refused: None,
             sequence_num: 0,
             has_reported: false,
             unanswered: 0,
@@ -72,6 +78,11 @@ impl Agent {
             gateway: None,
             seen: Seen::default(),
         }
+    }
+
+    /// One that fails to apply a configuration in which this text is.
+    pub fn refusing(self, text: &str) -> Self {
+        Self { refuses: Some(text.to_owned()), ..self }
     }
 
     /// The status of its health, as last said.
@@ -158,7 +169,7 @@ impl Agent {
         }
         if let Some(config) = message.remote_config {
             self.seen.offers.push(config.config_hash.clone());
-            self.config = Some(config);
+            self.take_config(config);
             if !asks_full_state {
                 return Some(self.delta(|agent, message| {
                     message.remote_config_status = agent.config_status();
@@ -172,6 +183,17 @@ impl Agent {
             self.may_have_lost = false;
             self.full()
         })
+    }
+
+    fn take_config(&mut self, config: AgentRemoteConfig) {
+        let files = config.config.iter().flat_map(|map| map.config_map.values());
+        let is_bad = |text: &String| files.clone().any(|file| String::from_utf8_lossy(&file.body).contains(text));
+        if self.refuses.as_ref().is_some_and(is_bad) {
+            self.refused = Some(config.config_hash);
+        } else {
+            self.refused = None;
+            self.config = Some(config);
+        }
     }
 
     fn full(&mut self) -> AgentToServer {
@@ -204,6 +226,13 @@ impl Agent {
     }
 
     fn config_status(&self) -> Option<RemoteConfigStatus> {
+        if let Some(refused) = &self.refused {
+            return Some(RemoteConfigStatus {
+                last_remote_config_hash: refused.clone(),
+                status: RemoteConfigStatuses::Failed as i32,
+                error_message: "it does not parse".to_owned(),
+            });
+        }
         self.config.as_ref().map(|config| RemoteConfigStatus {
             last_remote_config_hash: config.config_hash.clone(),
             status: RemoteConfigStatuses::Applied as i32,
