@@ -39,7 +39,7 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
     admin::metrics::describe();
     let shutdown = shutdown::on_signal().context("signals")?;
     let node = node::id(role.node.node_id.clone());
-    let otlp = otlp::start(&role.telemetry.otlp(), "muster-config-service", &node)?;
+    let otlp = otlp::start(&role.telemetry.otlp(), "muster-config-service", &node, &metrics)?;
     let config = role.config_service.config()?;
     let packages = role.packages.storage()?;
     let is_package_url_known = !config.package_url.is_empty();

@@ -20,7 +20,7 @@ pub async fn run(role: GatewayRole, metrics: Metrics) -> anyhow::Result<()> {
     gateway::metrics::describe();
     let shutdown = shutdown::on_signal().context("signals")?;
     let node = node::id(role.node.node_id.clone());
-    let otlp = otlp::start(&role.telemetry.otlp(), "muster-gateway", &node)?;
+    let otlp = otlp::start(&role.telemetry.otlp(), "muster-gateway", &node, &metrics)?;
     let config = gateway::Config { package_storage: role.packages.storage()?, ..role.gateway.config()? };
     let tls = listeners::tls(&role.gateway)?;
     let redis_url = role.bus.url()?;

@@ -54,6 +54,8 @@ impl Health {
     }
 
     pub fn gateway(&mut self, gateway: gateway::Handle) {
+        let counted = gateway.clone();
+        self.metrics.count_agents(move || counted.agents());
         self.check("gateway", move || if gateway.is_ready() { Ok(()) } else { Err(gateway.reason()) });
     }
 

@@ -77,7 +77,7 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     let operator_token = first_token(&folder, &store, TokenKind::Operator).await?;
     let bus: SharedBus = InProcess::new();
     let node = node::id(None);
-    let otlp = otlp::start(&role.telemetry.otlp(), "muster-standalone", &node)?;
+    let otlp = otlp::start(&role.telemetry.otlp(), "muster-standalone", &node, &metrics)?;
     let service = ConfigService::new(service_config, node.clone(), store.clone(), bus.clone())
         .with_packages(Some(packages.clone()))
         .with_issuer(issuer.clone());

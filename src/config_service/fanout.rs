@@ -117,10 +117,11 @@ pub(super) async fn write(
     ::metrics::counter!(metrics::CONFLICTS).increment(conflicts.len() as u64);
     let lost: HashSet<InstanceUid> = conflicts.iter().copied().collect();
     let written = changes.iter().filter(|change| !lost.contains(&change.record.uid));
-    send_offers(shared, written.clone(), cause).await;
     if cause == "policies" {
-        note_lag(snapshot, written.clone());
+        // Before they go out: answers may be here before this goes on.
+        note_lag(shared, snapshot, written.clone());
     }
+    send_offers(shared, written.clone(), cause).await;
     let visible: Vec<InstanceUid> =
         written.filter(|change| change.is_visible).map(|change| change.record.uid).collect();
     shared.outbox.agents_changed(&visible).await;
@@ -128,15 +129,17 @@ pub(super) async fn write(
 }
 
 /// Records how old the change is that the offers among `changes` bring.
-fn note_lag<'a>(snapshot: &Snapshot, changes: impl Iterator<Item = &'a Change>) {
-    let mut offered = changes.filter(|change| !change.offers.is_empty());
-    let revised_at = offered.next().and_then(|change| match &change.pace {
+fn note_lag<'a>(shared: &Shared, snapshot: &Snapshot, changes: impl Iterator<Item = &'a Change>) {
+    let mut offered = changes.filter(|change| !change.offers.is_empty()).peekable();
+    let revised_at = offered.peek().and_then(|change| match &change.pace {
         Some(pace) => Some(pace.revised_at),
         None => snapshot.revised_at(),
     });
     if let Some(revised_at) = revised_at {
         let lag = (unix_ms() - revised_at).max(0) as f64 / 1_000.0;
         ::metrics::histogram!(metrics::OFFER_LAG_SECONDS).record(lag);
+        let offers = offered.map(|change| change.offers.len()).sum();
+        shared.changes.offered(snapshot.epoch(), revised_at, offers);
     }
 }
 

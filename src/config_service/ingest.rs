@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     announcements,
     certificates::{self, Facts},
+    convergence::Answer,
     decide::{Context, Decided, Found, Outcome, decide},
     metrics,
     openings::{Hold, Openings},
@@ -86,6 +87,8 @@ struct Results {
     /// Written, with a difference that an operator can see.
     visible: Vec<InstanceUid>,
     written: Vec<Written>,
+    /// With the epoch of the agent's desired state.
+    answers: Vec<(u64, Answer)>,
     /// To be decided in the next batch.
     again: Vec<Item>,
     /// The policies that were decided by.
@@ -304,7 +307,8 @@ impl Worker {
     }
 
     async fn publish(&mut self, results: Results) {
-        let Results { letters, verdicts, visible, written, again, epoch, .. } = results;
+        let Results { letters, verdicts, visible, written, answers, again, epoch, .. } = results;
+        answers.into_iter().for_each(|(epoch, answer)| self.shared.changes.answered(epoch, answer, unix_ms()));
         ::metrics::counter!(metrics::VERDICTS).increment(verdicts);
         letters.send(&self.shared.outbox).await;
         self.shared.outbox.agents_changed(&visible).await;
@@ -336,7 +340,8 @@ impl Results {
     }
 
     fn wrote(&mut self, report: &Report, outcome: Decided) {
-        let Decided { record, verdict, is_visible, unreadable, .. } = outcome;
+        let Decided { record, verdict, answers, is_visible, unreadable, .. } = outcome;
+        self.answers.extend(answers.into_iter().map(|answer| (record.desired.epoch, answer)));
         if let Some(error) = unreadable {
             tracing::warn!(agent = %record.uid, error, "a report could not be read; only its arrival was stored");
         }

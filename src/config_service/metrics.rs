@@ -13,6 +13,10 @@ pub const HELD_OPENINGS: &str = "muster_config_held_openings";
 pub const PROBES: &str = "muster_config_probes_total";
 pub const OFFERS: &str = "muster_config_offers_total";
 pub const OFFER_LAG_SECONDS: &str = "muster_config_offer_lag_seconds";
+pub const ANSWERS: &str = "muster_config_offers_answered_total";
+pub const CONVERGENCE_SECONDS: &str = "muster_config_convergence_seconds";
+pub const SWEEP_SECONDS: &str = "muster_config_sweep_seconds";
+pub const AGENTS_BEHIND: &str = "muster_config_agents_behind";
 pub const RECONCILE_SECONDS: &str = "muster_config_shard_reconcile_seconds";
 pub const RECONCILED: &str = "muster_config_agents_reconciled_total";
 pub const OWNED_SHARDS: &str = "muster_config_owned_shards";
@@ -41,6 +45,14 @@ pub fn describe() {
     describe_counter!(PROBES, "Probes of older connections, by what was found");
     describe_counter!(OFFERS, "Offers made, by what led to them");
     describe_histogram!(OFFER_LAG_SECONDS, Unit::Seconds, "Time from a policy's revision to an offer that it caused");
+    describe_counter!(ANSWERS, "Offers that agents answered, by kind and by what they say of it");
+    describe_histogram!(
+        CONVERGENCE_SECONDS,
+        Unit::Seconds,
+        "Time from a policy's revision to each agent that says it has what it was offered because of it"
+    );
+    describe_histogram!(SWEEP_SECONDS, Unit::Seconds, "Time to look for what a lost message left undone");
+    describe_gauge!(AGENTS_BEHIND, "Connected agents of this replica without what they should have, at the last sweep");
     describe_histogram!(RECONCILE_SECONDS, Unit::Seconds, "Time to bring one shard to a new policy epoch");
     describe_counter!(RECONCILED, "Agents whose desired state was computed by reconciliation and sweeps");
     describe_gauge!(OWNED_SHARDS, "Shards that this replica owns");

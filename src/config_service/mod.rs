@@ -20,6 +20,7 @@ mod certificates;
 mod commands;
 mod components;
 mod config;
+mod convergence;
 mod decide;
 mod fanout;
 mod garbage;

@@ -15,8 +15,8 @@ use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Approval, Config, bodies, commands, components::Components, fanout::Fanout, ingest, metrics, outbox::Outbox,
-    policies::Policies, presence::Gateways, reconcile::Requests, rollouts, room::Room,
+    Approval, Config, bodies, commands, components::Components, convergence::Changes, fanout::Fanout, ingest, metrics,
+    outbox::Outbox, policies::Policies, presence::Gateways, reconcile::Requests, rollouts, room::Room,
 };
 use crate::{
     bus::SharedBus,
@@ -47,6 +47,7 @@ pub struct Shared {
     pub gateways: Gateways,
     pub bodies: bodies::Bodies,
     pub fanout: Fanout,
+    pub changes: Changes,
     pub reconcile: Requests,
     pub commands: commands::Wake,
     pub rollouts: rollouts::Wake,
@@ -89,6 +90,7 @@ impl Shared {
             gateways: Gateways::new(config.gateway_grace),
             bodies: bodies::Bodies::new(config.body_cache_bytes),
             fanout: Fanout::default(),
+            changes: Changes::default(),
             reconcile: Requests::default(),
             commands: commands::Wake::default(),
             rollouts: rollouts::Wake::default(),

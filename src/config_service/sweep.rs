@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     fanout::Stopped,
+    metrics,
     reconcile::pages,
     shared::{Outage, Shared, isolated},
     waiting::Waiting,
@@ -46,6 +47,7 @@ async fn sweep(shared: &Shared, owned: &BTreeSet<Shard>, full: &BTreeSet<Shard>,
     let Some(snapshot) = shared.policies.loaded() else {
         return Ok(());
     };
+    let (started, mut behind) = (Instant::now(), 0);
     let mut waiting = Waiting::default();
     for &shard in owned {
         let everything = AgentFilter { shard: Some(shard), ..AgentFilter::default() };
@@ -56,9 +58,11 @@ async fn sweep(shared: &Shared, owned: &BTreeSet<Shard>, full: &BTreeSet<Shard>,
         match pages(shared, &snapshot, filter, "sweep", &mut waiting).await {
             // Reconciliation has just been woken to do the same and more.
             Err(Stopped::NewerPolicies) => return Ok(()),
-            result => drop(result?),
+            result => behind += result?.unwrap_or(0),
         }
     }
+    ::metrics::histogram!(metrics::SWEEP_SECONDS).record(started.elapsed().as_secs_f64());
+    ::metrics::gauge!(metrics::AGENTS_BEHIND).set(behind as f64);
     match timeout_at(next, waiting.release(shared, &snapshot, "sweep")).await {
         Ok(Err(Stopped::NewerPolicies)) | Err(_) => Ok(()),
         Ok(result) => result,

@@ -42,11 +42,11 @@ pub struct Client {
 }
 
 impl Client {
-    /// Sends by the runtime that this is called in.
-    pub fn new() -> Result<Self, Error> {
+    /// Sends by the runtime that this is called in. A request takes no longer than `timeout`, or a usual time.
+    pub fn new(timeout: Option<Duration>) -> Result<Self, Error> {
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls()?)
-            .timeout(TIMEOUT)
+            .timeout(timeout.unwrap_or(TIMEOUT))
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| Error::Client(error.to_string()))?;

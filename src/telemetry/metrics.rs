@@ -1,6 +1,9 @@
 //! The process's metrics in Prometheus's text format.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -20,11 +23,17 @@ const COUNTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1
 /// How often the recorder folds what was recorded into its buckets; what waits for it takes memory.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// What the process's memory comes to for each agent of a gateway, code and caches included.
+const PER_AGENT: &str = "muster_gateway_resident_bytes_per_agent";
+
 /// Reads the process's metrics.
 #[derive(Clone)]
 pub struct Metrics {
     recorder: PrometheusHandle,
+    agents: Arc<OnceLock<Count>>,
 }
+
+type Count = Box<dyn Fn() -> usize + Send + Sync>;
 
 impl Metrics {
     /// Makes this process's recorder. Can be done once in a process.
@@ -37,11 +46,27 @@ impl Metrics {
         process::started();
         metrics::describe_gauge!("muster_build_info", "1, with the version that runs.");
         metrics::gauge!("muster_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-        Ok(Self { recorder })
+        Ok(Self { recorder, agents: Arc::default() })
+    }
+
+    /// Has the memory for each agent told; `agents` says how many there are.
+    pub fn count_agents(&self, agents: impl Fn() -> usize + Send + Sync + 'static) {
+        metrics::describe_gauge!(PER_AGENT, "Resident memory of the process by agents known; 0 without agents.");
+        // There is one gateway in a process.
+        let _ = self.agents.set(Box::new(agents));
+    }
+
+    /// When the process began to count.
+    pub fn started_unix_nano(&self) -> u64 {
+        process::started_at().map_or(0, |seconds| (seconds * 1e9) as u64)
     }
 
     /// Everything, as Prometheus scrapes it.
     pub fn render(&self) -> String {
+        if let Some(agents) = self.agents.get() {
+            let (agents, bytes) = (agents(), process::resident_bytes().unwrap_or(0.0));
+            metrics::gauge!(PER_AGENT).set(if agents == 0 { 0.0 } else { bytes / agents as f64 });
+        }
         let mut text = self.recorder.render();
         process::render(&mut text);
         text

@@ -20,6 +20,11 @@ pub fn started() {
     STARTED.get_or_init(|| now);
 }
 
+/// When that was, in seconds since the Unix epoch.
+pub fn started_at() -> Option<f64> {
+    STARTED.get().copied()
+}
+
 /// Appends the metrics that this system can tell.
 pub fn render(text: &mut String) {
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
@@ -30,7 +35,7 @@ pub fn render(text: &mut String) {
         ("process_resident_memory_bytes", "gauge", "Resident memory.", resident_bytes()),
         ("process_open_fds", "gauge", "Open file descriptors.", open_files()),
         ("process_max_fds", "gauge", "Most file descriptors that may be open.", limit),
-        ("process_start_time_seconds", "gauge", "Unix time of the start.", STARTED.get().copied()),
+        ("process_start_time_seconds", "gauge", "Unix time of the start.", started_at()),
     ];
     for (name, kind, help, value) in metrics {
         if let Some(value) = value {
@@ -41,7 +46,7 @@ pub fn render(text: &mut String) {
 }
 
 /// From `/proc`; `None` on systems without it.
-fn resident_bytes() -> Option<f64> {
+pub fn resident_bytes() -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?;
     Some(kib.trim().parse::<f64>().ok()? * 1024.0)

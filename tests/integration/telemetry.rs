@@ -1,8 +1,12 @@
 //! What nodes send to a collector: processes of a gateway and of a config service, with Postgres and Redis between them.
 
+use std::collections::BTreeSet;
+
 use crate::support::{
     agent::Fleet,
     cluster::Cluster,
+    eventually,
+    node::http_get,
     otlp::{Collector, Span, drawn},
 };
 
@@ -133,4 +137,59 @@ async fn who_calls_decides_whether_and_as_part_of_what_it_is_traced() {
         assert_eq!(span.service(), "named");
         assert_eq!(span.resource["deployment.environment.name"], "test");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_sent_under_the_names_that_a_scrape_shows() {
+    let collector = Collector::start().await;
+    let more = [
+        ("OTEL_METRIC_EXPORT_INTERVAL", "50"),
+        ("OTEL_TRACES_EXPORTER", "none"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20of-the-test"),
+    ];
+    let cluster = cluster(&collector, &more).await;
+    let fleet = Fleet::start_quiet(3, "web", cluster.opamp(), cluster.agent_token());
+    fleet.all_connected().await;
+    cluster.ctl(0).all_agents(3, "known", |agent| agent["connected"] == true).await;
+    cluster.ctl(0).apply("base", "service.name = web", "a.yaml", "one").await;
+    fleet.all_run("a.yaml", "one").await;
+    cluster.ctl(0).settled_agents(3).await;
+
+    let applied = [("kind", "Config"), ("state", "applied")];
+    let expected = [
+        (GATEWAY, "muster_gateway_agents", "gauge", &[][..], 3.0),
+        (SERVICE, "muster_config_offers_answered_total", "counter", &applied, 3.0),
+        // Each agent took the change up, and none is left to do it.
+        (SERVICE, "muster_config_convergence_seconds", "histogram", &[], 3.0),
+        (SERVICE, "muster_config_agents_behind", "gauge", &[], 0.0),
+    ];
+    for (service, name, kind, attributes, value) in expected {
+        eventually(&format!("{name} of the {service} is {value}"), async || {
+            let points = collector.points();
+            let found = points.iter().find(|point| {
+                let has = |(key, value): &(&str, &str)| point.attributes.get(*key).is_some_and(|own| own == value);
+                point.service == service && point.name == name && attributes.iter().all(has)
+            })?;
+            assert_eq!((found.kind, found.attributes.len()), (kind, attributes.len()));
+            (found.value == value).then_some(())
+        })
+        .await;
+    }
+
+    for (node, service) in [(&cluster.gateways[0], GATEWAY), (&cluster.services[0], SERVICE)] {
+        let scrape = http_get(node.metrics(), "/metrics").await.unwrap();
+        let scraped = scrape.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        let scraped: BTreeSet<String> = scraped.map(str::to_owned).collect();
+        eventually(&format!("all that a scrape of the {service} shows is sent"), async || {
+            let points = collector.points().into_iter().filter(|point| point.service == service);
+            let sent: BTreeSet<String> = points.map(|point| point.name).collect();
+            scraped.is_subset(&sent).then_some(())
+        })
+        .await;
+    }
+    let per_agent = cluster.gateways[0].metric("muster_gateway_resident_bytes_per_agent").await.unwrap();
+    let resident = cluster.gateways[0].metric("process_resident_memory_bytes").await.unwrap();
+    assert!(per_agent > 0.0 && per_agent < resident, "{per_agent} of {resident}");
+    assert!(collector.headers().iter().all(|headers| headers["authorization"] == "Bearer of-the-test"));
+    assert_eq!(collector.spans().len(), 0, "traces are off");
 }

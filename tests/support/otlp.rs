@@ -2,10 +2,17 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    routing::post,
+};
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
+    collector::{metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
     common::v1::{KeyValue, any_value::Value},
+    metrics::v1::{HistogramDataPoint, NumberDataPoint, metric::Data, number_data_point},
     trace::v1::Status,
 };
 use parking_lot::Mutex;
@@ -41,9 +48,23 @@ impl Span {
     }
 }
 
+/// One set of attributes of a metric.
+#[derive(Clone, Debug)]
+pub struct Point {
+    pub service: String,
+    pub name: String,
+    pub kind: &'static str,
+    pub attributes: BTreeMap<String, String>,
+    /// Of a histogram, how many.
+    pub value: f64,
+}
+
 #[derive(Default)]
 struct Kept {
     spans: Vec<Span>,
+    /// As each service sent them last.
+    points: BTreeMap<String, Vec<Point>>,
+    headers: Vec<HeaderMap>,
 }
 
 pub struct Collector {
@@ -57,7 +78,10 @@ impl Collector {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let kept = Arc::<Mutex<Kept>>::default();
-        let router = Router::new().route("/v1/traces", post(take_spans)).with_state(kept.clone());
+        let router = Router::new()
+            .route("/v1/traces", post(take_spans))
+            .route("/v1/metrics", post(take_metrics))
+            .with_state(kept.clone());
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }).abort_handle();
         Self { address, kept, server }
     }
@@ -68,6 +92,16 @@ impl Collector {
 
     pub fn spans(&self) -> Vec<Span> {
         self.kept.lock().spans.clone()
+    }
+
+    /// The last of each metric.
+    pub fn points(&self) -> Vec<Point> {
+        self.kept.lock().points.values().flatten().cloned().collect()
+    }
+
+    /// Those of the requests with metrics.
+    pub fn headers(&self) -> Vec<HeaderMap> {
+        self.kept.lock().headers.clone()
     }
 
     /// Waits until this finds what it wants among the spans.
@@ -125,6 +159,45 @@ async fn take_spans(State(kept): State<Arc<Mutex<Kept>>>, body: Bytes) -> Status
         }
     }
     StatusCode::OK
+}
+
+async fn take_metrics(State(kept): State<Arc<Mutex<Kept>>>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let Ok(request) = ExportMetricsServiceRequest::decode(body) else { return StatusCode::BAD_REQUEST };
+    kept.lock().headers.push(headers);
+    for group in request.resource_metrics {
+        let service = texts(&group.resource.unwrap_or_default().attributes)["service.name"].clone();
+        let mut points = Vec::new();
+        for metric in group.scope_metrics.into_iter().flat_map(|scope| scope.metrics) {
+            let (kind, values): (_, Vec<_>) = match metric.data.unwrap() {
+                Data::Gauge(gauge) => ("gauge", gauge.data_points.into_iter().map(number).collect()),
+                Data::Sum(sum) if sum.is_monotonic => ("counter", sum.data_points.into_iter().map(number).collect()),
+                Data::Histogram(histogram) => {
+                    let count = |point: HistogramDataPoint| {
+                        assert_eq!(point.bucket_counts.iter().sum::<u64>(), point.count);
+                        assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
+                        (point.attributes, point.count as f64)
+                    };
+                    ("histogram", histogram.data_points.into_iter().map(count).collect())
+                }
+                other => panic!("unexpected: {other:?}"),
+            };
+            points.extend(values.into_iter().map(|(attributes, value)| Point {
+                service: service.clone(),
+                name: metric.name.clone(),
+                kind,
+                attributes: texts(&attributes),
+                value,
+            }));
+        }
+        kept.lock().points.insert(service, points);
+    }
+    StatusCode::OK
+}
+
+fn number(point: NumberDataPoint) -> (Vec<KeyValue>, f64) {
+    assert!(point.start_time_unix_nano > 0 && point.start_time_unix_nano < point.time_unix_nano);
+    let Some(number_data_point::Value::AsDouble(value)) = point.value else { panic!("no number: {point:?}") };
+    (point.attributes, value)
 }
 
 fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {

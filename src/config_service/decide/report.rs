@@ -5,7 +5,12 @@ use prost::Message;
 
 use super::{Meaning, recompute};
 use crate::{
-    config_service::{certificates::Facts, policies::Snapshot, report::Report},
+    config_service::{
+        certificates::Facts,
+        convergence::{self, Answer},
+        policies::Snapshot,
+        report::Report,
+    },
     model::{
         AgentRecord, Attributes, ContentHash, InstanceUid, UnixMs,
         agent::{Observed, OfferStatus, Presence, Reported},
@@ -52,6 +57,8 @@ pub struct Decided {
     pub meaning: Meaning,
     pub verdict: bus::Verdict,
     pub news: News,
+    /// What the agent says of what it was offered.
+    pub answers: Vec<Answer>,
     /// An operator can see a difference.
     pub is_visible: bool,
     /// The message could not be read, so only its arrival is stored.
@@ -254,7 +261,8 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     // What is stored for the agent already is not collected as garbage, and need not be stored again.
     let contents = contents.filter(|(hash, _)| before.observed.effective_config != Some(*hash));
     let is_visible = is_visibly_different(&before, &record);
-    Outcome::Write(Box::new(Decided { record, contents, meaning, verdict, news, is_visible, unreadable }))
+    let answers = convergence::answers(&before, &record);
+    Outcome::Write(Box::new(Decided { record, contents, meaning, verdict, news, answers, is_visible, unreadable }))
 }
 
 /// What was said of packages is seen anew, beside what was offered, if that is known and may make a difference.
