@@ -7,6 +7,7 @@ usage: kubernetes.py STATE BINARIES     inside the network namespace of the clus
 AGENTS     how many agents (1000)
 """
 
+import atexit
 import base64
 import json
 import os
@@ -132,6 +133,8 @@ class Load:
             stdout=self.log,
             stderr=self.log,
         )
+        # It goes with the test, whatever becomes of that.
+        atexit.register(self.process.kill)
 
     def end(self) -> dict:
         self.process.send_signal(signal.SIGINT)
