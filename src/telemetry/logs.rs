@@ -15,7 +15,9 @@ pub enum Format {
 /// Starts logging. `filter` is a level, or directives such as `info,muster::gateway=debug`.
 pub fn init(format: Format, filter: &str) -> Result<(), ParseError> {
     let filter = EnvFilter::builder().parse(filter)?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // What cannot be written is lost: the default is to complain on the same stderr, which panics where nobody reads it any more.
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     // A subscriber that is there already, in a test, stays.
     let _ = match format {
         Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),

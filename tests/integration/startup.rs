@@ -8,7 +8,7 @@ use crate::support::{
     PATIENCE,
     ctl::Ctl,
     eventually,
-    node::{Node, clean},
+    node::{Node, clean, http_get},
     postgres::{Server, Stop},
     process::Process,
     redis, tls,
@@ -117,4 +117,29 @@ async fn an_authority_needs_an_address_to_offer() {
     let status = process.ended(PATIENCE).await;
     let output = process.output();
     assert!(!status.success() && output.contains("agent-ca-file needs opamp-url"), "{output}");
+}
+
+/// As after a pipe's other end was closed, or a terminal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_log_nobody_reads_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let listen_file = folder.path().join("listen.json");
+    let mut command = clean(env!("CARGO_BIN_EXE_muster"));
+    command
+        .args(["gateway", "--redis-url", "redis://127.0.0.1:1", "--opamp-listen", "127.0.0.1:0"])
+        .args(["--metrics-listen", "127.0.0.1:0", "--listen-file", listen_file.to_str().unwrap()])
+        .current_dir(folder.path())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped());
+    let mut gateway = command.spawn().unwrap();
+    drop(gateway.stderr.take());
+    let listening: serde_json::Value =
+        eventually("the gateway listens", async || serde_json::from_slice(&fs::read(&listen_file).ok()?).ok()).await;
+    let metrics = listening["metrics"].as_str().unwrap().parse().unwrap();
+    // It has something to say about Redis.
+    eventually("the gateway lives", async || http_get(metrics, "/healthz").await).await;
+    let pid = rustix::process::Pid::from_child(&gateway);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let status = eventually("the gateway ends", async || gateway.try_wait().unwrap()).await;
+    assert!(status.success(), "{status}");
 }
