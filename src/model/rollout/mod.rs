@@ -1,7 +1,7 @@
 //! Rollouts: how the change from a policy's stable revision to its newest goes out, step by step.
 //!
-//! A rollout's [`Cohort`] says which agents get the new revision; everybody else has the stable one. [`advance`] makes the
-//! next state of a rollout from what was [`Seen`] of the fleet, and nothing else does but an operator ([`control`]).
+//! A rollout's [`Cohort`] says which agents get the new revision; everybody else has the stable one. [`advance()`] makes the
+//! next state of a rollout from what was [`Seen`] of the fleet, and nothing else does but an operator ([`control()`]).
 
 mod advance;
 mod agent;
