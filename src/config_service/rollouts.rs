@@ -72,7 +72,11 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = shared.rollouts.0.notified(), if !is_busy => {}
+            // Not at once: offers of a change that has just been applied go out first.
+            () = async {
+                shared.rollouts.0.notified().await;
+                tokio::time::sleep(TICK).await;
+            }, if !is_busy => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
