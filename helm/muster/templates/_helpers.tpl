@@ -22,7 +22,12 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 
 {{- define "muster.image" -}}
-{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- printf "%s:%s" .Values.image.repository (include "muster.tag" .) -}}
+{{- end -}}
+{{/* A number in a file of values comes as one with a fraction. */}}
+{{- define "muster.tag" -}}
+{{- $tag := .Values.image.tag -}}
+{{- ternary $tag (int64 $tag | toString) (kindIs "string" $tag) | default .Chart.AppVersion -}}
 {{- end -}}
 
 {{- define "muster.serviceAccount" -}}
@@ -69,6 +74,28 @@ The drain, all from drainSeconds, in seconds:
 {{- dict "delay" $delay "window" $window "grace" $grace "handover" $handover "total" $total "kill" (add $total 8) | toJson -}}
 {{- end -}}
 
+{{/* Variables of the pods that secrets of the user's have. */}}
+{{- define "muster.envFrom" -}}
+{{- with list .Values.packages.existingSecret .Values.telemetry.existingSecret | compact | uniq -}}
+envFrom:
+{{- range . }}
+  - secretRef: {name: {{ . }}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* How many gateways can take the agents of one that drains. Of a single one, its successor does. */}}
+{{- define "muster.otherGateways" -}}
+{{- max 1 (sub (int (include "muster.fewestGateways" .)) 1) -}}
+{{- end -}}
+
+{{/* Newcomers a second that one gateway takes. */}}
+{{- define "muster.admission" -}}
+{{- $most := mul (int .Values.drainSeconds) (int (include "muster.otherGateways" .)) -}}
+{{- $needed := div (add (int .Values.gateway.maxConnections) (sub $most 1)) $most -}}
+{{- .Values.gateway.admissionPerSecond | default (min 5000 (max 1000 $needed)) | int64 -}}
+{{- end -}}
+
 {{/* Fewest gateways at any time. */}}
 {{- define "muster.fewestGateways" -}}
 {{- if .Values.gateway.autoscaling.enabled -}}
@@ -86,6 +113,8 @@ The drain, all from drainSeconds, in seconds:
 {{ .key }} = [{{ range $index, $item := .value }}{{ if $index }}, {{ end }}{{ $item | toString | toJson }}{{ end }}]
 {{- else if kindIs "bool" .value -}}
 {{ .key }} = {{ .value }}
+{{- else if ne (float64 .value) (float64 (int64 .value)) -}}
+{{ .key }} = {{ .value }}
 {{- else -}}
 {{ .key }} = {{ int64 .value }}
 {{- end -}}
@@ -99,7 +128,7 @@ The drain, all from drainSeconds, in seconds:
     "log_level" .Values.logLevel
     "redis_prefix" (include "muster.redisPrefix" .)
     "max_connections" .Values.gateway.maxConnections
-    "admission_per_second" .Values.gateway.admissionPerSecond
+    "admission_per_second" (include "muster.admission" . | int64)
     "drain_delay" (printf "%vs" $drain.delay)
     "drain_window" (printf "%vs" $drain.window)
     "drain_grace" (printf "%vs" $drain.grace)
@@ -218,7 +247,12 @@ from: {{- toYaml . | nindent 2 }}
 - ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
 {{- range $what := .to }}
 - ports:
-    {{- range get $.root.Values.networkPolicy (printf "%sPorts" $what) }}
+    {{- $ports := list }}
+    {{- range get $.root.Values.networkPolicy (printf "%sPorts" $what) }}{{ $ports = append $ports (int64 .) }}{{ end }}
+    {{- with get (get $.root.Values $what) "url" | regexFind ":[0-9]+(/|\\?|$)" | regexFind "[0-9]+" }}
+    {{- $ports = append $ports (int64 .) }}
+    {{- end }}
+    {{- range $ports | uniq }}
     - {port: {{ . }}, protocol: TCP}
     {{- end }}
   {{- if $.root.Values.trial.enabled }}

@@ -32,11 +32,12 @@
 {{- end -}}
 
 {{- /* While one gateway drains, the others admit its agents. With a single one, its successor does. */ -}}
-{{- $others := max 1 (sub (int (include "muster.fewestGateways" .)) 1) -}}
-{{- $admitted := mul $others (int $gateway.admissionPerSecond) -}}
+{{- $others := include "muster.otherGateways" . | int64 -}}
+{{- $each := include "muster.admission" . | int64 -}}
+{{- $admitted := mul $others $each -}}
 {{- $sent := div (add (int $gateway.maxConnections) (sub (int $values.drainSeconds) 1)) (int $values.drainSeconds) -}}
 {{- if gt $sent $admitted -}}
-{{- fail (printf "drainSeconds (%v) is too short: a gateway with gateway.maxConnections (%v) would send away %v agents a second, and the others admit %v (gateway.admissionPerSecond %v): set drainSeconds to %v or more" (int $values.drainSeconds) (int $gateway.maxConnections) $sent $admitted (int $gateway.admissionPerSecond) (div (add (int $gateway.maxConnections) (sub $admitted 1)) $admitted)) -}}
+{{- fail (printf "drainSeconds (%v) is too short: a gateway with gateway.maxConnections (%v) would send away %v agents a second, and the others admit %v (gateway.admissionPerSecond %v): set drainSeconds to %v or more" (int $values.drainSeconds) (int $gateway.maxConnections) $sent $admitted $each (div (add (int $gateway.maxConnections) (sub $admitted 1)) $admitted)) -}}
 {{- end -}}
 {{- if gt (int $gateway.drainPerSecond) $admitted -}}
 {{- fail (printf "gateway.drainPerSecond (%v) is more than the other gateways admit a second (%v)" (int $gateway.drainPerSecond) $admitted) -}}
@@ -49,7 +50,13 @@
 {{- end -}}
 {{- end -}}
 {{- if $values.certificate.enabled -}}
-{{- if not (and $values.ingress.enabled $values.ingress.tls.enabled) }}{{ fail "certificate.enabled needs ingress.enabled and ingress.tls.enabled" }}{{ end -}}
+{{- if $values.ingress.enabled -}}
+{{- if not $values.ingress.tls.enabled }}{{ fail "certificate.enabled needs ingress.tls.enabled" }}{{ end -}}
+{{- else if not $gateway.tls.existingSecret -}}
+{{- fail "certificate.enabled needs ingress.enabled, or gateway.tls.existingSecret for the gateways' own TLS" -}}
+{{- else if not $values.certificate.dnsNames -}}
+{{- fail "certificate.dnsNames is empty: which names do agents connect to?" -}}
+{{- end -}}
 {{- if not $values.certificate.issuerRef.name }}{{ fail "certificate.issuerRef.name is not set" }}{{ end -}}
 {{- end -}}
 {{- range $name := list "httpRoute" "adminRoute" -}}
