@@ -154,7 +154,7 @@ impl Service {
         self.0.store.create_command(&new, actor).await.map_err(from_store)?;
         // Perhaps nobody can get it.
         self.0.store.finish_commands(context::now()).await.map_err(from_store)?;
-        self.0.publisher.commands_changed().await;
+        self.0.publisher.commands_changed(id).await;
         read(&self.0, id).await
     }
 

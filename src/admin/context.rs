@@ -58,9 +58,9 @@ impl Context {
 
 impl Context {
     /// The change is committed; without the epoch nobody is hurried, and the sweep finds it.
-    pub async fn tell_policies_changed(&self) {
+    pub async fn tell_policies_changed(&self, policies: &[&str]) {
         match self.store.policy_epoch().await {
-            Ok(epoch) => self.publisher.policies_changed(epoch).await,
+            Ok(epoch) => self.publisher.policies_changed(epoch, policies).await,
             Err(error) => tracing::info!(%error, "the policies' epoch could not be read after a change"),
         }
     }

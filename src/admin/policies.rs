@@ -78,7 +78,7 @@ impl Service {
         };
         let applied = self.0.store.apply_policy(apply, &actor).await.map_err(from_store)?;
         if !is_dry && applied.outcome != ApplyOutcome::Unchanged {
-            self.0.tell_policies_changed().await;
+            self.0.tell_policies_changed(&[&applied.policy.name]).await;
         }
         let agents = match is_count {
             true => Some(self.count(Query { selector, connected: None }).await?),
@@ -164,7 +164,7 @@ impl Service {
         let DeletePolicyRequest { name, etag } = request.message;
         let name = errors::name("name", &name)?;
         self.0.store.delete_policy(name, etag.as_deref(), &actor).await.map_err(from_store)?;
-        self.0.tell_policies_changed().await;
+        self.0.tell_policies_changed(&[name]).await;
         Ok(DeletePolicyResponse {})
     }
 }

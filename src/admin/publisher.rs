@@ -6,9 +6,9 @@ use prost::Message;
 use super::metrics;
 use crate::{
     bus::{SharedBus, Topic},
-    model::{AgentRecord, InstanceUid},
+    model::{AgentRecord, InstanceUid, command::CommandId},
     proto::bus::{AgentsChanged, GatewayBatch, Hint, Verdict},
-    trace::{self, Parent},
+    trace,
 };
 
 pub struct Publisher {
@@ -20,18 +20,19 @@ impl Publisher {
         Self { bus }
     }
 
-    /// The policies changed; `epoch` is their newest.
-    pub async fn policies_changed(&self, epoch: u64) {
-        self.hint(Hint { policies_epoch: epoch, ..Default::default() }).await;
+    /// These policies changed; `epoch` is their newest.
+    pub async fn policies_changed(&self, epoch: u64, policies: &[&str]) {
+        let policies = policies.iter().map(|&name| name.to_owned()).collect();
+        self.hint(Hint { policies_epoch: epoch, policies, ..Default::default() }).await;
     }
 
     pub async fn agent_tokens_changed(&self) {
         self.hint(Hint { agent_tokens_changed: true, ..Default::default() }).await;
     }
 
-    /// There is a new command.
-    pub async fn commands_changed(&self) {
-        self.hint(Hint { commands_changed: true, ..Default::default() }).await;
+    /// This command is new.
+    pub async fn commands_changed(&self, id: CommandId) {
+        self.hint(Hint { commands_changed: true, command_id: id.to_bytes(), ..Default::default() }).await;
     }
 
     /// An operator changed something about this agent that may change what it should run.
@@ -60,7 +61,11 @@ impl Publisher {
     }
 
     async fn hint(&self, mut hint: Hint) {
-        hint.trace = trace::current().map(Parent::to_bytes).unwrap_or_default();
+        match trace::current() {
+            Some(trace) => hint.trace = trace.to_bytes(),
+            // What is for traces alone.
+            None => (hint.policies, hint.command_id) = Default::default(),
+        }
         self.publish(&Topic::ConfigService, hint.encode_to_vec().into()).await;
     }
 

@@ -153,7 +153,7 @@ impl Service {
                 errors::status(Code::FailedPrecondition, "ROLLOUT_WRONG_STATE", problem, &metadata)
             })?;
             if self.0.store.write_rollout(&next, None, actor).await.map_err(from_store)? {
-                self.0.tell_policies_changed().await;
+                self.0.tell_policies_changed(&[policy]).await;
                 return Ok(next);
             }
         }
@@ -221,7 +221,7 @@ impl Service {
             validate_only: false,
         };
         self.0.store.apply_policy(apply, &actor).await.map_err(from_store)?;
-        self.0.tell_policies_changed().await;
+        self.0.tell_policies_changed(&[&name]).await;
         self.newest(&name).await
     }
 

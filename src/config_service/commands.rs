@@ -19,6 +19,7 @@ use super::{
     outbox::Letters,
     pace::Pacer,
     shared::{Outage, Shared, isolated, unix_ms},
+    spans::{self, Causes},
 };
 use crate::{
     model::{
@@ -30,6 +31,7 @@ use crate::{
         opamp,
     },
     store::{self, Claim},
+    trace::{self, Parent, Span},
 };
 
 /// While commands are under way, they are looked at this often.
@@ -48,11 +50,15 @@ pub const WAITING_RESULTS: usize = 20_000;
 
 /// Wakes the task that sees to commands.
 #[derive(Default)]
-pub struct Wake(Notify);
+pub struct Wake {
+    notify: Notify,
+    /// The calls that made them.
+    pub causes: Causes<CommandId>,
+}
 
 impl Wake {
     pub fn wake(&self) {
-        self.0.notify_one();
+        self.notify.notify_one();
     }
 }
 
@@ -87,7 +93,7 @@ pub async fn run(shared: Arc<Shared>, mut results: mpsc::Receiver<bus::CommandRe
         let mut settled = Vec::new();
         tokio::select! {
             () = stop.cancelled() => return,
-            () = shared.commands.0.notified() => {}
+            () = shared.commands.notify.notified() => {}
             () = sleep_until(next) => {}
             count = results.recv_many(&mut settled, WAITING_RESULTS) => {
                 if count == 0 {
@@ -117,27 +123,31 @@ impl Commands {
         self.take_up(shared, shards).await?;
         self.repeat(shared, &mut letters).await?;
         let commands: Vec<Command> = self.open.values().cloned().collect();
+        let mut spans = Vec::new();
         for command in commands {
-            self.send_some(shared, &command, shards, &mut letters).await?;
+            spans.extend(self.send_some(shared, &command, shards, &mut letters).await?);
         }
-        letters.send(&shared.outbox).await;
+        // All commands go together: that is shown in the first one's trace.
+        let first = spans.iter().find(|span| span.is_recorded());
+        trace::within(first.and_then(Span::parent), letters.send(&shared.outbox)).await;
+        drop(spans);
         shared.store.finish_commands(unix_ms()).await?;
         self.turns.retain(|id, _| self.open.contains_key(id));
         self.retries.retain(|(id, _), _| self.open.contains_key(id));
         Ok(())
     }
 
-    /// Claims and publishes the targets of a command whose turn it is.
+    /// Claims the targets of a command whose turn it is, and adds them to what is published; the span ends after that.
     async fn send_some(
         &mut self,
         shared: &Shared,
         command: &Command,
         shards: u64,
         letters: &mut Letters,
-    ) -> store::Result<()> {
+    ) -> store::Result<Option<Span>> {
         let now = Instant::now();
         if shards == 0 || self.flights.len() >= MAX_FLIGHTS || self.turns.get(&command.id).is_some_and(|at| now < *at) {
-            return Ok(());
+            return Ok(None);
         }
         let per_second = f64::from(command.per_second) * shared.share();
         let limit = Pacer::chunk(per_second).min(store::MAX_BATCH);
@@ -146,10 +156,11 @@ impl Commands {
         let is_due = |uid: &InstanceUid| self.retries.get(&(command.id, *uid)).is_none_or(|(_, at)| now >= *at);
         let uids: Vec<InstanceUid> = waiting.into_iter().filter(is_due).take(limit).collect();
         if uids.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        let claims = claims(shared, command, &uids).await?;
-        let claimed = shared.store.claim_targets(command.id, &claims, unix_ms()).await?;
+        let span = spans::command(command, uids.len(), &shared.commands.causes);
+        let claims = span.run(claims(shared, command, &uids)).await?;
+        let claimed = span.run(shared.store.claim_targets(command.id, &claims, unix_ms())).await?;
         let mut published = 0;
         for claim in claims.into_iter().filter(|claim| claimed.contains(&claim.uid)) {
             ::metrics::counter!(metrics::COMMAND_TARGETS, "state" => state_name(claim.state)).increment(1);
@@ -157,7 +168,8 @@ impl Commands {
                 continue;
             }
             published += 1;
-            publish(letters, command, claim.uid, &claim.gateway, claim.connection_generation);
+            let group = publish(letters, command, claim.uid, &claim.gateway, claim.connection_generation);
+            group.trace = span.parent().map(Parent::to_bytes).unwrap_or_default();
             let flight = Flight {
                 gateway: claim.gateway,
                 generation: claim.connection_generation,
@@ -172,7 +184,7 @@ impl Commands {
             let start = self.pacer.reserve(&command.id.to_string(), per_second, published, now);
             self.turns.insert(command.id, start.max(now) + Duration::from_secs_f64(published as f64 / per_second));
         }
-        Ok(())
+        Ok(Some(span))
     }
 
     /// Takes up what other replicas have claimed and not settled.
@@ -306,7 +318,14 @@ async fn claims(shared: &Shared, command: &Command, uids: &[InstanceUid]) -> sto
     Ok(uids.iter().map(claim).collect())
 }
 
-fn publish(letters: &mut Letters, command: &Command, uid: InstanceUid, gateway: &str, generation: u64) {
+/// Adds the agent to what goes to its gateway.
+fn publish<'a>(
+    letters: &'a mut Letters,
+    command: &Command,
+    uid: InstanceUid,
+    gateway: &str,
+    generation: u64,
+) -> &'a mut bus::CommandGroup {
     let groups = &mut letters.to(gateway).commands;
     let id = command.id.to_bytes();
     let index = groups.iter().position(|group| group.command_id == id).unwrap_or_else(|| {
@@ -316,6 +335,7 @@ fn publish(letters: &mut Letters, command: &Command, uid: InstanceUid, gateway: 
     let group = &mut groups[index];
     group.instance_uids = [&group.instance_uids[..], uid.as_bytes()].concat().into();
     group.connection_generations.push(generation);
+    group
 }
 
 fn action(command: &Command) -> command_group::Action {

@@ -8,6 +8,7 @@ use crate::{
     bus::{SharedBus, Topic},
     model::InstanceUid,
     proto::bus,
+    trace::{self, Parent},
 };
 
 /// Uids in one `AgentsChanged`; more go into further messages.
@@ -37,7 +38,8 @@ impl Outbox {
 
     /// For the other replicas.
     pub async fn policies_changed(&self, epoch: u64) {
-        self.publish(Topic::ConfigService, &bus::Hint { policies_epoch: epoch, ..Default::default() }).await;
+        let trace = trace::current().map(Parent::to_bytes).unwrap_or_default();
+        self.publish(Topic::ConfigService, &bus::Hint { policies_epoch: epoch, trace, ..Default::default() }).await;
     }
 
     async fn publish(&self, topic: Topic, message: &impl Message) -> bool {

@@ -12,6 +12,7 @@ use super::{
     decide, metrics,
     policies::Snapshot,
     shared::{Outage, Shared, isolated, unix_ms},
+    spans::{self, Causes},
 };
 use crate::{
     model::{
@@ -19,6 +20,7 @@ use crate::{
         rollout::{Cohort, Counts, Rollout, Seen, Standing, State, advance, standing},
     },
     store::{self, Actor, AgentFilter, Lease, ROLLOUT_LEASE},
+    trace::{self, Span},
 };
 
 /// While there are rollouts, they are looked at this often, and less often where that takes long.
@@ -35,11 +37,15 @@ const MAX_ERROR_CHARS: usize = 300;
 
 /// Wakes the task that drives rollouts.
 #[derive(Default)]
-pub struct Wake(Notify);
+pub struct Wake {
+    notify: Notify,
+    /// The last calls about policies, by their names.
+    pub causes: Causes<String>,
+}
 
 impl Wake {
     pub fn wake(&self) {
-        self.0.notify_one();
+        self.notify.notify_one();
     }
 }
 
@@ -74,7 +80,7 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             () = stop.cancelled() => {}
             // Not at once: offers of a change that has just been applied go out first.
             () = async {
-                shared.rollouts.0.notified().await;
+                shared.rollouts.notify.notified().await;
                 tokio::time::sleep(TICK).await;
             }, if !is_busy => {}
             () = tokio::time::sleep(pause) => {}
@@ -102,14 +108,19 @@ impl Driver {
             watched.push(Watched { cohort: rollout.cohort(), selectors, seen: Seen::default(), rollout });
         }
         survey(shared, &snapshot, &mut watched).await?;
-        let mut is_moved = false;
+        let mut steps = Vec::new();
         for Watched { rollout, seen, .. } in watched {
-            is_moved |= act(shared, rollout, seen, lease).await?;
+            steps.extend(act(shared, rollout, seen, lease).await?);
         }
-        if is_moved {
-            shared.reconcile.check_policies();
-            let epoch = shared.store.policy_epoch().await?;
-            shared.outbox.policies_changed(epoch).await;
+        if let Some(first) = steps.first() {
+            let tell = async {
+                let epoch = shared.store.policy_epoch().await?;
+                shared.reconcile.policies_changed.hinted(epoch, trace::current());
+                shared.reconcile.check_policies();
+                shared.outbox.policies_changed(epoch).await;
+                store::Result::Ok(())
+            };
+            first.run(tell).await?;
         }
         Ok(true)
     }
@@ -206,23 +217,25 @@ fn count(counts: &mut Counts, standing: Standing) {
     }
 }
 
-/// Writes what follows from what was seen; returns whether the rollout's state is another.
-async fn act(shared: &Shared, mut rollout: Rollout, seen: Seen, lease: Lease) -> store::Result<bool> {
+/// Writes what follows from what was seen; returns the span of it if the rollout's state is another.
+async fn act(shared: &Shared, mut rollout: Rollout, seen: Seen, lease: Lease) -> store::Result<Option<Span>> {
     let now = unix_ms();
     let is_old = rollout.seen_at.is_none_or(|seen_at| now.saturating_sub(seen_at) > NOTE_MS);
     if is_old || rollout.counts != seen.counts {
         shared.store.note_rollout(rollout.id, rollout.version, &seen.counts, now).await?;
     }
     rollout.counts = seen.counts.clone();
-    let Some(next) = advance(&rollout, &seen, now) else { return Ok(false) };
+    let Some(next) = advance(&rollout, &seen, now) else { return Ok(None) };
     let actor = Actor { name: "system".to_owned(), token_id: String::new(), now };
-    let is_written = shared.store.write_rollout(&next, Some(lease), &actor).await?;
-    if is_written {
-        let (policy, state, step) = (&next.policy, next.state.name(), next.step);
-        tracing::info!(%policy, revision = next.revision, state, step, reason = %next.reason, "rollout");
-        if matches!(next.state, State::RollingBack | State::Paused) {
-            ::metrics::counter!(metrics::ROLLOUTS_STOPPED, "state" => state).increment(1);
-        }
+    let span = spans::rollout_step(&next, &shared.rollouts.causes);
+    if !span.run(shared.store.write_rollout(&next, Some(lease), &actor)).await? {
+        span.failed(|| "it was changed meanwhile".to_owned());
+        return Ok(None);
     }
-    Ok(is_written)
+    let (policy, state, step) = (&next.policy, next.state.name(), next.step);
+    tracing::info!(%policy, revision = next.revision, state, step, reason = %next.reason, "rollout");
+    if matches!(next.state, State::RollingBack | State::Paused) {
+        ::metrics::counter!(metrics::ROLLOUTS_STOPPED, "state" => state).increment(1);
+    }
+    Ok(Some(span))
 }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     bus::{Event, Topic},
-    model::{ContentHash, InstanceUid, uid::Shard},
+    model::{ContentHash, InstanceUid, command::CommandId, uid::Shard},
     proto::bus,
     trace::Parent,
 };
@@ -103,9 +103,15 @@ fn hint(shared: &Shared, payload: Bytes) {
     if hint.policies_epoch > 0 {
         shared.reconcile.policies_changed.hinted(hint.policies_epoch, trace);
         shared.reconcile.check_policies();
+        if let Some(call) = trace {
+            hint.policies.into_iter().for_each(|policy| shared.rollouts.causes.note(policy, call));
+        }
         shared.rollouts.wake();
     }
     if hint.commands_changed {
+        if let (Some(call), Some(id)) = (trace, CommandId::from_slice(&hint.command_id)) {
+            shared.commands.causes.note(id, call);
+        }
         shared.commands.wake();
     }
     if hint.agent_tokens_changed {

@@ -15,6 +15,7 @@ use super::{
     Shared,
     agents::{Echo, Entry, Link},
     reply::{self, Reply},
+    spans,
 };
 use crate::{
     model::{
@@ -92,6 +93,8 @@ impl Commands {
 /// Takes a command, and tells what became of it. Gives way to other tasks in between: there may be thousands of agents.
 pub async fn take(shared: &Shared, group: CommandGroup) {
     let Some(id) = CommandId::from_slice(&group.command_id) else { return };
+    let span = spans::command(id, &group);
+    let mut sent: i64 = 0;
     let (field, is_alone) = match group.action {
         Some(Action::Restart(_)) => (restart_field(), true),
         Some(Action::CustomMessage(message)) => (message_field(&message), false),
@@ -104,8 +107,10 @@ pub async fn take(shared: &Shared, group: CommandGroup) {
         let until_ms = shared.clock.now_ms() + command::HELD_FOR.as_millis() as u64;
         let queued = Queued { id, uid, field: field.clone(), is_alone, until_ms };
         let outcome = take_one(shared, queued, *generation);
+        sent += i64::from(outcome == Outcome::Sent);
         report(shared, id, uid, outcome);
     }
+    span.set("muster.command.sent", || sent);
 }
 
 fn take_one(shared: &Shared, queued: Queued, generation: u64) -> Outcome {

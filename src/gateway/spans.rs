@@ -5,8 +5,8 @@
 
 use super::{Shared, agents::Entry, exchange::Origin};
 use crate::{
-    model::{ContentHash, InstanceUid},
-    proto::bus::{OfferGroup, Verdict},
+    model::{ContentHash, InstanceUid, command::CommandId},
+    proto::bus::{CommandGroup, OfferGroup, Verdict},
     trace::{self, Kind, Parent, Span},
 };
 
@@ -70,6 +70,13 @@ pub fn offers(group: &OfferGroup) -> Span {
         .with("muster.offer.kind", || group.kind().as_str_name())
         .with("muster.offer.hash", || hex::encode(&group.hash))
         .with("muster.offer.agents", || group.generations.len() as i64)
+}
+
+/// Sending one command to its agents here.
+pub fn command(id: CommandId, group: &CommandGroup) -> Span {
+    trace::follow(Parent::from_slice(&group.trace), "send command", Kind::Producer)
+        .with("muster.command.id", || id.to_string())
+        .with("muster.command.agents", || group.connection_generations.len() as i64)
 }
 
 /// Sending a body that came to those who wait for it.

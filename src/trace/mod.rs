@@ -3,8 +3,8 @@
 //! A [`Span`] that is not recorded is nothing: it takes no memory, and nothing travels for it. Where no collector is set none is
 //! recorded; `telemetry` sends those that are.
 //!
-//! Spans begin anew with a report of an agent, of which a settable part is recorded ([`report`]), and with a call of the
-//! admin API ([`call`]). They go on in what is done for them ([`child`]), and in other processes by what travels ([`follow`]).
+//! Spans begin anew with a report of an agent, of which a settable part is recorded ([`report`]), with a call of the
+//! admin API ([`call`]), and with what such a call set going long ago ([`consequence`]). They go on in what is done for them ([`child`]), and in other processes by what travels ([`follow`]).
 //!
 //! Architecture invariants: nothing here knows where spans go. No span belongs to a connection or to a heartbeat.
 
@@ -69,6 +69,14 @@ pub fn call(name: &str, caller: Caller, is_read: bool) -> Span {
         Caller::Unknown | Caller::NotRecorded => return Span(None),
     };
     recorder.start(SpanBuilder::from_name(name.to_owned()).with_kind(Kind::Server), &above)
+}
+
+/// The beginning of a trace of its own, which refers to what led to it, if that is known: for what goes on for hours after the call
+/// that wanted it.
+pub fn consequence(name: &'static str, cause: Option<Parent>) -> Span {
+    let Some(recorder) = RECORDER.get() else { return Span(None) };
+    let links = cause.map(|cause| Link::with_context(cause.context())).into_iter().collect();
+    recorder.start(SpanBuilder::from_name(name).with_kind(Kind::Internal).with_links(links), &Context::new())
 }
 
 /// Goes on with what came from elsewhere, if that is recorded.

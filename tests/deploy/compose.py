@@ -5,11 +5,13 @@ usage: compose.py STATE     inside the network namespace of the engine that test
                             images tests/deploy/run has loaded
 
 AGENTS, RATE     how many agents, and how many connect a second (2000 and 200)
+RESULTS          a folder in which is kept what the load generator and each panel of the dashboards showed
 """
 
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -21,16 +23,21 @@ from harness import ROOT, Fleet, eventually, judge, run, say
 
 STATE = Path(sys.argv[1]).resolve()
 AGENTS = int(os.environ.get("AGENTS", "2000"))
+RESULTS = Path(os.environ["RESULTS"]).resolve() if os.environ.get("RESULTS") else None
+NOFILE = min(131072, os.sysconf("SC_OPEN_MAX"))
+# One load balancer has two files open for each agent. Several take turns at the name, each with ports of its own.
+BALANCERS = 1 + (2 * AGENTS + 500) // NOFILE
 os.environ.update(
     DOCKER_HOST=f"unix://{STATE}/docker.sock",
     AGENTS=str(AGENTS),
     RATE=os.environ.get("RATE", "200"),
     # It ends when the test says so.
     DURATION="1h",
-    NOFILE=str(min(131072, os.sysconf("SC_OPEN_MAX"))),
+    NOFILE=str(NOFILE),
+    **({"OPAMP_PORT": f"4400-{4400 + BALANCERS}", "ADMIN_PORT": f"4500-{4500 + BALANCERS}"} if BALANCERS > 1 else {}),
 )
 # Grafana's image is not to be had without a registry of images: what it would ask for is asked for below.
-WITHOUT = ["--scale", "grafana=0"]
+SCALES = ["--scale", "grafana=0", "--scale", f"load-balancer={BALANCERS}"]
 
 
 def compose(*arguments: object, stdin: str | None = None) -> str:
@@ -64,7 +71,7 @@ def the_image() -> None:
 
 
 def it_comes_up() -> None:
-    compose("up", "--detach", "--wait", "--no-build", *WITHOUT)
+    compose("up", "--detach", "--wait", "--no-build", *SCALES)
     states = {}
     for line in compose("ps", "--all", "--format", "json").splitlines():
         item = json.loads(line)
@@ -80,12 +87,12 @@ def it_comes_up() -> None:
             assert all(binding["HostIp"] == "127.0.0.1" for binding in bindings or []), bindings
     # And the second time it finds its secrets.
     operator = compose("exec", "-T", "postgres", "cat", "/run/muster/database/password")
-    compose("up", "--detach", "--wait", "--no-build", *WITHOUT)
+    compose("up", "--detach", "--wait", "--no-build", *SCALES)
     assert operator == compose("exec", "-T", "postgres", "cat", "/run/muster/database/password")
 
 
 def a_load_and_a_restart() -> None:
-    compose("up", "--detach", "--no-build", "load")
+    compose("up", "--detach", "--no-build", "--no-deps", "load")
     FLEET.all_connected()
     say(f"{AGENTS} agents are connected")
     FLEET.apply("first")
@@ -124,6 +131,10 @@ def the_dashboards() -> None:
         eventually("every panel has data", lambda: not missing(), patience=60)
     except AssertionError:
         raise AssertionError("no data for:\n" + "\n".join(missing())) from None
+    if RESULTS:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        answers = [{"panel": where, "query": query, "result": prometheus(query)} for where, query in queries]
+        (RESULTS / "panels.json").write_text(json.dumps(answers, indent=1))
 
 
 def no_alert_is_on() -> None:
@@ -140,6 +151,9 @@ def the_result() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run("docker", "cp", f"{container('load')}:/home/nonroot/result.json", folder)
         result = json.loads((Path(folder) / "result.json").read_text())
+        if RESULTS:
+            shutil.copy(Path(folder) / "result.json", RESULTS)
+            (RESULTS / "result.txt").write_text(log)
     judge(result, AGENTS, configurations=2)
     # Those of one gateway came back, and nobody else.
     assert 0 < result["counts"]["disconnects"] < AGENTS, result["counts"]

@@ -21,3 +21,4 @@ mod scene;
 mod settings;
 mod standalone;
 mod supervisor;
+mod telemetry;

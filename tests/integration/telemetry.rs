@@ -1,38 +1,20 @@
 //! What nodes send to a collector: processes of a gateway and of a config service, with Postgres and Redis between them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use crate::support::{
-    agent::Fleet,
+    agent::{Agent, Fleet, fleet::Transport},
     cluster::Cluster,
     eventually,
     node::http_get,
-    otlp::{Collector, Span, drawn},
+    otlp::{Collector, Span, drawn, find},
+    traces::{self, APPLY, GATEWAY, SERVICE},
 };
-
-const GATEWAY: &str = "muster-gateway";
-const SERVICE: &str = "muster-config-service";
-const APPLY: &str = "muster.admin.v1.Policies/ApplyPolicy";
 
 async fn cluster(collector: &Collector, more: &[(&str, &str)]) -> Cluster {
     let url = collector.url();
     let environment = [("MUSTER_OTLP_ENDPOINT", &*url), ("OTEL_BSP_SCHEDULE_DELAY", "50")];
     Cluster::start_with(1, 1, &[&environment, more].concat()).await
-}
-
-/// The span's own parent, its parent's, and so on.
-fn above<'a>(spans: &'a [Span], span: &'a Span) -> Vec<&'a Span> {
-    let parent = |span: &&Span| spans.iter().find(|other| other.id == span.parent);
-    std::iter::successors(parent(&span), parent).collect()
-}
-
-/// A span of this kind below another, with nothing but `between` in between.
-fn find<'a>(spans: &'a [Span], service: &str, name: &str, root: &Span, between: &[&str]) -> Option<&'a Span> {
-    spans.iter().filter(|span| span.is(service, name) && span.trace == root.trace).find(|span| {
-        let above = above(spans, span);
-        let names: Vec<&str> = above.iter().rev().map(|span| &*span.name).collect();
-        above.last().is_some_and(|last| last.id == root.id) && names[1..] == *between
-    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,28 +26,8 @@ async fn one_trace_goes_from_an_agents_message_to_the_database_and_back_with_an_
     fleet.all_run("a.yaml", "one").await;
     let uid = fleet.agents()[0].uid.to_string();
 
-    let (spans, root) = collector
-        .find("the trace of the agent's first report", |spans| {
-            let is_first = |span: &&Span| {
-                span.is(GATEWAY, "agent report")
-                    && span.attributes["muster.agent.uid"] == uid
-                    && span.attributes["muster.report.is_opening"] == "true"
-            };
-            let root = spans.iter().find(is_first)?;
-            find(spans, GATEWAY, "publish", root, &[])?;
-            let taken = find(spans, SERVICE, "take report", root, &[])?;
-            for operation in ["read_agents", "write_agents"] {
-                let stored = find(spans, SERVICE, operation, root, &["take report"])?;
-                assert_eq!(stored.attributes["db.system.name"], "postgresql");
-            }
-            let answered = find(spans, SERVICE, "publish", root, &["take report"])?;
-            assert!(answered.start >= taken.start && answered.end <= taken.end);
-            let verdict = find(spans, GATEWAY, "take verdict", root, &["take report"])?;
-            assert_eq!(verdict.attributes["muster.agent.uid"], uid);
-            find(spans, GATEWAY, "send offer", root, &["take report", "take verdict"])?;
-            Some((spans.to_vec(), root.clone()))
-        })
-        .await;
+    let (spans, root) =
+        collector.find("the trace of the agent's first report", |spans| traces::of_first_report(spans, &uid)).await;
     let trace: Vec<_> = spans.into_iter().filter(|span| span.trace == root.trace).collect();
     println!("{}", drawn(&trace));
     assert_eq!(root.parent, "", "the message begins the trace");
@@ -87,28 +49,74 @@ async fn one_trace_goes_from_an_operators_change_to_the_offers_that_it_leads_to(
     fleet.all_run("a.yaml", "one").await;
     cluster.ctl(0).settled_agents(3).await;
 
-    let (spans, root) = collector
-        .find("the trace of the change", |spans| {
-            // `musterctl` has the change checked by another call before.
-            let is_change =
-                |root: &&Span| root.is(SERVICE, APPLY) && find(spans, SERVICE, "publish", root, &[]).is_some();
-            let root = spans.iter().find(is_change)?;
-            find(spans, SERVICE, "apply_policy", root, &[])?;
-            find(spans, SERVICE, "policy_set", root, &["read policies"])?;
-            let shard = ["bring policies to agents", "bring policies to shard"];
-            find(spans, SERVICE, "write_desired", root, &shard)?;
-            find(spans, SERVICE, "publish", root, &shard)?;
-            let offers = spans.iter().filter(|span| span.is(GATEWAY, "send offers") && span.trace == root.trace);
-            let offered: u32 = offers.map(|span| span.attributes["muster.offer.agents"].parse::<u32>().unwrap()).sum();
-            find(spans, GATEWAY, "send offers", root, &shard)?;
-            (offered == 3).then(|| (spans.to_vec(), root.clone()))
-        })
-        .await;
+    let (spans, root) = collector.find("the trace of the change", |spans| traces::of_change(spans, 3)).await;
     println!("{}", drawn(&spans.iter().filter(|span| span.trace == root.trace).cloned().collect::<Vec<_>>()));
     assert_eq!(root.parent, "");
     assert_eq!(root.attributes["rpc.response.status_code"], "0");
     let others = spans.iter().filter(|span| span.is(GATEWAY, "agent report") || span.is(SERVICE, "take report"));
     assert_eq!(others.count(), 0, "reports are not traced");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_trace_goes_from_an_operators_command_to_the_agents_that_are_sent_it() {
+    let collector = Collector::start().await;
+    let cluster = cluster(&collector, &[("MUSTER_TRACED_REPORTS", "0")]).await;
+    let agents = (0..3).map(|index| Agent::new(index, "web").restarting()).collect();
+    let day = Duration::from_secs(24 * 60 * 60);
+    let fleet = Fleet::of(agents, Transport::WebSocket, day, cluster.opamp(), cluster.agent_token());
+    fleet.all_connected().await;
+    cluster.ctl(0).all_agents(3, "known", |agent| agent["connected"] == true).await;
+    let (trace, caller) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+    let ctl = cluster.ctl(0).env("TRACEPARENT", &format!("00-{trace}-{caller}-01"));
+    let command = ctl.json(&["restart", "-l", "service.name = web"]).await;
+    assert_eq!(command["sent"], 3, "{command}");
+    assert_eq!(fleet.count(|seen| seen.restarts), 3);
+
+    let (spans, root) = collector
+        .find("the trace of the command", |spans| {
+            let root = spans.iter().find(|span| span.is(SERVICE, "muster.admin.v1.Commands/Restart"))?;
+            let brought = "bring command to agents";
+            find(spans, SERVICE, brought, root, &[])?;
+            find(spans, SERVICE, "claim_targets", root, &[brought])?;
+            find(spans, SERVICE, "publish", root, &[brought])?;
+            find(spans, GATEWAY, "send command", root, &[brought])?;
+            let sends = spans.iter().filter(|span| span.is(GATEWAY, "send command") && span.trace == root.trace);
+            let sent: u32 = sends.map(|span| span.attributes["muster.command.sent"].parse::<u32>().unwrap()).sum();
+            (sent == 3).then(|| (spans.to_vec(), root.clone()))
+        })
+        .await;
+    println!("{}", drawn(&spans));
+    assert_eq!((&*root.trace, &*root.parent), (trace, caller), "it is part of the caller's trace");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_step_of_a_rollout_is_a_trace_that_refers_to_the_operators_change() {
+    let collector = Collector::start().await;
+    let cluster = cluster(&collector, &[("MUSTER_TRACED_REPORTS", "0")]).await;
+    let fleet = Fleet::start_quiet(4, "web", cluster.opamp(), cluster.agent_token());
+    fleet.all_connected().await;
+    cluster.ctl(0).all_agents(4, "known", |agent| agent["connected"] == true).await;
+    let manifest = "kind: Config\nname: base\nselector: service.name = web\nfiles: {a.yaml: {body: one}}\n\
+                    rollout: {steps: [50%, 100%], bake: 0s, min_sample: 1}\n";
+    cluster.ctl(0).apply_written(manifest).await;
+    fleet.all_run("a.yaml", "one").await;
+    cluster.ctl(0).run(&["rollout", "status", "base", "--wait", "--timeout", "1m"]).await;
+
+    let (spans, steps) = collector
+        .find("a trace of each step", |spans| {
+            let root = traces::change(spans)?;
+            let steps: Vec<_> = spans.iter().filter(|span| span.is(SERVICE, "rollout step")).cloned().collect();
+            let brings = |step: &&Span| find(spans, GATEWAY, "send offers", step, &traces::TO_SHARD).is_some();
+            assert!(steps.iter().all(|step| step.parent.is_empty() && step.links == [root.id.as_str()]), "{steps:?}");
+            let is_done = steps.iter().any(|step| step.attributes["muster.rollout.state"] == "SUCCEEDED");
+            (is_done && steps.iter().filter(brings).count() == 2).then(|| (spans.to_vec(), steps))
+        })
+        .await;
+    println!("{}", drawn(&spans));
+    for step in steps {
+        assert_eq!((&*step.attributes["muster.policy"], &*step.attributes["muster.policy.revision"]), ("base", "1"));
+        assert!(find(&spans, SERVICE, "write_rollout", &step, &[]).is_some(), "{step:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -186,6 +186,17 @@ impl Port {
         )
     }
 
+    /// A configuration that takes traces and metrics here, and passes them on as its own requests.
+    pub fn otlp_relay(self, to: &str) -> String {
+        let pipeline = "{receivers: [otlp], exporters: [otlp_http]}";
+        format!(
+            "receivers: {{otlp: {{protocols: {{http: {{endpoint: \"{}\"}}}}}}}}\n\
+             exporters: {{otlp_http: {{endpoint: \"{to}\", compression: none}}}}\n\
+             service:\n  telemetry: {{metrics: {{level: none}}}}\n  pipelines: {{traces: {pipeline}, metrics: {pipeline}}}\n",
+            self.0
+        )
+    }
+
     /// A configuration that takes telemetry here, and prints all of it.
     pub fn otlp_sink(self) -> String {
         let pipeline = "{receivers: [otlp], exporters: [debug]}";

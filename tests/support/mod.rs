@@ -15,6 +15,7 @@ pub mod s3;
 pub mod sink;
 pub mod standalone;
 pub mod tls;
+pub mod traces;
 
 use std::time::{Duration, Instant};
 

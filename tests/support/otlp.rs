@@ -126,6 +126,21 @@ impl Drop for Collector {
     }
 }
 
+/// The span's own parent, its parent's, and so on.
+fn above<'a>(spans: &'a [Span], span: &'a Span) -> Vec<&'a Span> {
+    let parent = |span: &&Span| spans.iter().find(|other| other.id == span.parent);
+    std::iter::successors(parent(&span), parent).collect()
+}
+
+/// A span of this kind below another, with nothing but `between` in between.
+pub fn find<'a>(spans: &'a [Span], service: &str, name: &str, root: &Span, between: &[&str]) -> Option<&'a Span> {
+    spans.iter().filter(|span| span.is(service, name) && span.trace == root.trace).find(|span| {
+        let above = above(spans, span);
+        let names: Vec<&str> = above.iter().rev().map(|span| &*span.name).collect();
+        above.last().is_some_and(|last| last.id == root.id) && names[1..] == *between
+    })
+}
+
 /// Spans as trees, for people.
 pub fn drawn(spans: &[Span]) -> String {
     let is_here = |id: &str| spans.iter().any(|span| span.id == id);

@@ -44,6 +44,7 @@ async fn command(bench: &Bench, id: CommandId, action: command_group::Action, re
         action: Some(action),
         instance_uids: reports.iter().flat_map(|it| it.instance_uid.to_vec()).collect::<Vec<_>>().into(),
         connection_generations: reports.iter().map(|it| it.connection_generation).collect(),
+        ..Default::default()
     };
     bench.service.say(GatewayBatch { commands: vec![group], ..Default::default() }).await;
 }

@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/exporter/debugexporter"
 	"go.opentelemetry.io/collector/exporter/nopexporter"
+	"go.opentelemetry.io/collector/exporter/otlphttpexporter"
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/otelcol"
 	"go.opentelemetry.io/collector/receiver"
@@ -62,7 +63,7 @@ func components() (otelcol.Factories, error) {
 		return factories, err
 	}
 	factories.Exporters, err = otelcol.MakeFactoryMap[exporter.Factory](
-		debugexporter.NewFactory(), nopexporter.NewFactory())
+		debugexporter.NewFactory(), nopexporter.NewFactory(), otlphttpexporter.NewFactory())
 	if err != nil {
 		return factories, err
 	}
@@ -75,8 +76,9 @@ func components() (otelcol.Factories, error) {
 		nopreceiver.NewFactory().Type():  module(core + "receiver/nopreceiver"),
 	}
 	factories.ExporterModules = map[component.Type]string{
-		debugexporter.NewFactory().Type(): module(core + "exporter/debugexporter"),
-		nopexporter.NewFactory().Type():   module(core + "exporter/nopexporter"),
+		debugexporter.NewFactory().Type():    module(core + "exporter/debugexporter"),
+		nopexporter.NewFactory().Type():      module(core + "exporter/nopexporter"),
+		otlphttpexporter.NewFactory().Type(): module(core + "exporter/otlphttpexporter"),
 	}
 	return factories, nil
 }

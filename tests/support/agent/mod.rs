@@ -22,6 +22,8 @@ pub struct Agent {
     description: AgentDescription,
     health: ComponentHealth,
     config: Option<AgentRemoteConfig>,
+    /// Besides those that all have.
+    capabilities: u64,
     /// It fails to apply a configuration in which this text is.
     refuses: Option<String>,
     /// The hash of the last offer, if it failed.
@@ -54,6 +56,7 @@ pub struct Seen {
     /// Hashes in the order of the offers.
     pub offers: Vec<Bytes>,
     pub new_uids: u32,
+    pub restarts: u32,
     /// Texts of error responses.
     pub errors: Vec<String>,
 }
@@ -67,6 +70,7 @@ impl Agent {
             description: AgentDescription { identifying_attributes: identifying, non_identifying_attributes: other },
             health: ComponentHealth { healthy: true, status: "new".to_owned(), ..Default::default() },
             config: None,
+            capabilities: 0,
             refuses: None,
             refused: None,
             sequence_num: 0,
@@ -83,6 +87,11 @@ impl Agent {
     /// One that fails to apply a configuration in which this text is.
     pub fn refusing(self, text: &str) -> Self {
         Self { refuses: Some(text.to_owned()), ..self }
+    }
+
+    /// One that can be told to restart.
+    pub fn restarting(self) -> Self {
+        Self { capabilities: AgentCapabilities::AcceptsRestartCommand as u64, ..self }
     }
 
     /// The status of its health, as last said.
@@ -157,6 +166,10 @@ impl Agent {
             self.unanswered = self.unanswered.saturating_sub(1);
             return None;
         }
+        if message.command.is_some() {
+            self.seen.restarts += 1;
+            return None;
+        }
         let asks_full_state = message.flags & ServerToAgentFlags::ReportFullState as u64 != 0;
         // A push carries an offer or a question; what carries neither, or opens the connection, is a reply.
         if message.capabilities != 0 || (message.remote_config.is_none() && !asks_full_state) {
@@ -210,7 +223,8 @@ impl Agent {
         let mut message = AgentToServer {
             instance_uid: Bytes::copy_from_slice(self.uid.as_bytes()),
             sequence_num: self.sequence_num,
-            capabilities: AgentCapabilities::ReportsStatus as u64
+            capabilities: self.capabilities
+                | AgentCapabilities::ReportsStatus as u64
                 | AgentCapabilities::AcceptsRemoteConfig as u64
                 | AgentCapabilities::ReportsRemoteConfig as u64
                 | AgentCapabilities::ReportsEffectiveConfig as u64
