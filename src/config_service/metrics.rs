@@ -2,6 +2,8 @@
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 
+use crate::model::rollout::State;
+
 pub const REPORTS: &str = "muster_config_reports_total";
 pub const REPORTS_DROPPED: &str = "muster_config_reports_dropped_total";
 pub const BATCH_REPORTS: &str = "muster_config_batch_reports";
@@ -78,5 +80,8 @@ pub fn describe() {
         COMPONENTS_TOLD,
     ] {
         counter!(name).increment(0);
+    }
+    for state in [State::Paused, State::RollingBack] {
+        counter!(ROLLOUTS_STOPPED, "state" => state.name()).increment(0);
     }
 }

@@ -285,6 +285,56 @@ def negatives() -> None:
         check(result.returncode == 0 or reason in result.stderr, f"{values}: {reason!r} is not in {result.stderr}")
 
 
+# Values that users reach for first: what is asked for is what comes out, alone and together.
+FIRST = [
+    {"drainSeconds": seconds, "gateway": {"replicas": gateways}, "configService": {"replicas": services}}
+    for seconds, gateways, services in [(4, 1, 1), (5, 2, 1), (10, 1, 2), (10, 2, 2), (30, 3, 2), (600, 20, 8)]
+]
+IMAGES = [({}, "muster:0.1.0"), ({"repository": "localhost:5000/a/muster", "tag": "two"}, "localhost:5000/a/muster:two"), ({"tag": 20250101}, "muster:20250101")]
+PLACES = [
+    {"database": {"url": "postgres://u:p@db:6543/m"}, "redis": {"url": "rediss://:p@redis:6380/1"}, "operatorToken": {"existingSecret": "o"}},
+    {"database": {"existingSecret": "d"}, "redis": {"existingSecret": "r"}, "image": {"pullPolicy": "Never"}},
+    {"database": {"existingSecret": "d"}, "redis": {"url": "redis://redis"}, "image": {"pullPolicy": "Always"}},
+    TRIAL,
+]
+
+
+def first_values() -> None:
+    for sizes in FIRST:
+        for place in PLACES:
+            for image, name in IMAGES:
+                values = merged(sizes, place, {"image": image})
+                result = helm("--values", "-", stdin=yaml.safe_dump(values))
+                check(result.returncode == 0, f"{values}: {result.stderr}")
+                if result.returncode == 0:
+                    as_asked(values, name, by_name(objects(result.stdout)))
+
+
+def as_asked(values: dict, image: str, named: dict[tuple[str, str], dict]) -> None:
+    gateway, service = (named["Deployment", f"release-muster-{name}"]["spec"] for name in ("gateway", "config-service"))
+    check(gateway["replicas"] == values["gateway"]["replicas"], f"{values}: {gateway['replicas']} gateways")
+    check(service["replicas"] == values["configService"]["replicas"], f"{values}: {service['replicas']} config services")
+    job = next(item["spec"] for (kind, _), item in named.items() if kind == "Job")
+    for pod in (gateway, service, job):
+        container = pod["template"]["spec"]["containers"][0]
+        check(container["image"] == image, f"{values}: {container['image']}")
+        check(container["imagePullPolicy"] == values.get("image", {}).get("pullPolicy", "IfNotPresent"), f"{values}: pullPolicy")
+    volumes = {volume["name"]: volume.get("secret") for volume in service["template"]["spec"]["volumes"]}
+    for what, key in [("database", "url"), ("redis", "url"), ("operator", "token")]:
+        given = values.get("operatorToken" if what == "operator" else what, {}).get("existingSecret")
+        secret = volumes[what]
+        check(secret["items"][0]["key"] == key, f"{values}: {what} is read from the key {key}")
+        check(secret["secretName"] == given or not given and ("Secret", secret["secretName"]) in named, f"{values}: {secret}")
+    settings = toml(named["ConfigMap", "release-muster"]["data"]["gateway.toml"])
+    others = max(1, values["gateway"]["replicas"] - 1) * settings["admission_per_second"]
+    check(others * values["drainSeconds"] >= settings["max_connections"], f"{values}: the others cannot admit all in time")
+    check(gateway["template"]["spec"]["terminationGracePeriodSeconds"] > values["drainSeconds"], f"{values}: killed too early")
+    ports = {port["port"] for policy in ("gateway", "config-service") for rule in named["NetworkPolicy", f"release-muster-{policy}"]["spec"]["egress"] for port in rule["ports"]}
+    for what in ("database", "redis"):
+        port = re.search(r":(\d+)/", values.get(what, {}).get("url", ""))
+        check(not port or int(port[1]) in ports, f"{values}: {what} cannot be reached at {port and port[1]}")
+
+
 def leaves(values: dict, path: tuple[str, ...] = ()):
     for key, value in values.items():
         if isinstance(value, dict) and value:
@@ -488,7 +538,7 @@ def compose() -> None:
     passes("Prometheus' settings", "promtool", "check", "config", "--syntax-only", "deploy/compose/prometheus.yml")
 
 
-for part in (copies, image, compose, alerts, dashboards, lint, golden, upgrades, structure, negatives, every_value_is_used_and_documented):
+for part in (copies, image, compose, alerts, dashboards, lint, golden, upgrades, structure, negatives, first_values, every_value_is_used_and_documented):
     print(f"  {part.__name__.replace('_', ' ')}", file=sys.stderr, flush=True)
     part()
 if failures:
