@@ -19,12 +19,13 @@ use super::{
     metrics,
     openings::{Hold, Openings},
     outbox::Letters,
-    policies::Snapshot,
+    policies::{Pace, Snapshot},
     queue::{Item, Queue},
     report::Report,
     room::{Room, Taken},
     shared::{Outage, Shared, isolated, isolated_agent, unix_ms},
     spans,
+    waiting::Lane,
 };
 use crate::{
     bus::Role,
@@ -274,7 +275,10 @@ impl Worker {
         certificates: Option<&Facts>,
     ) -> Outcome {
         let is_gateway_dead = |gateway: &str| self.shared.gateways.is_dead(gateway);
-        let context = Context { policies, certificates, now: unix_ms(), is_gateway_dead: &is_gateway_dead };
+        let may_offer =
+            |pace: Option<&Pace>| Lane::of(pace, &self.shared.config).is_none_or(|lane| lane.may_go_now(&self.shared));
+        let is_gateway_dead = &is_gateway_dead;
+        let context = Context { policies, certificates, now: unix_ms(), is_gateway_dead, may_offer: &may_offer };
         decide(item.uid, row, &item.report, item.resolution.as_ref(), &context)
     }
 

@@ -153,12 +153,10 @@ async fn lagging_shards(shared: &Shared) -> Result<(), Stopped> {
     }
     drop(shards);
     outcome?;
-    tokio::select! {
-        released = waiting.release(shared, &snapshot, "policies") => released?,
-        // There is more to be done now, which need not wait.
-        () = shared.reconcile.shards.notified() => return Err(Stopped::Interrupted),
-    }
-    if waiting.is_incomplete() {
+    // Until there is more to be done, which need not wait.
+    let until = shared.reconcile.shards.notified();
+    let are_released = Box::pin(waiting.release(shared, &snapshot, "policies", until)).await?;
+    if !are_released || waiting.is_incomplete() {
         return Err(Stopped::Interrupted);
     }
     let owned = shared.owned();
@@ -250,8 +248,8 @@ async fn look(shared: &Shared, uids: &[InstanceUid]) -> Result<(), Stopped> {
     let settled = async {
         fanout::settle(shared, &snapshot, records, "agents", &mut waiting).await?;
         // What then waits still goes back to the others, that they have their turn too.
-        let released = waiting.release(shared, &snapshot, "agents");
-        tokio::time::timeout(SINGLE_AGENTS_LIMIT, released).await.unwrap_or(Ok(()))
+        let limit = tokio::time::sleep(SINGLE_AGENTS_LIMIT);
+        waiting.release(shared, &snapshot, "agents", limit).await.map(drop)
     };
     match Box::pin(settled).await {
         // The newest are in memory, and are taken at once.

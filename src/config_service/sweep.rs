@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -63,8 +63,8 @@ async fn sweep(shared: &Shared, owned: &BTreeSet<Shard>, full: &BTreeSet<Shard>,
     }
     ::metrics::histogram!(metrics::SWEEP_SECONDS).record(started.elapsed().as_secs_f64());
     ::metrics::gauge!(metrics::AGENTS_BEHIND).set(behind as f64);
-    match timeout_at(next, waiting.release(shared, &snapshot, "sweep")).await {
-        Ok(Err(Stopped::NewerPolicies)) | Err(_) => Ok(()),
-        Ok(result) => result,
+    match Box::pin(waiting.release(shared, &snapshot, "sweep", sleep_until(next))).await {
+        Ok(_) | Err(Stopped::NewerPolicies) => Ok(()),
+        Err(stopped) => Err(stopped),
     }
 }

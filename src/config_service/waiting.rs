@@ -1,10 +1,14 @@
 //! Offers that wait for their pace. Whoever finds them due first does all that need not wait, and then lets these go, each
 //! pace on its own, so that a slow one keeps nobody else from anything.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    pin::pin,
+};
 
 use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Config,
@@ -45,6 +49,16 @@ impl Lane {
             }
             None => None,
         }
+    }
+
+    /// Takes the time of one offer, if that need not wait.
+    pub fn may_go_now(&self, shared: &Shared) -> bool {
+        shared.fanout.pacer.try_reserve(&self.name, self.rate(shared), 1, Instant::now()).is_ok()
+    }
+
+    /// All replicas together keep the rate, each by its share of the shards.
+    fn rate(&self, shared: &Shared) -> f64 {
+        f64::from(self.per_second) * shared.share().max(LEAST_SHARE)
     }
 }
 
@@ -87,10 +101,28 @@ impl Waiting {
         self.lanes.values().flatten().copied()
     }
 
-    /// Lets all go, at their paces. What is left if this is given up half way waits still.
-    pub async fn release(&mut self, shared: &Shared, snapshot: &Snapshot, cause: &'static str) -> Result<(), Stopped> {
-        let lanes = self.lanes.iter_mut().map(|(lane, uids)| Box::pin(release(shared, snapshot, lane, uids, cause)));
-        try_join_all(lanes).await.map(drop)
+    /// Lets them go, at their paces, until there is something else to do; returns whether all are gone. What has been begun then is
+    /// done to its end: offers that are noted as made are made.
+    pub async fn release(
+        &mut self,
+        shared: &Shared,
+        snapshot: &Snapshot,
+        cause: &'static str,
+        until: impl Future<Output = ()>,
+    ) -> Result<bool, Stopped> {
+        let enough = CancellationToken::new();
+        let lanes =
+            self.lanes.iter_mut().map(|(lane, uids)| Box::pin(release(shared, snapshot, lane, uids, cause, &enough)));
+        let mut all = pin!(try_join_all(lanes));
+        let mut until = pin!(until);
+        let released = tokio::select! {
+            released = &mut all => released?,
+            () = &mut until => {
+                enough.cancel();
+                all.await?
+            }
+        };
+        Ok(released.into_iter().all(|is_empty| is_empty))
     }
 }
 
@@ -100,10 +132,10 @@ async fn release(
     lane: &Lane,
     uids: &mut VecDeque<InstanceUid>,
     cause: &'static str,
-) -> Result<(), Stopped> {
+    enough: &CancellationToken,
+) -> Result<bool, Stopped> {
     while !uids.is_empty() {
-        // All replicas together keep the rate, each by its share of the shards.
-        let rate = f64::from(lane.per_second) * shared.share().max(LEAST_SHARE);
+        let rate = lane.rate(shared);
         let size = uids.len().min(Pacer::chunk(rate)).min(MAX_BATCH);
         let owned = shared.owned();
         let is_ours = |uid: &InstanceUid| owned.contains::<Shard>(&uid.shard()) || cause == "agents";
@@ -111,13 +143,20 @@ async fn release(
         // Another task may have offered to them meanwhile: what is no longer due takes no time.
         let changes = decide(shared.store.read_agents(&chunk).await?, snapshot);
         let due = changes.iter().filter(|change| !change.offers.is_empty()).count();
-        if due > 0 {
-            sleep_until(shared.fanout.pacer.reserve(&lane.name, rate, due, Instant::now())).await;
+        while due > 0
+            && let Err(free_at) = shared.fanout.pacer.try_reserve(&lane.name, rate, due, Instant::now())
+        {
+            if enough.run_until_cancelled(sleep_until(free_at)).await.is_none() {
+                return Ok(false);
+            }
         }
         check(shared, snapshot)?;
         let conflicts = write(shared, snapshot, changes, cause).await?;
         uids.drain(..size);
         uids.extend(conflicts);
+        if enough.is_cancelled() {
+            return Ok(uids.is_empty());
+        }
     }
-    Ok(())
+    Ok(true)
 }

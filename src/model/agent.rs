@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::{ContentHash, InstanceUid, Labels, UnixMs, offer, policy::PolicyKind};
+use super::{ContentHash, InstanceUid, Labels, UnixMs, offer, policy::PolicyKind, proof::Unproven};
 use crate::proto::opamp;
 
 /// One agent as the store holds it: what it reported (observed), and what it should have (desired).
@@ -166,6 +166,8 @@ pub struct Wanted {
     pub offered_at: Option<UnixMs>,
     /// How often `hash` was offered without an answer; spaces repeats.
     pub offer_attempts: u16,
+    /// What it has still to prove of `hash`, once it was offered that on any connection.
+    pub unproven: Option<Unproven>,
 }
 
 /// A client certificate.

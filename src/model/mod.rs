@@ -13,6 +13,7 @@ pub mod health;
 pub mod offer;
 pub mod packages;
 pub mod policy;
+pub mod proof;
 pub mod quarantine;
 pub mod rollout;
 pub mod selector;

@@ -108,6 +108,14 @@ pub fn may_be_sent_again(agent: &AgentRecord, kind: PolicyKind) -> bool {
     }
 }
 
+/// Whether what is to be offered takes the place of something else that the agent has, as far as is known.
+pub fn replaces_something(agent: &AgentRecord, kind: PolicyKind) -> bool {
+    let (observed, hash) = (&agent.observed, agent.desired.of(kind).hash);
+    let is_other = |has: &[u8]| !has.is_empty() && hash.is_none_or(|hash| hash.0[..] != *has);
+    let sent = observed.sent_connection_settings.filter(|_| kind == PolicyKind::ConnectionSettings);
+    is_other(&observed.reported(kind).hash) || sent.is_some_and(|sent| is_other(&sent.0))
+}
+
 /// Whether an agent whose client is new, and names no connection settings, has none but those of its own configuration: its
 /// program was started again. Soon after it was sent some, it is the client that was made for them, which clients do that
 /// then do not know their hash; to offer them again would have it made anew for ever.

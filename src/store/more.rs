@@ -10,6 +10,7 @@ use crate::{
         agent::{Certificate, Desired, Observed, OfferStatus, Reported, Wanted},
         offer::{Convergence, convergence},
         policy::PolicyKind,
+        proof::Unproven,
     },
     proto::store,
 };
@@ -29,6 +30,7 @@ pub(super) fn encode(observed: &Observed, desired: &Desired) -> Vec<u8> {
         connection_settings: wanted(&desired.connection_settings),
         package_statuses: observed.package_statuses.clone(),
         packages_status: status(&observed.packages),
+        config_unproven: unproven(desired.config.unproven),
         connection_settings_status: status(&observed.connection_settings),
         sent_connection_settings: bytes(observed.sent_connection_settings),
         sent_connection_settings_unix_ms: observed.sent_connection_settings_at,
@@ -55,6 +57,7 @@ pub(super) fn decode(more: Vec<u8>, observed: &mut Observed, desired: &mut Desir
     observed.connection_settings = reported(more.connection_settings_status);
     observed.sent_connection_settings = hash(&more.sent_connection_settings)?;
     observed.sent_connection_settings_at = more.sent_connection_settings_unix_ms;
+    desired.config.unproven = unproven_of(more.config_unproven);
     desired.packages = desired_of(more.packages)?;
     desired.connection_settings = desired_of(more.connection_settings)?;
     desired.connection_settings_parts = more.connection_settings_parts.into_iter().collect();
@@ -75,6 +78,7 @@ fn wanted(wanted: &Wanted) -> Option<store::Desired> {
         quarantined: bytes(wanted.quarantined),
         offered_at_unix_ms: wanted.offered_at,
         offer_attempts: wanted.offer_attempts.into(),
+        unproven: unproven(wanted.unproven),
     })
 }
 
@@ -86,6 +90,18 @@ fn desired_of(desired: Option<store::Desired>) -> Result<Wanted> {
         quarantined: hash(&desired.quarantined)?,
         offered_at: desired.offered_at_unix_ms,
         offer_attempts: desired.offer_attempts.min(u16::MAX.into()) as u16,
+        unproven: unproven_of(desired.unproven),
+    })
+}
+
+fn unproven(unproven: Option<Unproven>) -> Option<store::Unproven> {
+    unproven.map(|Unproven { since, returns }| store::Unproven { since_unix_ms: since, returns: returns.into() })
+}
+
+fn unproven_of(unproven: Option<store::Unproven>) -> Option<Unproven> {
+    unproven.map(|store::Unproven { since_unix_ms, returns }| Unproven {
+        since: since_unix_ms,
+        returns: returns.min(u16::MAX.into()) as u16,
     })
 }
 

@@ -98,6 +98,7 @@ impl TryFrom<AgentRow> for AgentRecord {
                     quarantined: row.quarantined.map(hash).transpose()?,
                     offered_at: row.offered_at_unix_ms,
                     offer_attempts: row.offer_attempts.clamp(0, u16::MAX.into()) as u16,
+                    unproven: None,
                 },
                 epoch: row.desired_epoch.cast_unsigned(),
                 ..Desired::default()

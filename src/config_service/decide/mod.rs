@@ -3,6 +3,8 @@
 //! Architecture invariant: no I/O, no clock, and nothing but the record, the policies and the time decides, so that
 //! any replica comes to the same result, and twice does no harm.
 
+#[cfg(test)]
+mod paced;
 mod reconcile;
 mod report;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::{Meaning, recompute};
 use crate::{
     config_service::policies::{Pace, Snapshot},
-    model::{AgentRecord, UnixMs, offer, policy::PolicyKind},
+    model::{AgentRecord, UnixMs, offer, policy::PolicyKind, proof},
 };
 
 /// A record that is to be written.
@@ -36,6 +36,7 @@ pub fn reconcile(mut record: AgentRecord, policies: &Snapshot, now: UnixMs) -> O
         is_visible |= is_new;
         let repeat = !is_new && offer::may_be_sent_again(&record, kind);
         if offer::offer_if_due(&mut record, kind, now) {
+            proof::follow(&mut record, kind, false, now);
             offers.push(Offer { kind, repeat });
         }
     }

@@ -8,7 +8,7 @@ use crate::{
     config_service::{
         certificates::Facts,
         convergence::{self, Answer},
-        policies::Snapshot,
+        policies::{Pace, Snapshot},
         report::Report,
     },
     model::{
@@ -18,7 +18,7 @@ use crate::{
         offer::{self, Convergence},
         packages,
         policy::PolicyKind,
-        quarantine,
+        proof, quarantine,
     },
     proto::{
         bus,
@@ -35,6 +35,8 @@ pub struct Context<'a> {
     pub certificates: Option<&'a Facts>,
     /// Whether a gateway is known to be gone, so that asking it is of no use.
     pub is_gateway_dead: &'a dyn Fn(&str) -> bool,
+    /// Whether a change that may go out at this pace may go to one agent more now. Whoever is told so is counted.
+    pub may_offer: &'a dyn Fn(Option<&Pace>) -> bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -168,7 +170,8 @@ fn same_connection(uid: InstanceUid, row: AgentRecord, report: &Report, context:
     let mut verdict = answer(uid, &row, report, context);
     if uid == report.uid && row.presence.connected {
         for kind in PolicyKind::ALL {
-            if offer::convergence(&row, kind) == Convergence::Behind {
+            let was_offered = row.desired.of(kind).offered_at.is_some();
+            if was_offered && offer::convergence(&row, kind) == Convergence::Behind {
                 put_offer(&mut verdict, &row, kind);
             }
         }
@@ -232,12 +235,12 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
         }
     }
     // A change of policies is brought to established connections by reconciliation, at its own pace.
-    let mut meaning = Meaning::default();
+    let (mut meaning, mut pace) = (Meaning::default(), None);
     let has_new_capabilities = before.observed.capabilities != record.observed.capabilities;
     if (is_new_connection || report.carries_description() || has_new_capabilities || has_new_certificate)
         && let Some(computed) = recompute(&mut record, context.policies, context.now)
     {
-        meaning = computed.0;
+        (meaning, pace) = (computed.0, Some(computed.1));
     }
     if report.carries_status(PolicyKind::Packages) && unreadable.is_none() {
         see_beside_offer(&mut record, context.policies);
@@ -252,17 +255,34 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     let mut verdict = answer(uid, &record, report, context);
     // A newcomer that is to take another uid is offered what it should have once its gateway knows it by that.
     if uid == report.uid {
+        let is_held = is_held(&record, pace, context);
         for kind in PolicyKind::ALL {
-            if offer::offer_if_due(&mut record, kind, context.now) {
+            let waits = is_held && offer::replaces_something(&record, kind);
+            if !waits && offer::offer_if_due(&mut record, kind, context.now) {
                 put_offer(&mut verdict, &record, kind);
             }
         }
+    }
+    for kind in PolicyKind::ALL {
+        proof::follow(&mut record, kind, is_new_connection, context.now);
     }
     // What is stored for the agent already is not collected as garbage, and need not be stored again.
     let contents = contents.filter(|(hash, _)| before.observed.effective_config != Some(*hash));
     let is_visible = is_visibly_different(&before, &record);
     let answers = convergence::answers(&before, &record);
     Outcome::Write(Box::new(Decided { record, contents, meaning, verdict, news, answers, is_visible, unreadable }))
+}
+
+/// Whether changes of what the agent has wait for the pace at which they go out; a sweep finds them. What an agent lacks it is
+/// offered at once, also when others wait. `pace` as far as it was computed.
+fn is_held(record: &AgentRecord, pace: Option<Option<Pace>>, context: &Context<'_>) -> bool {
+    let is_change = |kind| offer::is_due(record, kind, context.now) && offer::replaces_something(record, kind);
+    if !PolicyKind::ALL.into_iter().any(is_change) {
+        return false;
+    }
+    let attributes = || Attributes::decode(&record.observed.description);
+    let pace = pace.unwrap_or_else(|| context.policies.target(record.uid, &attributes(), &record.labels).pace);
+    !(context.may_offer)(pace.as_ref())
 }
 
 /// What was said of packages is seen anew, beside what was offered, if that is known and may make a difference.

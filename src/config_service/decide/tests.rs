@@ -18,8 +18,8 @@ fn policies() -> Snapshot {
 
 fn decided_by(row: Option<AgentRecord>, report: &Report, resolution: Option<&Resolution>) -> Outcome {
     let policies = policies();
-    let context =
-        Context { policies: &policies, now: NOW, certificates: None, is_gateway_dead: &|gateway| gateway == "dead" };
+    let is_gateway_dead = &|gateway: &str| gateway == "dead";
+    let context = Context { policies: &policies, now: NOW, certificates: None, is_gateway_dead, may_offer: &|_| true };
     decide(uid(1), row, report, resolution, &context)
 }
 
@@ -103,7 +103,13 @@ fn an_unknown_agents_delta_asks_for_everything_and_offers_nothing() {
     let mut first = newcomer(7, None);
     first.message = encoded(&AgentToServer { capabilities: capabilities(), ..Default::default() });
     let policies = snapshot(1, vec![policy("all", "", 0, &[("a", "b")])]);
-    let context = Context { policies: &policies, now: NOW, certificates: None, is_gateway_dead: &|_| false };
+    let context = Context {
+        policies: &policies,
+        now: NOW,
+        certificates: None,
+        is_gateway_dead: &|_| false,
+        may_offer: &|_| true,
+    };
     let Decided { verdict, record, .. } = written(decide(uid(1), None, &first, None, &context));
     assert!(verdict.report_full_state && verdict.offers.is_empty() && !record.observed.complete);
 }
@@ -198,7 +204,13 @@ fn a_live_duplicate_gets_another_uid_and_always_the_same() {
     let mut first = newcomer(51, None);
     first.message = encoded(&full("web"));
     let policies = policies();
-    let context = Context { policies: &policies, now: NOW, certificates: None, is_gateway_dead: &|_| false };
+    let context = Context {
+        policies: &policies,
+        now: NOW,
+        certificates: None,
+        is_gateway_dead: &|_| false,
+        may_offer: &|_| true,
+    };
     let Decided { mut record, verdict, .. } = written(decide(new, None, &first, None, &context));
     assert_eq!((record.uid, &verdict.instance_uid), (new, &uid(1).to_bytes()));
     assert_eq!((verdict.new_instance_uid, verdict.report_number), (new.to_bytes(), 1));
@@ -288,14 +300,16 @@ fn decisions_by_newer_policies_stand() {
     row.desired.epoch = 9;
     row.desired.config.hash = Some(ContentHash([9; 32]));
     let decided = written(decided_by(Some(row.clone()), &newcomer(51, None), None));
-    assert_eq!(decided.record.desired.config, row.desired.config);
+    let decision = |record: &AgentRecord| (record.desired.config.hash, record.desired.config.generation);
+    assert_eq!(decision(&decided.record), decision(&row));
     assert!(reconcile(row, &policies(), NOW).is_none());
 }
 
 #[test]
 fn policies_reach_an_established_connection_by_reconciliation_alone() {
     let changed = snapshot(2, vec![policy("base", "group = web", 0, &[("a.yaml", "two")])]);
-    let context = Context { policies: &changed, now: NOW, certificates: None, is_gateway_dead: &|_| false };
+    let context =
+        Context { policies: &changed, now: NOW, certificates: None, is_gateway_dead: &|_| false, may_offer: &|_| true };
     let health = AgentToServer { health: Some(opamp::ComponentHealth::default()), ..Default::default() };
     let delta = Report { message: encoded(&health), ..report("a", 1, 10, 6) };
     let row = written(decide(uid(1), Some(stored()), &delta, None, &context)).record;
@@ -339,6 +353,7 @@ fn connection_settings_are_offered_again_to_a_client_that_begins_anew_later_than
             now: NOW + minute * MINUTE_MS,
             certificates: None,
             is_gateway_dead: &|gateway| gateway == "a",
+            may_offer: &|_| true,
         };
         let mut report = report("a", 1, 10 + minute as u64, 1);
         (report.opening, report.message) = (opening(first, None), encoded(message));

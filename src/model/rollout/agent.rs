@@ -36,18 +36,18 @@ pub fn standing(
     if !agent.observed.accepts(kind) {
         return Standing::NotCapable;
     }
+    let (desired, reported) = (agent.desired.of(kind), agent.observed.reported(kind));
+    let is_overdue = || overdue_at(agent, kind, deadline_ms).is_some_and(|at| now >= at);
+    if desired.unproven.is_some_and(|unproven| unproven.is_returning()) && desired.hash == wanted && is_overdue() {
+        return Standing::Failed("connects again and again, and does not run it in good health".to_owned());
+    }
     if !agent.presence.connected {
         return Standing::Disconnected;
     }
-    let (desired, reported) = (agent.desired.of(kind), agent.observed.reported(kind));
     if desired.hash != wanted {
         return Standing::Waiting;
     }
     let Some(hash) = wanted else { return Standing::Healthy };
-    let is_overdue = || {
-        let since = offer::offered_since(desired).or(connected_since(agent));
-        since.is_some_and(|since| now.saturating_sub(since) > deadline_ms)
-    };
     match offer::convergence(agent, kind) {
         Convergence::NothingDesired => Standing::Healthy,
         Convergence::NotCapable => Standing::NotCapable,
@@ -64,6 +64,16 @@ pub fn standing(
         Convergence::Behind if is_overdue() => Standing::Failed("no answer within its deadline".to_owned()),
         Convergence::Behind => Standing::Offered,
     }
+}
+
+/// When an agent that is not well with what it should have by then has failed: that long after it was offered it on its present
+/// connection, or, of one that connects again and again, on any.
+pub fn overdue_at(agent: &AgentRecord, kind: PolicyKind, deadline_ms: i64) -> Option<UnixMs> {
+    let desired = agent.desired.of(kind);
+    let here = offer::offered_since(desired).or(connected_since(agent)).filter(|_| agent.presence.connected);
+    let returning = desired.unproven.filter(|unproven| unproven.is_returning()).map(|unproven| unproven.since);
+    let since = [here, returning].into_iter().flatten().min();
+    since.map(|since| since.saturating_add(deadline_ms).saturating_add(1))
 }
 
 /// Connections are numbered by the time of their beginning, in microseconds.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use advance::advance;
-pub use agent::{Standing, standing};
+pub use agent::{Standing, overdue_at, standing};
 pub use cohort::Cohort;
 pub use control::{Control, Refused, control};
 pub use plan::{ALL, BasisPoints, MAX_SECONDS, OnFailure, Plan, Step, Window, parse_percent, percent};

@@ -63,6 +63,7 @@ on_both! {
         agent_tokens_come_on_request_and_on_change
         a_quarantine_that_was_lifted_unheard_is_found_by_the_sweep
         a_slow_policy_holds_up_nobody_else
+        agents_that_come_back_keep_to_the_pace
         whoever_watches_agents_hears_of_visible_changes;
     openings:
         a_first_full_report_is_stored_and_a_lost_verdict_repeated

@@ -13,7 +13,7 @@ use prost::Message;
 
 use super::{
     cluster::{Backend, Cluster, actor},
-    gateway::{Heard, Offered, full, opening, report, status, uid},
+    gateway::{Heard, Offered, ending, full, opening, report, status, uid},
 };
 
 pub async fn a_verdict_offers_and_the_body_comes_on_request(backend: Backend) {
@@ -160,6 +160,44 @@ pub async fn agent_tokens_come_on_request_and_on_change(backend: Backend) {
     // A replica that starts tells gateways by itself too.
     let after = gateway.hear(|heard| tokens(heard).filter(|list| list.version > before.version)).await;
     assert_eq!((after.tokens[0].id.as_str(), &after.tokens[0].sha256[..]), ("t1", &sha256[..]));
+}
+
+/// Agents that come back while a change goes out at its pace wait for it like the others. Those that have nothing do not wait, nor
+/// do those that have the change already.
+pub async fn agents_that_come_back_keep_to_the_pace(backend: Backend) {
+    const PER_SECOND: u32 = 10;
+    const RETURNING: std::ops::Range<u64> = 0..30;
+    let (cluster, _replica) = Cluster::start(backend).await;
+    let mut gateway = cluster.gateway("g").await;
+    cluster.settle("base", "group = web", "one").await;
+    for n in RETURNING {
+        let hash = gateway.tell(opening(uid(n), 10, 1, &full("web"))).await.config_hash();
+        gateway.tell(report(uid(n), 10, 2, &status(RemoteConfigStatuses::Applied, &hash))).await;
+        gateway.tell(ending(uid(n), 10, 3, 3)).await;
+    }
+    cluster.apply_paced("base", "group = web", "two", PER_SECOND).await;
+    cluster.settled().await;
+    let started = std::time::Instant::now();
+    let newcomer = gateway.tell(opening(uid(100), 10, 1, &full("web"))).await.config_hash();
+    assert!(!newcomer.is_empty(), "it has nothing");
+    let mut has_it = full("web");
+    has_it.remote_config_status = status(RemoteConfigStatuses::Applied, &newcomer).remote_config_status;
+    let mut waiting = Vec::new();
+    for n in RETURNING {
+        let verdict = gateway.tell(opening(uid(n), 20, 4, &Default::default())).await;
+        assert_eq!(verdict.report_number, 1);
+        match verdict.config_hash() {
+            hash if hash.is_empty() => waiting.push(uid(n)),
+            hash => assert_eq!(hash, newcomer),
+        }
+    }
+    assert_eq!(gateway.tell(opening(uid(101), 10, 1, &has_it)).await.config_hash(), "");
+    for uid in waiting {
+        assert_eq!(gateway.offer_to(uid).await.config_hash[..], newcomer[..]);
+    }
+    // Each of them took its tenth of a second, but the first.
+    let least = std::time::Duration::from_millis(1_000 * (RETURNING.end - 1) / u64::from(PER_SECOND));
+    assert!(started.elapsed() >= least, "all were offered it within {:?}", started.elapsed());
 }
 
 pub async fn whoever_watches_agents_hears_of_visible_changes(backend: Backend) {

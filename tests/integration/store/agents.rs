@@ -6,6 +6,7 @@ use muster::{
         agent::{Certificate, Desired, Observed, OfferStatus, Presence, Reported, Transport, Wanted},
         offer::{self, Convergence},
         policy::PolicyKind,
+        proof::Unproven,
         uid::SHARD_COUNT,
     },
     proto::opamp::{PackageStatus, PackageStatusEnum, PackageStatuses},
@@ -40,6 +41,7 @@ fn extreme(n: u128) -> AgentRecord {
         quarantined: Some(ContentHash([7; 32])),
         offered_at: Some(i64::MIN),
         offer_attempts: u16::MAX,
+        unproven: Some(Unproven { since: i64::MIN, returns: u16::MAX }),
     };
     AgentRecord {
         observed: Observed {
@@ -253,8 +255,9 @@ pub async fn quarantine_is_lifted(store: &SharedStore) {
     let hash = ContentHash([1; 32]);
     for kind in PolicyKind::ALL {
         let wanted = held.desired.of_mut(kind);
-        *wanted =
-            Wanted { hash: Some(hash), generation: 3, quarantined: Some(hash), offered_at: Some(4), offer_attempts: 9 };
+        let (offered_at, offer_attempts) = (Some(4), 9);
+        let quarantined = Some(hash);
+        *wanted = Wanted { hash: Some(hash), generation: 3, quarantined, offered_at, offer_attempts, unproven: None };
     }
     let held = stored(&**store, vec![held, agent(2)]).await.remove(0);
     let lifted = store.lift_quarantine(uid(1), &actor()).await.unwrap();
