@@ -4,8 +4,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod cpu;
 mod fleet;
 mod gateway;
+mod rollouts;
 mod service;
 mod stores;
 #[path = "../../tests/support/mod.rs"]
@@ -22,12 +24,15 @@ use muster::store::{
 /// Agents that the first figures are made with, if the command line does not say.
 const DEFAULT_AGENTS: u64 = 20_000;
 
-const USAGE: &str = "cargo bench --bench config_service -- [--agents N] [--store postgres|sqlite]";
+const USAGE: &str =
+    "cargo bench --bench config_service -- [--agents N] [--store postgres|sqlite|rollout] [--plans FILE]";
 
 struct Options {
     agents: u64,
-    /// All, if empty.
+    /// All, if empty. `rollout`: only what a rollout costs, over Postgres.
     store: String,
+    /// Where Postgres' plans of what a rollout asks of it go. Making them takes time.
+    plans: Option<String>,
 }
 
 #[tokio::main]
@@ -48,18 +53,28 @@ async fn main() -> ExitCode {
         let store = SqliteStore::open(&folder.path().join("muster.db")).await.unwrap();
         measure("sqlite", Arc::new(store), options.agents).await;
     }
+    if matches!(options.store.as_str(), "" | "rollout") {
+        let server = support::postgres::Server::start();
+        let plans = rollouts::measure(&server, options.agents, options.plans.is_some()).await;
+        if let Some((file, plans)) = options.plans.zip(plans) {
+            std::fs::write(file, plans).unwrap();
+        }
+    }
     ExitCode::SUCCESS
 }
 
 fn options() -> Option<Options> {
-    let mut options = Options { agents: DEFAULT_AGENTS, store: String::new() };
+    let mut options = Options { agents: DEFAULT_AGENTS, store: String::new(), plans: None };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             // Cargo says so by itself.
             "--bench" => {}
             "--agents" => options.agents = arguments.next()?.parse().ok()?,
-            "--store" => options.store = arguments.next().filter(|name| ["postgres", "sqlite"].contains(&&**name))?,
+            "--store" => {
+                options.store = arguments.next().filter(|name| ["postgres", "sqlite", "rollout"].contains(&&**name))?;
+            }
+            "--plans" => options.plans = Some(arguments.next()?),
             _ => return None,
         }
     }

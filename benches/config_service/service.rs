@@ -8,6 +8,7 @@ use muster::{
     model::{
         ContentHash,
         policy::{FileRef, PolicyKind, PolicyOffer, RevisionContent},
+        rollout::Plan,
     },
     proto::bus,
     store::{Actor, ApplyPolicy, SharedStore},
@@ -49,7 +50,7 @@ pub async fn measure(store: &SharedStore, agents: u64) {
 /// Changes the configuration of all agents; returns its hash.
 async fn fan_out(store: &SharedStore, bus: &InProcess, gateway: &mut Gateway, agents: u64, round: u64) -> bytes::Bytes {
     let started = Instant::now();
-    apply(store, round).await;
+    apply(store, round, None).await;
     let hint = bus::Hint { policies_epoch: store.policy_epoch().await.unwrap(), ..Default::default() };
     bus.publish(&Topic::ConfigService, hint.encode_to_vec().into()).await.unwrap();
     let agents = agents as usize;
@@ -79,7 +80,8 @@ async fn settled(store: &SharedStore) {
     .await;
 }
 
-async fn apply(store: &SharedStore, round: u64) {
+/// Makes a revision for all agents.
+pub async fn apply(store: &SharedStore, round: u64, plan: Option<Plan>) {
     let body = format!("{round:0CONFIG_BYTES$}");
     let content = ContentHash::of(body.as_bytes());
     let file = FileRef { content, content_type: "text/yaml".into(), role: String::new(), size: body.len() as u64 };
@@ -89,7 +91,7 @@ async fn apply(store: &SharedStore, round: u64) {
         offer: PolicyOffer::Config(BTreeMap::from([("collector.yaml".to_owned(), file)])),
         allow_empty: false,
         max_per_second: 0,
-        plan: None,
+        plan,
     };
     let apply = ApplyPolicy {
         name: "base".into(),

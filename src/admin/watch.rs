@@ -250,6 +250,9 @@ impl Watch {
 fn take_hint(event: Event, hinted: &mut HashSet<InstanceUid>) -> bool {
     let Event::Message { payload, .. } = event else { return false };
     let Ok(AgentsChanged { instance_uids }) = AgentsChanged::decode(payload) else { return false };
+    if instance_uids.is_empty() {
+        return false;
+    }
     hinted.extend(instance_uids.chunks_exact(16).filter_map(|uid| InstanceUid::from_slice(uid).ok()));
     if hinted.len() > MAX_HINTED {
         hinted.clear();

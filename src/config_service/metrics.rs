@@ -31,11 +31,16 @@ pub const COMMAND_TARGETS: &str = "muster_config_command_targets_total";
 pub const COLLECTED: &str = "muster_config_garbage_collected_total";
 pub const ROLLOUTS: &str = "muster_config_rollouts";
 pub const ROLLOUTS_STOPPED: &str = "muster_config_rollouts_stopped_total";
+pub const ROLLOUT_AGENTS_READ: &str = "muster_config_rollout_agents_read_total";
 pub const FAILURES: &str = "muster_config_failures_total";
 
 pub fn describe() {
     describe_gauge!(ROLLOUTS, "Rollouts that have not ended");
     describe_counter!(ROLLOUTS_STOPPED, "Rollouts that were paused or rolled back because agents failed");
+    describe_counter!(
+        ROLLOUT_AGENTS_READ,
+        "Agents read to see how rollouts go, of all or because they changed, by cause"
+    );
     describe_counter!(REPORTS, "Reports taken from the bus");
     describe_counter!(REPORTS_DROPPED, "Reports dropped because too many waited; their gateways repeat them");
     describe_histogram!(BATCH_REPORTS, Unit::Count, "Reports in a batch");

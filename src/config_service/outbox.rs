@@ -36,6 +36,11 @@ impl Outbox {
         }
     }
 
+    /// It is not known which.
+    pub async fn some_agents_changed(&self) {
+        self.publish(Topic::AgentsChanged, &bus::AgentsChanged::default()).await;
+    }
+
     /// For the other replicas.
     pub async fn policies_changed(&self, epoch: u64) {
         let trace = trace::current().map(Parent::to_bytes).unwrap_or_default();

@@ -136,6 +136,9 @@ async fn look(shared: &Shared, look_at_rows: bool, decides: bool) -> store::Resu
         }
         let agents = shared.store.disconnect_gateway(&gateway).await?;
         shared.gateways.settled(&gateway);
+        if agents > 0 {
+            shared.outbox.some_agents_changed().await;
+        }
         ::metrics::counter!(metrics::DEAD_GATEWAYS).increment(1);
         tracing::info!(gateway, agents, "gateway is gone; its agents are marked as disconnected");
     }

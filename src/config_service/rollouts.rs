@@ -1,25 +1,32 @@
 //! Drives rollouts: sees what became of each step, and takes the next. One replica at a time does, by a lease.
 //!
-//! What is seen is read anew each time, and a next state is only written on top of the one that it was decided from. So a driver
-//! that dies, or two that both believe to be the one, neither skip a step nor take it twice.
+//! A next state is only decided from what has just been read of all agents, and only written on top of the one that it was decided
+//! from. So a driver that dies, or two that both believe to be the one, neither skip a step nor take it twice. What is remembered
+//! of agents in between ([`survey`]) says when there is something to decide, and never what.
+
+mod changed;
+mod survey;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use changed::Changed;
+use survey::{Survey, Watched};
+
 use super::{
-    decide, metrics,
+    metrics,
     policies::Snapshot,
     shared::{Outage, Shared, isolated, unix_ms},
     spans::{self, Causes},
 };
 use crate::{
     model::{
-        AgentRecord, Attributes, Selector,
-        rollout::{Cohort, Counts, Rollout, Seen, Standing, State, advance, standing},
+        Selector,
+        rollout::{Rollout, Seen, State, advance},
     },
-    store::{self, Actor, AgentFilter, Lease, ROLLOUT_LEASE},
+    store::{self, Actor, Lease, ROLLOUT_LEASE},
     trace::{self, Span},
 };
 
@@ -31,9 +38,6 @@ const SHARE: u32 = 5;
 const LEASE_MS: i64 = 10_000;
 /// What was seen is stored when it differs, and else this often.
 const NOTE_MS: i64 = 10_000;
-/// Different words of agents that are kept, and how long they may be.
-const MAX_ERRORS: usize = 10;
-const MAX_ERROR_CHARS: usize = 300;
 
 /// Wakes the task that drives rollouts.
 #[derive(Default)]
@@ -53,15 +57,9 @@ impl Wake {
 struct Driver {
     /// Of revisions, which never change.
     selectors: HashMap<(String, u64), Selector>,
-}
-
-/// A rollout that is looked at.
-struct Watched {
-    rollout: Rollout,
-    cohort: Cohort,
-    /// Of the new revision, and of the stable one if there is one.
-    selectors: Vec<Selector>,
-    seen: Seen,
+    /// While it drives.
+    changed: Option<Changed>,
+    survey: Option<Survey>,
 }
 
 pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
@@ -84,6 +82,7 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
                 tokio::time::sleep(TICK).await;
             }, if !is_busy => {}
             () = tokio::time::sleep(pause) => {}
+            () = driver.hear() => {}
         }
     }
 }
@@ -94,10 +93,11 @@ impl Driver {
         let open = shared.store.open_rollouts().await?;
         ::metrics::gauge!(metrics::ROLLOUTS).set(open.len() as f64);
         if open.is_empty() {
-            self.selectors.clear();
+            *self = Self::default();
             return Ok(false);
         }
         let Some(lease) = shared.store.take_lease(ROLLOUT_LEASE, &shared.node, unix_ms(), LEASE_MS).await? else {
+            (self.changed, self.survey) = (None, None);
             return Ok(false);
         };
         // Not older than the rollouts.
@@ -105,13 +105,18 @@ impl Driver {
         let mut watched = Vec::with_capacity(open.len());
         for rollout in open {
             let selectors = self.selectors(shared, &rollout).await?;
-            watched.push(Watched { cohort: rollout.cohort(), selectors, seen: Seen::default(), rollout });
+            watched.push(Watched { cohort: rollout.cohort(), selectors, rollout });
         }
-        survey(shared, &snapshot, &mut watched).await?;
+        let (mut survey, is_whole) = Box::pin(self.see(shared, &snapshot, &watched)).await?;
         let mut steps = Vec::new();
-        for Watched { rollout, seen, .. } in watched {
-            steps.extend(act(shared, rollout, seen, lease).await?);
+        for Watched { rollout, .. } in watched {
+            let seen = survey.seen(&rollout);
+            note(shared, &rollout, &seen).await?;
+            if is_whole {
+                steps.extend(act(shared, rollout, seen, lease).await?);
+            }
         }
+        self.survey = Some(survey);
         if let Some(first) = steps.first() {
             let tell = async {
                 let epoch = shared.store.policy_epoch().await?;
@@ -123,6 +128,42 @@ impl Driver {
             first.run(tell).await?;
         }
         Ok(true)
+    }
+
+    /// The fleet as it is now, and whether all of it has been read: that is so whenever there is something to decide.
+    async fn see(
+        &mut self,
+        shared: &Shared,
+        snapshot: &Snapshot,
+        watched: &[Watched],
+    ) -> store::Result<(Survey, bool)> {
+        let changed = match &mut self.changed {
+            Some(changed) => changed.take(),
+            None => {
+                self.changed = Some(Changed::listen(&*shared.bus).await);
+                None
+            }
+        };
+        // Taken out: what was half brought up to date is not used again.
+        if let (Some(mut survey), Some(changed)) = (self.survey.take(), changed)
+            && survey.update(shared, snapshot, watched, changed).await?
+        {
+            let now = unix_ms();
+            let is_to_move =
+                |watched: &Watched| advance(&watched.rollout, &survey.seen(&watched.rollout), now).is_some();
+            if !watched.iter().any(is_to_move) {
+                return Ok((survey, false));
+            }
+        }
+        Ok((Survey::read(shared, snapshot, watched).await?, true))
+    }
+
+    /// Takes in what is said of agents. Never ends.
+    async fn hear(&mut self) {
+        match &mut self.changed {
+            Some(changed) => changed.hear().await,
+            None => std::future::pending().await,
+        }
     }
 
     async fn selectors(&mut self, shared: &Shared, rollout: &Rollout) -> store::Result<Vec<Selector>> {
@@ -148,82 +189,19 @@ fn found_or_gone<T>(result: store::Result<Vec<T>>) -> store::Result<Vec<T>> {
     }
 }
 
-/// Looks at every agent once.
-async fn survey(shared: &Shared, snapshot: &Snapshot, watched: &mut [Watched]) -> store::Result<()> {
-    let mut after = None;
-    loop {
-        let page = shared.store.page_agents(AgentFilter::default(), after, shared.config.page_size).await?;
-        let now = unix_ms();
-        for agent in &page {
-            let attributes = Attributes::decode(&agent.observed.description);
-            for watched in watched.iter_mut() {
-                watched.see(agent, &attributes, snapshot, now);
-            }
-        }
-        after = page.last().map(|agent| agent.uid);
-        if page.len() < shared.config.page_size as usize {
-            return Ok(());
-        }
-    }
-}
-
-impl Watched {
-    fn see(&mut self, agent: &AgentRecord, attributes: &Attributes, snapshot: &Snapshot, now: i64) {
-        if !self.selectors.iter().any(|selector| selector.matches(attributes, &agent.labels)) {
-            return;
-        }
-        let Self { rollout, cohort, seen: Seen { counts, positions }, .. } = self;
-        counts.matching += 1;
-        if agent.presence.connected && agent.observed.accepts(rollout.kind) {
-            positions.push(cohort.position(agent.uid));
-        }
-        if rollout.step == 0 || !cohort.contains(agent.uid, attributes, &agent.labels) {
-            return;
-        }
-        counts.in_cohort += 1;
-        let wanted = decide::wanted(agent, attributes, snapshot, rollout.kind);
-        let standing = standing(agent, rollout.kind, wanted, rollout.plan.agent_deadline_ms(), now);
-        count(counts, standing);
-    }
-}
-
-fn count(counts: &mut Counts, standing: Standing) {
-    match standing {
-        Standing::NotCapable => counts.not_capable += 1,
-        Standing::Disconnected => counts.disconnected += 1,
-        Standing::Waiting => counts.pending += 1,
-        Standing::Offered | Standing::Applying => {
-            counts.offered += 1;
-            counts.pending += 1;
-        }
-        Standing::Unhealthy => {
-            counts.offered += 1;
-            counts.applied += 1;
-            counts.pending += 1;
-        }
-        Standing::Healthy => {
-            counts.offered += 1;
-            counts.applied += 1;
-            counts.healthy += 1;
-        }
-        Standing::Failed(error) => {
-            counts.offered += 1;
-            counts.failed += 1;
-            let text: String = error.chars().filter(|c| !c.is_control()).take(MAX_ERROR_CHARS).collect();
-            if counts.errors.len() < MAX_ERRORS || counts.errors.contains_key(&text) {
-                *counts.errors.entry(text).or_default() += 1;
-            }
-        }
-    }
-}
-
-/// Writes what follows from what was seen; returns the span of it if the rollout's state is another.
-async fn act(shared: &Shared, mut rollout: Rollout, seen: Seen, lease: Lease) -> store::Result<Option<Span>> {
+/// Stores what was seen.
+async fn note(shared: &Shared, rollout: &Rollout, seen: &Seen) -> store::Result<()> {
     let now = unix_ms();
     let is_old = rollout.seen_at.is_none_or(|seen_at| now.saturating_sub(seen_at) > NOTE_MS);
     if is_old || rollout.counts != seen.counts {
         shared.store.note_rollout(rollout.id, rollout.version, &seen.counts, now).await?;
     }
+    Ok(())
+}
+
+/// Writes what follows from what was seen; returns the span of it if the rollout's state is another.
+async fn act(shared: &Shared, mut rollout: Rollout, seen: Seen, lease: Lease) -> store::Result<Option<Span>> {
+    let now = unix_ms();
     rollout.counts = seen.counts.clone();
     let Some(next) = advance(&rollout, &seen, now) else { return Ok(None) };
     let actor = Actor { name: "system".to_owned(), token_id: String::new(), now };

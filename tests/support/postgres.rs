@@ -107,6 +107,50 @@ impl Server {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
+    /// The server's process; its connections are children of it.
+    pub fn pid(&self) -> u32 {
+        let file = fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap();
+        file.lines().next().unwrap().trim().parse().unwrap()
+    }
+
+    /// From now on, the plans of what new connections to the database ask are kept; see [`Self::plans`].
+    pub async fn explain(&self, database: &str) {
+        let mut connection = PgConnection::connect(database).await.unwrap();
+        let name = database.rsplit('/').next().unwrap();
+        for (setting, value) in [
+            ("session_preload_libraries", "auto_explain"),
+            ("auto_explain.log_min_duration", "0"),
+            ("auto_explain.log_analyze", "on"),
+            ("auto_explain.log_buffers", "on"),
+            ("auto_explain.log_timing", "off"),
+        ] {
+            let statement = format!("ALTER DATABASE {name} SET {setting} = '{value}'");
+            sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+        }
+        connection.close().await.unwrap();
+    }
+
+    /// The slowest plan of each statement, with how often it ran.
+    pub fn plans(&self) -> String {
+        let log = fs::read_to_string(self.folder.join("log")).unwrap();
+        let mut slowest = std::collections::BTreeMap::<String, (f64, u32, String)>::new();
+        for entry in log.split("LOG:  duration: ").skip(1) {
+            let Some((ms, plan)) = entry.split_once(" ms  plan:\n") else { continue };
+            let ms: f64 = ms.parse().unwrap();
+            // Its lines are indented; what follows belongs to the next entry.
+            let lines: Vec<&str> = plan.lines().take_while(|line| line.starts_with('\t')).collect();
+            let statement = lines.iter().take_while(|line| !line.contains("(cost=")).copied().collect::<Vec<_>>();
+            let found = slowest.entry(statement.join("\n")).or_default();
+            found.1 += 1;
+            if ms >= found.0 {
+                (found.0, found.2) = (ms, lines.join("\n"));
+            }
+        }
+        let mut plans: Vec<_> = slowest.into_values().collect();
+        plans.sort_by(|a, b| b.0.total_cmp(&a.0));
+        plans.iter().map(|(ms, runs, plan)| format!("{runs} times, at most {ms} ms:\n{plan}\n\n")).collect()
+    }
+
     /// Runs one of PostgreSQL's programs in the folder.
     fn run(&self, program: &str, arguments: &[&str]) {
         // Its output goes to a file: the server that pg_ctl starts would hold a pipe open.

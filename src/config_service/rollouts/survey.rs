@@ -1,0 +1,266 @@
+//! What is seen of the agents that rollouts concern.
+//!
+//! Everything is read at first, when policies change, before a rollout's state does, and now and then. In between only those
+//! agents are read again that are said to have changed, or whose time has run out: a rollout that waits reads none.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::{
+    config_service::{
+        decide, metrics,
+        policies::Snapshot,
+        shared::{Shared, unix_ms},
+    },
+    model::{
+        AgentRecord, Attributes, InstanceUid, Selector, UnixMs,
+        rollout::{Cohort, Counts, Rollout, Seen, Standing, overdue_at, standing},
+    },
+    store::{self, AgentFilter, MAX_BATCH},
+};
+
+/// Everything is read again after this long, in case a hint was lost,
+const WHOLE: Duration = Duration::from_secs(60);
+/// or after so many times as long as it took.
+const WHOLE_SHARE: u32 = 50;
+/// If more than one in so many agents have changed, reading all of them in their order is cheaper.
+const MANY: usize = 4;
+/// Different words of agents that are kept, and how long they may be.
+const MAX_ERRORS: usize = 10;
+const MAX_ERROR_CHARS: usize = 300;
+
+/// A rollout that is looked at.
+pub struct Watched {
+    pub rollout: Rollout,
+    pub cohort: Cohort,
+    /// Of the new revision, and of the stable one if there is one.
+    pub selectors: Vec<Selector>,
+}
+
+/// The fleet, as it was last seen.
+pub struct Survey {
+    /// The policies that agents were judged by.
+    epoch: u64,
+    /// By the rollouts' ids.
+    views: HashMap<Uuid, View>,
+    /// All agents.
+    fleet: usize,
+    read_at: Instant,
+    took: Duration,
+}
+
+/// The agents that one rollout concerns: about 60 bytes each.
+#[derive(Default)]
+struct View {
+    /// The rollout's step and threshold.
+    reach: (u32, u64),
+    agents: HashMap<InstanceUid, Place>,
+    /// When the standings change by themselves.
+    due: BTreeSet<(UnixMs, InstanceUid)>,
+    /// Positions of those that could take the change, until they are asked for.
+    positions: Vec<u64>,
+    counts: Option<Counts>,
+}
+
+struct Place {
+    /// `None` outside the cohort.
+    standing: Option<Standing>,
+    due: Option<UnixMs>,
+}
+
+impl Survey {
+    /// Reads everything.
+    pub async fn read(shared: &Shared, snapshot: &Snapshot, watched: &[Watched]) -> store::Result<Self> {
+        let read_at = Instant::now();
+        let view = |watched: &Watched| (watched.rollout.id, View { reach: reach(&watched.rollout), ..View::default() });
+        let views = watched.iter().map(view).collect();
+        let mut survey = Self { epoch: snapshot.epoch(), views, fleet: 0, read_at, took: Duration::ZERO };
+        let mut after = None;
+        loop {
+            let page = shared.store.page_agents(AgentFilter::default(), after, shared.config.page_size).await?;
+            survey.see(&page, snapshot, watched, true);
+            survey.fleet += page.len();
+            after = page.last().map(|agent| agent.uid);
+            if page.len() < shared.config.page_size as usize {
+                break;
+            }
+        }
+        survey.took = read_at.elapsed();
+        ::metrics::counter!(metrics::ROLLOUT_AGENTS_READ, "cause" => "whole").increment(survey.fleet as u64);
+        Ok(survey)
+    }
+
+    /// Reads again those that have `changed`, and those whose time has run out. False, and nothing is read, if everything is to
+    /// be read instead.
+    pub async fn update(
+        &mut self,
+        shared: &Shared,
+        snapshot: &Snapshot,
+        watched: &[Watched],
+        mut changed: HashSet<InstanceUid>,
+    ) -> store::Result<bool> {
+        let is_known = |watched: &Watched| {
+            self.views.get(&watched.rollout.id).is_some_and(|view| view.reach == reach(&watched.rollout))
+        };
+        let is_current = self.epoch == snapshot.epoch() && watched.iter().all(is_known);
+        if !is_current || self.read_at.elapsed() > WHOLE.max(self.took * WHOLE_SHARE) {
+            return Ok(false);
+        }
+        self.views.retain(|id, _| watched.iter().any(|watched| watched.rollout.id == *id));
+        self.views.values().for_each(|view| view.add_due(unix_ms(), &mut changed));
+        if changed.len() > MAX_BATCH && changed.len() > self.fleet / MANY {
+            return Ok(false);
+        }
+        let changed: Vec<InstanceUid> = changed.into_iter().collect();
+        for uids in changed.chunks(MAX_BATCH) {
+            // Those that are not found are no more.
+            self.views.values_mut().for_each(|view| uids.iter().for_each(|uid| view.forget(*uid)));
+            let found = shared.store.read_agents(uids).await?;
+            self.see(&found, snapshot, watched, false);
+        }
+        ::metrics::counter!(metrics::ROLLOUT_AGENTS_READ, "cause" => "changed").increment(changed.len() as u64);
+        Ok(true)
+    }
+
+    /// What was seen; the positions only of what has just been read.
+    pub fn seen(&mut self, rollout: &Rollout) -> Seen {
+        let Some(view) = self.views.get_mut(&rollout.id) else { return Seen::default() };
+        Seen { counts: view.counts().clone(), positions: std::mem::take(&mut view.positions) }
+    }
+
+    fn see(&mut self, agents: &[AgentRecord], snapshot: &Snapshot, watched: &[Watched], takes_positions: bool) {
+        let now = unix_ms();
+        for agent in agents {
+            let attributes = Attributes::decode(&agent.observed.description);
+            for watched in watched {
+                let Some(view) = self.views.get_mut(&watched.rollout.id) else { continue };
+                let is_concerned = view.see(watched, agent, &attributes, snapshot, now);
+                let can_take_it = agent.presence.connected && agent.observed.accepts(watched.rollout.kind);
+                if is_concerned && can_take_it && takes_positions {
+                    view.positions.push(watched.cohort.position(agent.uid));
+                }
+            }
+        }
+    }
+}
+
+/// What a cohort depends on, of one rollout.
+fn reach(rollout: &Rollout) -> (u32, u64) {
+    (rollout.step, rollout.threshold)
+}
+
+impl View {
+    /// Returns whether the rollout concerns the agent.
+    fn see(
+        &mut self,
+        watched: &Watched,
+        agent: &AgentRecord,
+        attributes: &Attributes,
+        snapshot: &Snapshot,
+        now: UnixMs,
+    ) -> bool {
+        self.forget(agent.uid);
+        let Watched { rollout, cohort, selectors } = watched;
+        if !selectors.iter().any(|selector| selector.matches(attributes, &agent.labels)) {
+            return false;
+        }
+        let is_inside = rollout.step > 0 && cohort.contains(agent.uid, attributes, &agent.labels);
+        let deadline_ms = rollout.plan.agent_deadline_ms();
+        let standing = is_inside.then(|| {
+            let wanted = decide::wanted(agent, attributes, snapshot, rollout.kind);
+            bounded(standing(agent, rollout.kind, wanted, deadline_ms, now))
+        });
+        let due = match standing {
+            None | Some(Standing::NotCapable | Standing::Waiting | Standing::Healthy | Standing::Failed(_)) => None,
+            Some(_) => overdue_at(agent, rollout.kind, deadline_ms),
+        };
+        self.due.extend(due.map(|due| (due, agent.uid)));
+        self.agents.insert(agent.uid, Place { standing, due });
+        self.counts = None;
+        true
+    }
+
+    fn forget(&mut self, uid: InstanceUid) {
+        let Some(place) = self.agents.remove(&uid) else { return };
+        self.counts = None;
+        if let Some(due) = place.due {
+            self.due.remove(&(due, uid));
+        }
+    }
+
+    fn add_due(&self, now: UnixMs, uids: &mut HashSet<InstanceUid>) {
+        uids.extend(self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, uid)| *uid));
+    }
+
+    fn counts(&mut self) -> &Counts {
+        self.counts.get_or_insert_with(|| count(self.agents.values().map(|place| place.standing.as_ref())))
+    }
+}
+
+/// What agents say is theirs, and may be long.
+fn bounded(standing: Standing) -> Standing {
+    match standing {
+        Standing::Failed(error) => {
+            Standing::Failed(error.chars().filter(|c| !c.is_control()).take(MAX_ERROR_CHARS).collect())
+        }
+        other => other,
+    }
+}
+
+fn count<'a>(places: impl Iterator<Item = Option<&'a Standing>>) -> Counts {
+    let mut counts = Counts::default();
+    let mut errors = BTreeMap::<&str, u64>::new();
+    for standing in places {
+        counts.matching += 1;
+        let Some(standing) = standing else { continue };
+        counts.in_cohort += 1;
+        match standing {
+            Standing::NotCapable => counts.not_capable += 1,
+            Standing::Disconnected => counts.disconnected += 1,
+            Standing::Waiting => counts.pending += 1,
+            Standing::Offered | Standing::Applying => {
+                counts.offered += 1;
+                counts.pending += 1;
+            }
+            Standing::Unhealthy => {
+                counts.offered += 1;
+                counts.applied += 1;
+                counts.pending += 1;
+            }
+            Standing::Healthy => {
+                counts.offered += 1;
+                counts.applied += 1;
+                counts.healthy += 1;
+            }
+            Standing::Failed(error) => {
+                counts.offered += 1;
+                counts.failed += 1;
+                *errors.entry(error).or_default() += 1;
+            }
+        }
+    }
+    let mut errors: Vec<(&str, u64)> = errors.into_iter().collect();
+    errors.sort_by_key(|(_, agents)| std::cmp::Reverse(*agents));
+    counts.errors = errors.into_iter().take(MAX_ERRORS).map(|(text, agents)| (text.to_owned(), agents)).collect();
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_frequent_words_are_kept() {
+        let failed = |text: &str| Some(Standing::Failed(text.to_owned()));
+        let mut places = vec![None, Some(Standing::Healthy), failed("often"), failed("often")];
+        places.extend((0..20).map(|n| failed(&format!("once {n:02}"))));
+        let counts = count(places.iter().map(Option::as_ref));
+        assert_eq!((counts.matching, counts.in_cohort, counts.healthy, counts.failed), (24, 23, 1, 22));
+        assert_eq!((counts.errors.len(), counts.errors["often"]), (MAX_ERRORS, 2));
+    }
+}
