@@ -86,6 +86,29 @@ async fn a_bad_revision_stops_in_its_first_step_and_goes_back() {
     assert_eq!(rollout(&ctl).await["state"], "ROLLED_BACK");
 }
 
+/// Agents that crash never say that they failed, and are never on one connection for long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_that_makes_agents_crash_goes_back() {
+    const AGENTS: usize = 20;
+    let standalone = Standalone::start().await;
+    let ctl = standalone.ctl();
+    let agents = (0..AGENTS).map(|index| Agent::new(index, "web").crashing("poison")).collect();
+    let gateways = vec![standalone.node.opamp()];
+    let fleet = Fleet::of(agents, Transport::WebSocket, Duration::from_secs(2), gateways, &standalone.agent_token());
+    fleet.all_connected().await;
+    ctl.apply_written(&manifest("good", "")).await;
+    fleet.all_run("a.yaml", "good").await;
+    state(&ctl, "SUCCEEDED").await;
+    ctl.apply_written(&manifest("poison", "rollout: {steps: [3, 100%], agent_deadline: 3s}")).await;
+    let ended = state(&ctl, "ROLLED_BACK").await;
+    let reason = ended["reason"].as_str().unwrap();
+    assert!(reason.starts_with("step 1: "), "{reason}");
+    assert!(reason.ends_with("of them say: connects again and again, and does not run it in good health"), "{reason}");
+    fleet.all("agents have answered", Agent::is_answered).await;
+    let crashed = fleet.agents().iter().filter(|agent| agent.seen.connects > 1).count();
+    assert_eq!(crashed, 3);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn drivers_may_die_and_databases_go_away() {
     const AGENTS: usize = 200;
@@ -133,6 +156,38 @@ async fn drivers_may_die_and_databases_go_away() {
     let audit = ctl.json(&["rollout", "history", "base"]).await;
     let states: Vec<_> = audit.as_array().unwrap().iter().map(|rollout| rollout["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["SUCCEEDED", "SUCCEEDED"]);
+}
+
+/// What is done for a rollout follows what happens, not the size of the fleet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_that_waits_looks_at_no_agents() {
+    const AGENTS: usize = 20;
+    const READ: &str = "muster_config_rollout_agents_read_total{cause=\"changed\"}";
+    const LOOKS: &str = "muster_store_operation_duration_seconds_count{operation=\"take_lease\"}";
+    let standalone = Standalone::start().await;
+    let ctl = standalone.ctl();
+    let fleet = Fleet::start_quiet(AGENTS, "web", vec![standalone.node.opamp()], &standalone.agent_token());
+    fleet.all_connected().await;
+    ctl.apply_written(&manifest("one", "rollout: {steps: [100%], bake: 1h}")).await;
+    fleet.all_run("a.yaml", "one").await;
+    reaches(&ctl, "it bakes", |it| it["state"] == "BAKING" && it["counts"]["healthy"] == AGENTS).await;
+
+    let metric = async |name: &str| standalone.node.metric(name).await.unwrap_or(0.0);
+    let read = async || metric(READ).await + metric(&READ.replace("changed", "whole")).await;
+    let looks = async |count: f64| {
+        let until = metric(LOOKS).await + count;
+        eventually_within(PATIENCE, "it is looked at", async || (metric(LOOKS).await >= until).then_some(())).await;
+    };
+    // What was said last has been taken in.
+    looks(2.0).await;
+    let before = read().await;
+    looks(5.0).await;
+    assert_eq!(read().await, before);
+    // One that changes is looked at, and no other.
+    fleet.report_health("worse", 0, AGENTS);
+    eventually_within(PATIENCE, "it is seen", async || (read().await > before).then_some(())).await;
+    looks(2.0).await;
+    assert_eq!(read().await, before + 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,7 @@ pub struct Cluster {
     pub services: Vec<Node>,
     pub redis: redis::Server,
     postgres: postgres::Server,
+    database: String,
     agent_token: String,
     /// Logs and listen files.
     _folder: TempDir,
@@ -43,7 +44,8 @@ impl Cluster {
             (0..services).map(|index| config_service(index, &folder, &database, &redis.url(), environment)).collect();
         let gateways: Vec<Node> =
             (0..gateways).map(|index| gateway(index, &folder, &redis.url(), environment)).collect();
-        let mut cluster = Self { gateways, services, redis, postgres, agent_token: String::new(), _folder: folder };
+        let agent_token = String::new();
+        let mut cluster = Self { gateways, services, redis, postgres, database, agent_token, _folder: folder };
         for node in &mut cluster.services {
             node.start().await;
         }
@@ -87,6 +89,11 @@ impl Cluster {
             })
             .await;
         }
+    }
+
+    /// The URL of the deployment's database.
+    pub fn database(&self) -> &str {
+        &self.database
     }
 
     pub fn stop_postgres(&self, how: Stop) {

@@ -80,6 +80,9 @@ impl Link {
     }
 
     pub(super) fn address(&self) -> SocketAddr {
+        if let Some(endpoint) = self.agent.lock().others.endpoint() {
+            return endpoint;
+        }
         let gateways = self.gateways.lock();
         gateways[self.next % gateways.len()]
     }
@@ -101,7 +104,13 @@ impl Link {
         loop {
             let message = tokio::select! {
                 frame = socket.next() => match frame {
-                    Some(Ok(Message::Binary(frame))) => self.receive(&frame),
+                    Some(Ok(Message::Binary(frame))) => {
+                        let answer = self.receive(&frame);
+                        if self.agent.lock().leaves() {
+                            return End::Closed;
+                        }
+                        answer
+                    }
                     Some(Ok(Message::Close(_)) | Err(_)) | None => return End::Closed,
                     Some(Ok(_)) => None,
                 },

@@ -3,6 +3,7 @@
 
 pub mod fleet;
 mod link;
+mod others;
 mod poll;
 
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use muster::proto::opamp::{
 };
 
 pub use fleet::Fleet;
+pub use others::Others;
 
 /// One agent's own state, and what it has seen.
 #[derive(Clone, Debug)]
@@ -26,8 +28,12 @@ pub struct Agent {
     capabilities: u64,
     /// It fails to apply a configuration in which this text is.
     refuses: Option<String>,
+    /// It crashes when it is given one, and does not live to tell.
+    crashes: bool,
+    has_crashed: bool,
     /// The hash of the last offer, if it failed.
     refused: Option<Bytes>,
+    pub others: Others,
     sequence_num: u64,
     has_reported: bool,
     /// Messages sent on this connection whose reply has not come.
@@ -72,7 +78,10 @@ impl Agent {
             config: None,
             capabilities: 0,
             refuses: None,
+            crashes: false,
+            has_crashed: false,
             refused: None,
+            others: Others::default(),
             sequence_num: 0,
             has_reported: false,
             unanswered: 0,
@@ -84,7 +93,12 @@ impl Agent {
         }
     }
 
-    /// One that fails to apply a configuration in which this text is.
+    /// One that takes other kinds of offer as well.
+    pub fn taking(self, others: Others) -> Self {
+        Self { others, ..self }
+    }
+
+    /// One that fails to apply a configuration, package or endpoint in which this text is.
     pub fn refusing(self, text: &str) -> Self {
         Self { refuses: Some(text.to_owned()), ..self }
     }
@@ -92,6 +106,11 @@ impl Agent {
     /// One that can be told to restart.
     pub fn restarting(self) -> Self {
         Self { capabilities: AgentCapabilities::AcceptsRestartCommand as u64, ..self }
+    }
+
+    /// One that crashes when it is given a configuration in which this text is, and is started again with what it had.
+    pub fn crashing(self, text: &str) -> Self {
+        Self { crashes: true, ..self.refusing(text) }
     }
 
     /// The status of its health, as last said.
@@ -130,7 +149,18 @@ impl Agent {
         self.seen.is_connected = true;
         self.seen.connects += 1;
         self.unanswered = 0;
+        if std::mem::take(&mut self.has_crashed) {
+            (self.sequence_num, self.has_reported) = (0, false);
+        }
+        if self.others.begins_anew() {
+            (self.sequence_num, self.has_reported) = (0, false);
+        }
         if self.has_reported { self.delta(|_, _| {}) } else { self.full() }
+    }
+
+    /// Whether it is gone before it can say anything more.
+    fn leaves(&self) -> bool {
+        self.has_crashed || self.others.is_leaving()
     }
 
     fn close(&mut self) {
@@ -172,7 +202,10 @@ impl Agent {
         }
         let asks_full_state = message.flags & ServerToAgentFlags::ReportFullState as u64 != 0;
         // A push carries an offer or a question; what carries neither, or opens the connection, is a reply.
-        if message.capabilities != 0 || (message.remote_config.is_none() && !asks_full_state) {
+        let is_offer = message.remote_config.is_some()
+            || message.packages_available.is_some()
+            || message.connection_settings.is_some();
+        if message.capabilities != 0 || (!is_offer && !asks_full_state) {
             self.unanswered = self.unanswered.saturating_sub(1);
         }
         if let Some(identification) = message.agent_identification {
@@ -180,15 +213,28 @@ impl Agent {
             self.former_uid = Some(self.uid);
             self.uid = uuid::Uuid::from_slice(&identification.new_instance_uid).unwrap();
         }
+        let has_config = message.remote_config.is_some();
+        let mut has_others = message.packages_available.is_some();
         if let Some(config) = message.remote_config {
             self.seen.offers.push(config.config_hash.clone());
             self.take_config(config);
-            if !asks_full_state {
-                return Some(self.delta(|agent, message| {
+        }
+        if let Some(packages) = message.packages_available {
+            self.others.take_packages(packages, self.refuses.as_deref());
+        }
+        if let Some(settings) = message.connection_settings {
+            has_others |= self.others.take_settings(settings, self.refuses.as_deref());
+        }
+        if (has_config || has_others) && !asks_full_state {
+            return Some(self.delta(|agent, message| {
+                if has_config {
                     message.remote_config_status = agent.config_status();
                     message.effective_config = agent.effective_config();
-                }));
-            }
+                }
+                if has_others {
+                    agent.others.fill(message);
+                }
+            }));
         }
         asks_full_state.then(|| {
             self.seen.full_state_asks += 1;
@@ -202,7 +248,8 @@ impl Agent {
         let files = config.config.iter().flat_map(|map| map.config_map.values());
         let is_bad = |text: &String| files.clone().any(|file| String::from_utf8_lossy(&file.body).contains(text));
         if self.refuses.as_ref().is_some_and(is_bad) {
-            self.refused = Some(config.config_hash);
+            self.has_crashed = self.crashes;
+            self.refused = (!self.crashes).then_some(config.config_hash);
         } else {
             self.refused = None;
             self.config = Some(config);
@@ -216,6 +263,7 @@ impl Agent {
             message.health = Some(agent.health.clone());
             message.remote_config_status = agent.config_status();
             message.effective_config = agent.effective_config();
+            agent.others.fill(message);
         })
     }
 
@@ -224,6 +272,7 @@ impl Agent {
             instance_uid: Bytes::copy_from_slice(self.uid.as_bytes()),
             sequence_num: self.sequence_num,
             capabilities: self.capabilities
+                | self.others.capabilities()
                 | AgentCapabilities::ReportsStatus as u64
                 | AgentCapabilities::AcceptsRemoteConfig as u64
                 | AgentCapabilities::ReportsRemoteConfig as u64
