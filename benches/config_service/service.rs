@@ -84,7 +84,13 @@ async fn settled(store: &SharedStore) {
 pub async fn apply(store: &SharedStore, round: u64, plan: Option<Plan>) {
     let body = format!("{round:0CONFIG_BYTES$}");
     let content = ContentHash::of(body.as_bytes());
-    let file = FileRef { content, content_type: "text/yaml".into(), role: String::new(), size: body.len() as u64 };
+    let file = FileRef {
+        content,
+        content_type: "text/yaml".into(),
+        role: String::new(),
+        size: body.len() as u64,
+        is_template: false,
+    };
     let revision = RevisionContent {
         selector: "os.type = linux".parse().unwrap(),
         priority: 0,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::convert;
 use crate::{
-    model::{AgentRecord, Attributes, ContentHash, desired::DesiredConfig},
+    model::{AgentRecord, Attributes, ContentHash, desired::DesiredConfig, template::Subject},
     proto::admin::{AgentConfig, DesiredFile},
     store::{Error, Result, Store},
 };
@@ -15,10 +15,19 @@ use crate::{
 /// its way to the agent.
 pub async fn get(store: &dyn Store, agent: &AgentRecord) -> Result<AgentConfig> {
     let policies = store.policy_set().await?;
-    let desired =
-        policies.merge(&policies.matching(agent.uid, &Attributes::decode(&agent.observed.description), &agent.labels));
+    let attributes = Attributes::decode(&agent.observed.description);
+    let merged = policies.merge(&policies.matching(agent.uid, &attributes, &agent.labels));
+    let (mut desired, mut unrendered) = (merged, String::new());
+    if let Some(merged) = desired.take_if(|desired| desired.has_templates) {
+        let subject = Subject::new(agent.uid, &attributes, &agent.labels);
+        match policies.render(&merged, &subject, None) {
+            Ok(rendered) => desired = Some(rendered),
+            Err(problem) => unrendered = problem.to_string(),
+        }
+    }
     let mut config = AgentConfig {
         instance_uid: agent.uid.to_string(),
+        unrendered,
         assigned_config_hash: agent.desired.config.hash.map(ContentHash::to_bytes).unwrap_or_default(),
         ..Default::default()
     };
@@ -35,8 +44,9 @@ pub async fn get(store: &dyn Store, agent: &AgentRecord) -> Result<AgentConfig> 
 }
 
 async fn desired_files(store: &dyn Store, desired: &DesiredConfig) -> Result<Vec<DesiredFile>> {
-    let hashes: Vec<_> = desired.files.values().map(|file| file.file.content).collect();
-    let bodies = bodies(store, &hashes).await?;
+    let stored = desired.files.values().filter(|file| file.template.is_none());
+    let mut bodies = bodies(store, &stored.map(|file| file.file.content).collect::<Vec<_>>()).await?;
+    bodies.extend(desired.rendered.iter().cloned());
     let files = desired.files.iter().map(|(name, desired)| {
         let hash = desired.file.content;
         let body = bodies.get(&hash).ok_or_else(|| Error::Internal(format!("content {hash} is missing")))?;
@@ -48,6 +58,7 @@ async fn desired_files(store: &dyn Store, desired: &DesiredConfig) -> Result<Vec
             content_hash: hash.to_bytes(),
             policy: desired.policy.clone(),
             revision: desired.revision,
+            template: desired.template.is_some(),
         })
     });
     files.collect()

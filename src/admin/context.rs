@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::{errors, gateways::Gateways, publisher::Publisher, watch};
+use super::{errors, gateways::Gateways, publisher::Publisher, validator::Validators, watch};
 use crate::{
     auth::{Operator, Operators, operators::Refusal},
     bus::SharedBus,
@@ -28,6 +28,8 @@ pub struct Context {
     pub hosts_packages: bool,
     /// Issues certificates, if anybody does.
     pub issuer: Option<Issuer>,
+    /// What revisions have to pass, if anything.
+    pub validators: Option<Validators>,
     /// One permit a watch.
     pub watches: Arc<Semaphore>,
     /// Ends watches.
@@ -40,6 +42,7 @@ impl Context {
         bus: SharedBus,
         hosts_packages: bool,
         issuer: Option<Issuer>,
+        validators: Option<Validators>,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -48,6 +51,7 @@ impl Context {
             publisher: Publisher::new(bus.clone()),
             hosts_packages,
             issuer,
+            validators,
             watches: Arc::new(Semaphore::new(watch::MAX_WATCHES)),
             store,
             bus,

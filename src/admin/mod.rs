@@ -32,6 +32,8 @@ mod rollouts;
 mod scan;
 mod server;
 mod tokens;
+mod validation;
+pub mod validator;
 mod watch;
 
 pub use server::{Error, Server};

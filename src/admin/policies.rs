@@ -13,8 +13,9 @@ use super::{
     errors::{self, from_store},
     pages,
     pages::Pages,
-    policy_rules, preview,
+    preview,
     scan::{self, Query},
+    validation,
 };
 use crate::{
     model::ContentHash,
@@ -68,7 +69,8 @@ impl Service {
         let actor = request.actor();
         let message = request.message;
         let (is_count, is_preview) = (message.count_agents, message.preview);
-        let apply = policy_rules::check(message, self.0.hosts_packages)?;
+        let apply = validation::read(&self.0, message).await?;
+        let warnings = validation::validate(&self.0, &apply, &actor).await?;
         let (is_dry, selector) = (apply.validate_only, apply.content.selector.clone());
         let bodies = apply.bodies.iter().cloned().collect();
         let before = match is_preview && !is_dry {
@@ -91,6 +93,7 @@ impl Service {
             preview => preview,
         };
         Ok(ApplyPolicyResponse {
+            warnings,
             preview,
             policy: Some(convert::policy::policy(applied.policy)),
             outcome: convert::policy::outcome(applied.outcome).into(),

@@ -1,32 +1,25 @@
 //! What an apply must look like.
 
+mod files;
 mod packages;
 mod rollout;
 mod settings;
 
-use std::collections::BTreeMap;
-
-use bytes::Bytes;
 use tonic::Status;
 
 use super::errors::{Violations, selector_problem};
 use crate::{
     model::{
-        ContentHash, Selector,
-        policy::{FileRef, PolicyKind, PolicyOffer, RevisionContent},
+        Selector,
+        policy::{PolicyKind, PolicyOffer, RevisionContent},
     },
-    proto::admin::{self, ApplyPolicyRequest, PolicyFile},
+    proto::admin::{self, ApplyPolicyRequest},
     store::ApplyPolicy,
 };
 
 /// A DNS label, so that a name fits into a file name, a URL and a metric's label.
 const MAX_NAME_CHARS: usize = 63;
-/// Every file is a row of what a desired configuration is merged from.
-const MAX_FILES: usize = 64;
-pub const MAX_FILE_BYTES: usize = 4 * 1024 * 1024;
-/// What one policy may bring an agent; real clients take messages of up to 64 MiB.
-const MAX_POLICY_BYTES: usize = 16 * 1024 * 1024;
-/// Of a file's name, content type and role each.
+/// Of a file's name, content type and role each, and of its like in other kinds.
 const MAX_TEXT_BYTES: usize = 256;
 /// Of the reason of an apply.
 const MAX_MESSAGE_BYTES: usize = 1024;
@@ -64,7 +57,7 @@ pub fn check(request: ApplyPolicyRequest, hosts: bool) -> Result<ApplyPolicy, St
                 let problem = "a policy without files offers nothing; with allow_empty it may leave agents empty";
                 violations.add("files", problem);
             }
-            let (files, of_files) = check_files(request.files, &mut violations);
+            let (files, of_files) = files::check(&request.name, request.files, &mut violations);
             bodies = of_files;
             PolicyOffer::Config(files)
         }
@@ -118,47 +111,12 @@ fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-type Files = BTreeMap<String, FileRef>;
-
-fn check_files(given: Vec<PolicyFile>, violations: &mut Violations) -> (Files, Vec<(ContentHash, Bytes)>) {
-    let mut files = Files::new();
-    let mut bodies = Vec::new();
-    if given.len() > MAX_FILES {
-        violations.add("files", format!("at most {MAX_FILES} files are possible, not {}", given.len()));
-        return (files, bodies);
-    }
-    let total: usize = given.iter().map(|file| file.body.len()).sum();
-    if total > MAX_POLICY_BYTES {
-        violations.add("files", format!("the bodies have {total} bytes; at most {MAX_POLICY_BYTES} are possible"));
-    }
-    for file in given {
-        let field = format!("files[{:?}]", file.name);
-        for (part, text) in [("name", &file.name), ("content_type", &file.content_type), ("role", &file.role)] {
-            if text.len() > MAX_TEXT_BYTES || text.chars().any(char::is_control) {
-                let problem = format!("must have at most {MAX_TEXT_BYTES} bytes and no control characters");
-                violations.add(format!("{field}.{part}"), problem);
-            }
-        }
-        if file.body.len() > MAX_FILE_BYTES {
-            let problem = format!("has {} bytes; at most {MAX_FILE_BYTES} are possible", file.body.len());
-            violations.add(format!("{field}.body"), problem);
-        }
-        let content = ContentHash::of(&file.body);
-        let size = file.body.len() as u64;
-        let reference = FileRef { content, content_type: file.content_type, role: file.role, size };
-        if files.insert(file.name, reference).is_some() {
-            violations.add(field, "is given twice");
-        }
-        bodies.push((content, file.body));
-    }
-    (files, bodies)
-}
-
 #[cfg(test)]
 mod tests {
     use tonic_types::StatusExt;
 
-    use super::*;
+    use super::{files::MAX_BYTES as MAX_FILE_BYTES, *};
+    use crate::proto::admin::PolicyFile;
 
     fn file(name: &str, bytes: usize) -> PolicyFile {
         PolicyFile { name: name.into(), body: vec![b'x'; bytes].into(), ..Default::default() }
@@ -209,6 +167,37 @@ mod tests {
             "an empty name and a full body are good"
         );
         assert_eq!(violated(request(vec![])), ["files"]);
+        let template = |bytes| request(vec![PolicyFile { template: true, ..file("t", bytes) }]);
+        assert_eq!(violated(template(1024 * 1024)), [""; 0]);
+        assert_eq!(violated(template(1024 * 1024 + 1)), ["files[\"t\"].body"]);
         assert_eq!(violated(ApplyPolicyRequest { allow_empty: true, ..request(vec![]) }), [""; 0]);
+    }
+
+    #[test]
+    fn files_are_what_their_content_types_say() {
+        let said = |content_type: &str, body: &'static str, template: bool| {
+            let file = PolicyFile {
+                name: "a".into(),
+                content_type: content_type.into(),
+                body: body.into(),
+                template,
+                ..Default::default()
+            };
+            check(request(vec![file]), false).err().map(|status| status.message().to_owned()).unwrap_or_default()
+        };
+        let duplicate = "a: 1\nb: 2\na: 3\n";
+        let expected = "files[\"a\"].body: policy base: not YAML: line 3, column 1: ";
+        assert!(said("Text/YAML; charset=utf-8", duplicate, false).starts_with(expected));
+        let expected = "files[\"a\"].body: policy base: not JSON: line 2, column 1: ";
+        assert!(said("application/json", "{\"a\":\n}", false).starts_with(expected));
+        assert_eq!(said("text/plain", duplicate, false), "");
+        assert_eq!(said("", duplicate, false), "");
+        assert_eq!(
+            said("text/yaml", "{{ labels.a }}: {{ labels.b }}", true),
+            "",
+            "what it comes to is looked at later"
+        );
+        let expected = "files[\"a\"].body: policy base: not a template: line 1, column 4: unknown name \"host\"";
+        assert!(said("text/yaml", "{{ host }}", true).starts_with(expected));
     }
 }

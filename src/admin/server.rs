@@ -10,7 +10,7 @@ use tonic_web::GrpcWebLayer;
 
 use super::{
     Config, agents, certificates, commands, context::Context, cors::Cors, fleet, gate::Gate, listener, package_files,
-    policies, rollouts, tokens,
+    policies, rollouts, tokens, validator::Validators,
 };
 use crate::{
     bus::SharedBus,
@@ -57,11 +57,12 @@ pub struct Server {
     packages: Option<Storage>,
     is_package_url_known: bool,
     issuer: Option<Issuer>,
+    validators: Option<Validators>,
 }
 
 impl Server {
     pub fn new(config: Config, store: SharedStore, bus: SharedBus) -> Self {
-        Self { config, store, bus, packages: None, is_package_url_known: false, issuer: None }
+        Self { config, store, bus, packages: None, is_package_url_known: false, issuer: None, validators: None }
     }
 
     /// Takes package files for this storage. Policies may offer them if it is known where agents fetch them.
@@ -74,11 +75,16 @@ impl Server {
         Self { issuer, ..self }
     }
 
+    /// Revisions have to pass these.
+    pub fn with_validators(self, validators: Validators) -> Self {
+        Self { validators: Some(validators), ..self }
+    }
+
     /// Serves until `shutdown`, and then until calls under way have ended or the drain time-out is over.
     pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { config, store, bus, packages, is_package_url_known, issuer } = self;
+        let Self { config, store, bus, packages, is_package_url_known, issuer, validators } = self;
         let hosts_packages = packages.is_some() && is_package_url_known;
-        let context = Context::new(store.clone(), bus, hosts_packages, issuer, shutdown.clone());
+        let context = Context::new(store.clone(), bus, hosts_packages, issuer, validators, shutdown.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = routes(&config, &context, packages)?.add_service(health_service);
         let serve = transport::Server::builder()

@@ -43,6 +43,7 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
     let config = role.config_service.config()?;
     let packages = role.packages.storage()?;
     let is_package_url_known = !config.package_url.is_empty();
+    let validators = admin::validator::Validators::new(role.admin.validators())?;
     let issuer = authority::issuer(&role.config_service, None)?;
     anyhow::ensure!(
         issuer.is_none() || !config.opamp_url.is_empty(),
@@ -74,7 +75,8 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
         .with_issuer(issuer.clone());
     let admin = admin::Server::new(role.admin.config(), store, bus)
         .with_packages(packages, is_package_url_known)
-        .with_issuer(issuer);
+        .with_issuer(issuer)
+        .with_validators(validators);
 
     let mut health = Health::new(metrics);
     health.shutdown(&shutdown);

@@ -57,6 +57,7 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
     let is_tls = tls.is_some();
     let folder = DataDir::open(&role.data_dir)?;
     let packages = role.packages.storage_or(&folder.packages())?;
+    let validators = admin::validator::Validators::new(role.admin.validators())?;
     let issuer = authority::issuer(&role.config_service, Some(&folder))?;
     listeners::warn_if_open(&role.gateway, role.opamp_listen);
     let opamp = listeners::bind("OpAMP", role.opamp_listen)?;
@@ -83,7 +84,8 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
         .with_issuer(issuer.clone());
     let admin = admin::Server::new(role.admin.config(), store, bus.clone())
         .with_packages(Some(packages.clone()), true)
-        .with_issuer(issuer);
+        .with_issuer(issuer)
+        .with_validators(validators);
     let gateway_config = gateway::Config { package_storage: Some(packages), ..gateway_config };
     let gateway = Gateway::with_tls(gateway_config, tls, node, bus);
 

@@ -15,7 +15,10 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::local_file::LocalFile;
-use crate::proto::admin::{ApplyPolicyRequest, PolicyFile, PolicyKind};
+use crate::{
+    model::syntax,
+    proto::admin::{ApplyPolicyRequest, PolicyFile, PolicyKind},
+};
 use packages::Packages;
 use rollout::Rollout;
 use settings::{Connections, OpAmp, Other, Telemetry};
@@ -127,6 +130,8 @@ struct File {
     path: Option<PathBuf>,
     #[serde(default)]
     body: Option<String>,
+    #[serde(default)]
+    template: bool,
 }
 
 /// Reads a manifest file, or stdin for `-`, with the files that it names.
@@ -182,13 +187,10 @@ pub fn parse(file: &str, folder: &Path, text: &[u8]) -> Result<Vec<Document>, Ve
 
 /// The parser's words without its own way to say where. The selector `!key` is a tag to YAML, which is worth a hint.
 fn problem_of(error: &serde_saphyr::Error) -> String {
-    let error = error.without_snippet();
-    if matches!(error, serde_saphyr::Error::NullIntoString { .. }) {
+    if matches!(error.without_snippet(), serde_saphyr::Error::NullIntoString { .. }) {
         return "there is no text here; one that is empty or starts with ! needs quotes".to_owned();
     }
-    let text = error.to_string();
-    let text = text.split(" at line ").next().unwrap_or_default();
-    let text = text.strip_suffix(',').unwrap_or(text);
+    let text = syntax::words(error);
     let hint = if text.contains("scanning a tag") { "; a text that starts with ! needs quotes" } else { "" };
     format!("{text}{hint}")
 }
@@ -234,6 +236,7 @@ fn document(place: Place, folder: &Path, manifest: Spanned<Manifest>) -> Result<
                 name,
                 content_type: file.value.content_type,
                 role: file.value.role,
+                template: file.value.template,
                 body: body.into(),
                 ..Default::default()
             }),

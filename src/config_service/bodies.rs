@@ -18,7 +18,7 @@ use super::{
     shared::{Outage, Shared, isolated},
 };
 use crate::{
-    model::{ContentHash, policy::PolicyKind},
+    model::{ContentHash, desired::DesiredConfig, policy::PolicyKind},
     proto::{bus, opamp},
     store::{self, ConfigFiles, SharedStore},
 };
@@ -29,6 +29,12 @@ const STORE_AGAIN: Duration = Duration::from_secs(3_600);
 const MAX_STORED_HASHES: usize = 10_000;
 /// Hashes answered in one request; a gateway asks for the rest again.
 const MAX_HASHES_PER_REQUEST: usize = 256;
+
+/// Configurations that are stored together, and the bytes of what was written for agents in them, at least one.
+const MAX_STORED_TOGETHER: usize = 1_000;
+const MAX_BYTES_TOGETHER: usize = 8 << 20;
+/// Bodies that are read together: each may have some megabytes.
+pub const MAX_READ_TOGETHER: usize = 32;
 
 /// A gateway lacks the bodies of these.
 pub struct Request {
@@ -45,6 +51,8 @@ pub struct Bodies {
 struct Cache {
     /// Each with a number that grows with use.
     bodies: HashMap<ContentHash, (bus::OfferBody, u64)>,
+    /// The one that was used least recently comes first.
+    by_use: BTreeMap<u64, ContentHash>,
     bytes: usize,
     max_bytes: usize,
     uses: u64,
@@ -66,15 +74,35 @@ impl Bodies {
             configs.extend(config.iter().map(|config| (config.hash, config)));
             offers.extend(packages.iter().chain(connection_settings).map(|offer| (offer.hash, offer)));
         }
-        for (hash, config) in configs.into_iter().filter(|(hash, _)| !self.is_stored(hash)) {
-            let files: ConfigFiles =
-                config.files.iter().map(|(name, desired)| (name.clone(), desired.file.clone())).collect();
-            store.put_config(hash, &files).await?;
-            self.note_stored(hash);
-        }
+        let configs: Vec<_> = configs.into_values().filter(|config| !self.is_stored(&config.hash)).collect();
+        self.store_configs(store, &configs).await?;
         for (hash, offer) in offers.into_iter().filter(|(hash, _)| !self.is_stored(hash)) {
             store.put_offer(offer).await?;
             self.note_stored(hash);
+        }
+        Ok(())
+    }
+
+    /// Those that were written for one agent are as many as there are agents: they are stored together, with what was written.
+    async fn store_configs(&self, store: &SharedStore, configs: &[&Arc<DesiredConfig>]) -> store::Result<()> {
+        let mut rest = configs;
+        while !rest.is_empty() {
+            let (mut bodies, mut bytes, mut rows) = (HashMap::new(), 0, Vec::new());
+            for config in rest.iter().take(MAX_STORED_TOGETHER) {
+                if bytes > MAX_BYTES_TOGETHER {
+                    break;
+                }
+                bytes += config.rendered.iter().map(|(_, body)| body.len()).sum::<usize>();
+                bodies.extend(config.rendered.iter().cloned());
+                let files = config.files.iter().map(|(name, desired)| (name.clone(), desired.file.clone()));
+                rows.push((config.hash, files.collect::<ConfigFiles>()));
+            }
+            rest = &rest[rows.len()..];
+            if !bodies.is_empty() {
+                store.put_contents(&bodies.into_iter().collect::<Vec<_>>()).await?;
+            }
+            store.put_configs(&rows).await?;
+            rows.iter().for_each(|(hash, _)| self.note_stored(*hash));
         }
         Ok(())
     }
@@ -91,41 +119,49 @@ impl Bodies {
         stored.insert(hash, Instant::now());
     }
 
-    /// `None` if the store does not know the hash, or lacks a file of it.
-    pub async fn get(&self, store: &SharedStore, hash: ContentHash) -> store::Result<Option<bus::OfferBody>> {
-        if let Some(body) = self.cache.lock().get(&hash) {
-            return Ok(Some(body));
-        }
-        let body = match store.get_config(hash).await? {
-            Some(files) => self.config(store, hash, &files).await?.map(|body| (PolicyKind::Config, body)),
-            None => store.get_offer(hash).await?.map(|offer| (offer.kind, offer.body)),
+    /// Those of `hashes` that the store knows with all their files, in their order.
+    pub async fn get(&self, store: &SharedStore, hashes: &[ContentHash]) -> store::Result<Vec<bus::OfferBody>> {
+        let mut found: HashMap<ContentHash, bus::OfferBody> = {
+            let mut cache = self.cache.lock();
+            hashes.iter().filter_map(|hash| Some((*hash, cache.get(hash)?))).collect()
         };
-        let body = body.map(|(kind, body)| bus::OfferBody {
-            kind: bus::OfferKind::from(kind) as i32,
-            hash: hash.to_bytes(),
-            body,
-        });
-        if let Some(body) = &body {
-            self.cache.lock().insert(hash, body.clone());
+        let missing: Vec<ContentHash> = hashes.iter().filter(|hash| !found.contains_key(hash)).copied().collect();
+        if !missing.is_empty() {
+            let read = read(store, &missing).await?;
+            let mut cache = self.cache.lock();
+            for (hash, body) in read {
+                cache.insert(hash, body.clone());
+                found.insert(hash, body);
+            }
         }
-        Ok(body)
+        Ok(hashes.iter().filter_map(|hash| found.remove(hash)).collect())
     }
+}
 
-    /// An encoded `AgentRemoteConfig`.
-    async fn config(
-        &self,
-        store: &SharedStore,
-        hash: ContentHash,
-        files: &ConfigFiles,
-    ) -> store::Result<Option<Bytes>> {
-        let wanted: HashSet<ContentHash> = files.values().map(|file| file.content).collect();
-        let contents = store.get_contents(&wanted.into_iter().collect::<Vec<_>>()).await?;
-        let body = assemble(hash, files, &contents.into_iter().collect());
-        if body.is_none() {
-            tracing::error!(config = %hash, "a file of a stored configuration is missing; it cannot be offered");
+async fn read(store: &SharedStore, hashes: &[ContentHash]) -> store::Result<Vec<(ContentHash, bus::OfferBody)>> {
+    let configs = store.get_configs(hashes).await?;
+    let wanted: HashSet<ContentHash> =
+        configs.iter().flat_map(|(_, files)| files.values().map(|file| file.content)).collect();
+    let contents: HashMap<_, _> =
+        store.get_contents(&wanted.into_iter().collect::<Vec<_>>()).await?.into_iter().collect();
+    let of = |kind: PolicyKind, hash: ContentHash, body| {
+        (hash, bus::OfferBody { kind: bus::OfferKind::from(kind) as i32, hash: hash.to_bytes(), body })
+    };
+    let mut bodies = Vec::with_capacity(hashes.len());
+    for (hash, files) in &configs {
+        match assemble(*hash, files, &contents) {
+            Some(body) => bodies.push(of(PolicyKind::Config, *hash, body)),
+            None => {
+                tracing::error!(config = %hash, "a file of a stored configuration is missing; it cannot be offered");
+            }
         }
-        Ok(body)
     }
+    let known: HashSet<ContentHash> = configs.iter().map(|(hash, _)| *hash).collect();
+    for hash in hashes.iter().filter(|hash| !known.contains(hash)) {
+        let offer = store.get_offer(*hash).await?;
+        bodies.extend(offer.map(|offer| of(offer.kind, *hash, offer.body)));
+    }
+    Ok(bodies)
 }
 
 /// The maps are sorted, so the encoding is the same wherever it is made.
@@ -146,8 +182,10 @@ fn assemble(hash: ContentHash, files: &ConfigFiles, contents: &HashMap<ContentHa
 
 impl Cache {
     fn get(&mut self, hash: &ContentHash) -> Option<bus::OfferBody> {
-        self.uses += 1;
         let (body, used) = self.bodies.get_mut(hash)?;
+        self.uses += 1;
+        self.by_use.remove(used);
+        self.by_use.insert(self.uses, *hash);
         *used = self.uses;
         Some(body.clone())
     }
@@ -159,13 +197,14 @@ impl Cache {
         }
         self.bytes += body.body.len();
         while self.bytes > self.max_bytes {
-            let oldest = self.bodies.iter().min_by_key(|(_, (_, used))| *used).map(|(hash, _)| *hash);
-            let Some((dropped, _)) = oldest.and_then(|oldest| self.bodies.remove(&oldest)) else {
+            let oldest = self.by_use.pop_first();
+            let Some((dropped, _)) = oldest.and_then(|(_, oldest)| self.bodies.remove(&oldest)) else {
                 break;
             };
             self.bytes -= dropped.body.len();
         }
         self.uses += 1;
+        self.by_use.insert(self.uses, hash);
         self.bodies.insert(hash, (body, self.uses));
     }
 }
@@ -181,8 +220,9 @@ pub async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<Request>, sto
 }
 
 async fn answer(shared: &Shared, request: Request) -> store::Result<()> {
-    for hash in request.hashes.into_iter().take(MAX_HASHES_PER_REQUEST) {
-        if let Some(body) = shared.bodies.get(&shared.store, hash).await? {
+    let wanted = request.hashes.len().min(MAX_HASHES_PER_REQUEST);
+    for hashes in request.hashes[..wanted].chunks(MAX_READ_TOGETHER) {
+        for body in shared.bodies.get(&shared.store, hashes).await? {
             // One body a message: bodies may be large, and each is of use by itself.
             let batch = bus::GatewayBatch { bodies: vec![body], ..Default::default() };
             shared.outbox.to_gateway(&request.gateway, batch).await;

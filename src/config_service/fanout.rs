@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use parking_lot::Mutex;
 
 use super::{
+    bodies,
     decide::{Change, Offer, reconcile},
     metrics,
     outbox::{Letters, concatenated},
@@ -156,37 +157,49 @@ async fn send_offers<'a>(shared: &Shared, changes: impl Iterator<Item = &'a Chan
             ::metrics::counter!(metrics::OFFERS, "cause" => cause).increment(1);
         }
     }
-    let mut letters = Letters::default();
-    for ((gateway, kind, hash, repeat), (uids, generations)) in groups {
-        let batch = letters.to(gateway);
-        if batch.trace.is_empty() {
-            batch.trace = trace::current().map(Parent::to_bytes).unwrap_or_default();
+    let groups: Vec<_> = groups.into_iter().collect();
+    for groups in groups.chunks(bodies::MAX_READ_TOGETHER) {
+        // Offers that go to one agent each bring as many bodies.
+        let keys = groups.iter().map(|((gateway, _, hash, _), _)| (*gateway, *hash));
+        let mut bodies = first_bodies(shared, keys).await;
+        let mut letters = Letters::default();
+        for ((gateway, kind, hash, repeat), (uids, generations)) in groups {
+            let batch = letters.to(gateway);
+            if batch.trace.is_empty() {
+                batch.trace = trace::current().map(Parent::to_bytes).unwrap_or_default();
+            }
+            batch.bodies.extend(bodies.remove(&(*gateway, *hash)));
+            batch.offers.push(bus::OfferGroup {
+                kind: bus::OfferKind::from(*kind) as i32,
+                hash: hash.to_bytes(),
+                instance_uids: concatenated(uids),
+                generations: generations.clone(),
+                repeat: *repeat,
+            });
         }
-        batch.bodies.extend(first_body(shared, gateway, hash).await);
-        batch.offers.push(bus::OfferGroup {
-            kind: bus::OfferKind::from(kind) as i32,
-            hash: hash.to_bytes(),
-            instance_uids: concatenated(&uids),
-            generations,
-            repeat,
-        });
+        letters.send(&shared.outbox).await;
     }
-    letters.send(&shared.outbox).await;
 }
 
-/// The body that goes ahead of the first offer of `hash` to `gateway`.
-async fn first_body(shared: &Shared, gateway: &str, hash: ContentHash) -> Option<bus::OfferBody> {
-    {
+/// The bodies that go ahead of the first offer of a hash to a gateway.
+async fn first_bodies<'a>(
+    shared: &Shared,
+    offers: impl Iterator<Item = (&'a str, ContentHash)>,
+) -> HashMap<(&'a str, ContentHash), bus::OfferBody> {
+    let first: Vec<(&str, ContentHash)> = {
         let mut sent = shared.fanout.sent_bodies.lock();
         if sent.len() >= MAX_SENT_BODIES {
             sent.clear();
         }
-        if !sent.insert((gateway.to_owned(), hash)) {
-            return None;
-        }
-    }
-    // If it cannot be read now, the gateway asks for it.
-    let body = shared.bodies.get(&shared.store, hash).await.ok().flatten()?;
-    ::metrics::counter!(metrics::BODIES).increment(1);
-    Some(body)
+        offers.filter(|(gateway, hash)| sent.insert(((*gateway).to_owned(), *hash))).collect()
+    };
+    let hashes: HashSet<ContentHash> = first.iter().map(|(_, hash)| *hash).collect();
+    let hashes: Vec<ContentHash> = hashes.into_iter().collect();
+    // If they cannot be read now, the gateways ask for them.
+    let bodies = shared.bodies.get(&shared.store, &hashes).await.unwrap_or_default();
+    let bodies: HashMap<&[u8], &bus::OfferBody> = bodies.iter().map(|body| (&body.hash[..], body)).collect();
+    let of = |key: (&'a str, ContentHash)| Some((key, bus::OfferBody::clone(bodies.get(&key.1.0[..])?)));
+    let found: HashMap<_, _> = first.into_iter().filter_map(of).collect();
+    ::metrics::counter!(metrics::BODIES).increment(found.len() as u64);
+    found
 }

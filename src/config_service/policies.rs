@@ -7,8 +7,10 @@ use parking_lot::Mutex;
 
 use crate::{
     model::{
-        Attributes, InstanceUid, Labels,
+        AgentRecord, Attributes, ContentHash, InstanceUid, Labels,
         desired::{DesiredConfig, DesiredOffer, PolicySet},
+        rendering::Unrendered,
+        template::Subject,
     },
     packages::{Locator, access::Key},
     proto::opamp,
@@ -26,13 +28,24 @@ pub struct Snapshot {
     /// Where the packages are that are hosted here; `None` if nobody said.
     locator: Option<Locator>,
     /// By the indices of the matching policies. Only a memory: what it holds follows from `set`.
-    targets: Mutex<HashMap<Vec<u32>, Target>>,
+    targets: Mutex<HashMap<Vec<u32>, Merged>>,
 }
 
-/// What the policies that match an agent come to.
-#[derive(Clone, Debug, Default)]
+/// What the policies that match an agent come to, before its configuration is written for it where that has templates.
+#[derive(Clone, Debug)]
+pub struct Merged {
+    config: Option<Arc<DesiredConfig>>,
+    pub packages: Option<Arc<DesiredOffer>>,
+    /// Those that the agent takes are made into its offer.
+    pub connection_settings: Arc<opamp::ConnectionSettingsOffers>,
+    pace: Option<Pace>,
+}
+
+/// What an agent should have.
+#[derive(Clone, Debug)]
 pub struct Target {
-    pub config: Option<Arc<DesiredConfig>>,
+    /// An error if it is written for the agent, and cannot be: the agent keeps what it has.
+    pub config: Result<Option<Arc<DesiredConfig>>, Unrendered>,
     pub packages: Option<Arc<DesiredOffer>>,
     /// Those that the agent takes are made into its offer.
     pub connection_settings: Arc<opamp::ConnectionSettingsOffers>,
@@ -62,12 +75,50 @@ impl Snapshot {
         &self.opamp_url
     }
 
-    pub fn target(&self, uid: InstanceUid, attributes: &Attributes, labels: &Labels) -> Target {
-        let matching = self.set.matching(uid, attributes, labels);
-        if let Some(target) = self.targets.lock().get(&matching) {
-            return target.clone();
+    /// What this agent should have. `known`: the configuration that it was to have before, see [`PolicySet::render`].
+    pub fn target(
+        &self,
+        uid: InstanceUid,
+        attributes: &Attributes,
+        labels: &Labels,
+        known: Option<ContentHash>,
+    ) -> Target {
+        let Merged { config, packages, connection_settings, pace } = self.merged(uid, attributes, labels);
+        let config = match config {
+            Some(config) if config.has_templates => {
+                let subject = Subject::new(uid, attributes, labels);
+                self.set.render(&config, &subject, known).map(Arc::new).map(Some)
+            }
+            config => Ok(config),
+        };
+        Target { config, packages, connection_settings, pace }
+    }
+
+    /// The configuration that this agent should have, or why there is none. If it is written for the agent, and its record
+    /// is as far as these policies, that is not done again.
+    pub fn wanted_config(&self, record: &AgentRecord, attributes: &Attributes) -> Result<Option<ContentHash>, String> {
+        let Some(config) = self.merged(record.uid, attributes, &record.labels).config else { return Ok(None) };
+        let desired = &record.desired;
+        if !config.has_templates {
+            Ok(Some(config.hash))
+        } else if desired.epoch != self.epoch() {
+            let subject = Subject::new(record.uid, attributes, &record.labels);
+            let rendered = self.set.render(&config, &subject, desired.config.hash);
+            rendered.map(|config| Some(config.hash)).map_err(|unrendered| unrendered.to_string())
+        } else if desired.unrendered.is_empty() {
+            Ok(desired.config.hash)
+        } else {
+            Err(desired.unrendered.clone())
         }
-        let target = Target {
+    }
+
+    /// What the policies that match an agent come to.
+    pub fn merged(&self, uid: InstanceUid, attributes: &Attributes, labels: &Labels) -> Merged {
+        let matching = self.set.matching(uid, attributes, labels);
+        if let Some(merged) = self.targets.lock().get(&matching) {
+            return merged.clone();
+        }
+        let merged = Merged {
             config: self.set.merge(&matching).map(Arc::new),
             packages: self.packages(&matching).map(Arc::new),
             connection_settings: Arc::new(self.set.merge_settings(&matching)),
@@ -75,9 +126,9 @@ impl Snapshot {
         };
         let mut targets = self.targets.lock();
         if targets.len() < MAX_REMEMBERED_TARGETS {
-            targets.insert(matching, target.clone());
+            targets.insert(matching, merged.clone());
         }
-        target
+        merged
     }
 
     fn packages(&self, matching: &[u32]) -> Option<DesiredOffer> {

@@ -150,6 +150,8 @@ pub struct Desired {
     pub connection_settings_parts: BTreeSet<String>,
     /// The client certificate that was issued to the agent.
     pub certificate: Option<Certificate>,
+    /// Why the agent's configuration cannot be written; empty if it can. See [`super::rendering`].
+    pub unrendered: String,
 }
 
 /// What the agent should have of one kind.

@@ -8,8 +8,10 @@ use sha2::{Digest, Sha256};
 use super::{
     Attributes, ContentHash, InstanceUid, Labels, packages,
     policy::{FileRef, Policy, PolicyKind, PolicyOffer, Revision},
+    rendering::{Templates, Unrendered},
     rollout::Cohort,
     settings,
+    template::Subject,
 };
 use crate::proto::opamp::{self, DownloadableFile};
 
@@ -21,6 +23,7 @@ pub struct PolicySet {
     policies: Vec<InForce>,
     /// Of the rollouts that divide the fleet.
     cohorts: Vec<Cohort>,
+    templates: Templates,
 }
 
 /// A revision that some agents have.
@@ -45,6 +48,10 @@ pub enum Part {
 pub struct DesiredConfig {
     pub hash: ContentHash,
     pub files: BTreeMap<String, DesiredFile>,
+    /// Bodies of the files that were written for the agent, from templates.
+    pub rendered: Vec<(ContentHash, Bytes)>,
+    /// Files in it are templates still: nobody is offered it as it is. See [`PolicySet::render`].
+    pub has_templates: bool,
 }
 
 /// An offer of packages or connection settings as an agent should have it.
@@ -71,6 +78,8 @@ pub struct DesiredFile {
     pub file: FileRef,
     pub policy: String,
     pub revision: u64,
+    /// It was written for the agent, from the template with this text.
+    pub template: Option<ContentHash>,
 }
 
 impl PolicySet {
@@ -79,7 +88,19 @@ impl PolicySet {
             let priority = |p: &InForce| std::cmp::Reverse(p.revision.content.priority);
             (priority(a), &a.name).cmp(&(priority(b), &b.name))
         });
-        Self { epoch, policies, cohorts }
+        Self { epoch, policies, cohorts, templates: Templates::default() }
+    }
+
+    /// With the texts of templates that its policies have.
+    pub fn with_templates(self, bodies: impl IntoIterator<Item = (ContentHash, Bytes)>) -> Self {
+        let templates = self.templates.with(bodies);
+        Self { templates, ..self }
+    }
+
+    /// The hash and the size of each template that its policies have.
+    pub fn template_files(&self) -> BTreeMap<ContentHash, u64> {
+        let files = self.policies.iter().flat_map(|policy| policy.revision.content.offer.files());
+        files.filter(|(_, file)| file.is_template).map(|(_, file)| (file.content, file.size)).collect()
     }
 
     /// Policies with one revision each, for everybody.
@@ -96,7 +117,8 @@ impl PolicySet {
     /// As if this were what there is of its policy.
     pub fn with(&self, policy: InForce) -> Self {
         let others = self.policies.iter().filter(|other| other.name != policy.name).cloned();
-        Self::new(self.epoch, others.chain([policy.clone()]).collect(), self.cohorts.clone())
+        let set = Self::new(self.epoch, others.chain([policy.clone()]).collect(), self.cohorts.clone());
+        Self { templates: self.templates.clone(), ..set }
     }
 
     pub fn policies(&self) -> &[InForce] {
@@ -134,13 +156,25 @@ impl PolicySet {
                     file: file.clone(),
                     policy: policy.name.clone(),
                     revision: policy.revision.number,
+                    template: None,
                 });
             }
         }
         if files.is_empty() && !allow_empty {
             return None;
         }
-        Some(DesiredConfig { hash: config_hash(files.iter().map(|(name, f)| (name.as_str(), &f.file))), files })
+        Some(DesiredConfig::of(files, Vec::new()))
+    }
+
+    /// What [`Self::merge`] gave, as one agent is to have it: files that are templates are written for it. All of them, or
+    /// none. `known` is a hash that the agent was to have before: what comes to it need not be looked at again.
+    pub fn render(
+        &self,
+        merged: &DesiredConfig,
+        subject: &Subject,
+        known: Option<ContentHash>,
+    ) -> Result<DesiredConfig, Unrendered> {
+        self.templates.render(merged, subject, known)
     }
 
     /// The union of the packages of the policies at `matching`, likewise. Of a package that is hosted here `locate` says
@@ -202,6 +236,14 @@ impl PolicySet {
 
     fn at<'a>(&'a self, matching: &'a [u32], kind: PolicyKind) -> impl Iterator<Item = &'a InForce> {
         matching.iter().map(|&index| &self.policies[index as usize]).filter(move |policy| policy.kind == kind)
+    }
+}
+
+impl DesiredConfig {
+    pub fn of(files: BTreeMap<String, DesiredFile>, rendered: Vec<(ContentHash, Bytes)>) -> Self {
+        let hash = config_hash(files.iter().map(|(name, file)| (name.as_str(), &file.file)));
+        let has_templates = files.values().any(|file| file.file.is_template);
+        Self { hash, files, rendered, has_templates }
     }
 }
 

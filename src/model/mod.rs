@@ -15,9 +15,12 @@ pub mod packages;
 pub mod policy;
 pub mod proof;
 pub mod quarantine;
+pub mod rendering;
 pub mod rollout;
 pub mod selector;
 pub mod settings;
+pub mod syntax;
+pub mod template;
 pub mod uid;
 
 pub use agent::AgentRecord;

@@ -19,6 +19,8 @@ const TAKEN_UP_WITHIN_MS: i64 = 600_000;
 pub enum Convergence {
     /// No policy matches.
     NothingDesired,
+    /// What the agent should have cannot be written from its policies' templates: it keeps what it has.
+    Unrenderable,
     /// The agent does not accept offers of this kind.
     NotCapable,
     /// The agent has the desired hash (APPLIED, or it does not report a status beyond the hash).
@@ -50,12 +52,16 @@ pub fn capabilities_that_accept(kind: PolicyKind) -> u64 {
 
 pub fn convergence(agent: &AgentRecord, kind: PolicyKind) -> Convergence {
     let (observed, desired) = (&agent.observed, agent.desired.of(kind));
-    let Some(hash) = desired.hash else {
+    let is_unrenderable = kind == PolicyKind::Config && !agent.desired.unrendered.is_empty();
+    if desired.hash.is_none() && !is_unrenderable {
         return Convergence::NothingDesired;
-    };
+    }
     if !observed.accepts(kind) {
         return Convergence::NotCapable;
     }
+    let Some(hash) = desired.hash.filter(|_| !is_unrenderable) else {
+        return Convergence::Unrenderable;
+    };
     if desired.quarantined == Some(hash) {
         return Convergence::Quarantined;
     }

@@ -104,7 +104,7 @@ impl PolicyOffer {
 }
 
 /// One file of a configuration, its body stored once by hash. Content type and role are the user's,
-/// passed on verbatim.
+/// passed on verbatim. Of a [template](super::template) the body is its text: agents get what it comes to for each.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileRef {
     pub content: ContentHash,
@@ -112,6 +112,7 @@ pub struct FileRef {
     pub role: String,
     /// Bytes of the body.
     pub size: u64,
+    pub is_template: bool,
 }
 
 impl From<PolicyKind> for bus::OfferKind {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, value_parser};
 
-use super::values;
+use super::{validators::Validators, values};
 use crate::admin;
 
 #[derive(Args, Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Admin {
     /// How long calls under way may take to finish at shutdown.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = values::duration_or_zero)]
     admin_drain_timeout: Duration,
+    #[command(flatten)]
+    validators: Validators,
 }
 
 impl Admin {
@@ -40,5 +42,9 @@ impl Admin {
             cors_origins: self.admin_cors_origin.clone(),
             drain_timeout: self.admin_drain_timeout,
         }
+    }
+
+    pub fn validators(&self) -> admin::validator::Config {
+        self.validators.config()
     }
 }

@@ -15,5 +15,6 @@ fn defaults_are_the_components_own() {
     assert_eq!(text(&defaults::<Gateway>().config().unwrap()), text(&crate::gateway::Config::default()));
     assert_eq!(defaults::<ConfigService>().config().unwrap(), crate::config_service::Config::default());
     assert_eq!(defaults::<Admin>().config(), crate::admin::Config::default());
+    assert_eq!(defaults::<Admin>().validators(), crate::admin::validator::Config::default());
     assert_eq!(defaults::<Store>().config(), crate::store::postgres::Config::default());
 }

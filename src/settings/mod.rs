@@ -25,6 +25,7 @@ pub mod reference;
 mod roles;
 mod secret;
 mod telemetry;
+mod validators;
 mod values;
 
 pub use admin::Admin;
@@ -38,7 +39,7 @@ pub use load::{Load, Output};
 pub use packages::Packages;
 pub use process::{LogFormat, Process};
 pub use roles::{
-    Cli, Command, ConfigServiceRole, ConformanceRole, GatewayRole, HealthcheckRole, LoadRole, MigrateRole,
+    Cli, Command, ConfigServiceRole, ConformanceRole, GatewayRole, HealthcheckRole, LimitedRole, LoadRole, MigrateRole,
     StandaloneRole,
 };
 pub use secret::Secret;

@@ -37,6 +37,9 @@ pub enum Command {
     Conformance(ConformanceRole),
     /// Ask for a URL, and exit with 0 if the answer is a success: a probe for containers.
     Healthcheck(HealthcheckRole),
+    /// Become another program, which can take no more than it may.
+    #[command(hide = true)]
+    Limited(LimitedRole),
     /// Print the settings reference in Markdown.
     #[command(hide = true)]
     SettingsReference,
@@ -193,4 +196,18 @@ pub struct HealthcheckRole {
     /// How long the answer may take.
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = super::values::duration)]
     pub timeout: Duration,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitedRole {
+    /// Memory that it may write to.
+    #[arg(long, value_name = "BYTES")]
+    pub memory_bytes: u64,
+    /// Time of the processor.
+    #[arg(long, value_name = "SECONDS")]
+    pub cpu_seconds: u64,
+    /// The program, by its path, and its arguments.
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
 }

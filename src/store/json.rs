@@ -19,6 +19,8 @@ struct File {
     content_type: String,
     role: String,
     size: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    template: bool,
 }
 
 impl<'a, I: IntoIterator<Item = (&'a String, &'a FileRef)>> From<I> for Files {
@@ -29,8 +31,8 @@ impl<'a, I: IntoIterator<Item = (&'a String, &'a FileRef)>> From<I> for Files {
 
 impl From<&FileRef> for File {
     fn from(file: &FileRef) -> Self {
-        let FileRef { content, content_type, role, size } = file;
-        Self { content: content.to_string(), content_type: content_type.clone(), role: role.clone(), size: *size }
+        let FileRef { content, content_type, role, size, is_template } = file.clone();
+        Self { content: content.to_string(), content_type, role, size, template: is_template }
     }
 }
 
@@ -40,9 +42,9 @@ impl TryFrom<Files> for ConfigFiles {
     fn try_from(Files(files): Files) -> Result<Self> {
         files
             .into_iter()
-            .map(|(name, File { content, content_type, role, size })| {
+            .map(|(name, File { content, content_type, role, size, template })| {
                 let content = content.parse().map_err(|error| Error::damaged("file reference", error))?;
-                Ok((name, FileRef { content, content_type, role, size }))
+                Ok((name, FileRef { content, content_type, role, size, is_template: template }))
             })
             .collect()
     }

@@ -210,8 +210,9 @@ pub trait Store: CertificateStore + RolloutStore + Send + Sync + 'static {
     async fn put_contents(&self, contents: &[(ContentHash, Bytes)]) -> Result<()>;
     async fn get_contents(&self, hashes: &[ContentHash]) -> Result<Vec<(ContentHash, Bytes)>>;
     /// Remembers which files each config hash stands for.
-    async fn put_config(&self, hash: ContentHash, files: &ConfigFiles) -> Result<()>;
-    async fn get_config(&self, hash: ContentHash) -> Result<Option<ConfigFiles>>;
+    async fn put_configs(&self, configs: &[(ContentHash, ConfigFiles)]) -> Result<()>;
+    /// Of those of `hashes` that are known, in no particular order.
+    async fn get_configs(&self, hashes: &[ContentHash]) -> Result<Vec<(ContentHash, ConfigFiles)>>;
     /// Remembers what the hash of an offer of packages or connection settings stands for, for at least two days.
     async fn put_offer(&self, offer: &DesiredOffer) -> Result<()>;
     async fn get_offer(&self, hash: ContentHash) -> Result<Option<DesiredOffer>>;

@@ -42,6 +42,7 @@ pub(super) fn encode(observed: &Observed, desired: &Desired) -> Vec<u8> {
             not_after_unix_ms: own.not_after,
             is_used: own.is_used,
         }),
+        unrendered: desired.unrendered.clone(),
     };
     more.encode_to_vec()
 }
@@ -68,6 +69,7 @@ pub(super) fn decode(more: Vec<u8>, observed: &mut Observed, desired: &mut Desir
         not_after: own.not_after_unix_ms,
         is_used: own.is_used,
     });
+    desired.unrendered = more.unrendered;
     Ok(())
 }
 

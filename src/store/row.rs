@@ -5,7 +5,7 @@ use prost::Message;
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
-use super::{AuditEntry, Error, PackageFile, Result, Token, TokenDigest, TokenKind, json::Files, more};
+use super::{AuditEntry, ConfigFiles, Error, PackageFile, Result, Token, TokenDigest, TokenKind, json::Files, more};
 use crate::{
     model::{
         AgentRecord, Attributes, ContentHash, InstanceUid, Labels, UnixMs,
@@ -150,6 +150,12 @@ pub(super) type ContentRow = (Vec<u8>, Vec<u8>);
 
 pub(super) fn contents(rows: Vec<ContentRow>) -> Result<Vec<(ContentHash, Bytes)>> {
     rows.into_iter().map(|(key, body)| Ok((hash(key)?, body.into()))).collect()
+}
+
+pub(super) type ConfigRow = (Vec<u8>, Json<Files>);
+
+pub(super) fn configs(rows: Vec<ConfigRow>) -> Result<Vec<(ContentHash, ConfigFiles)>> {
+    rows.into_iter().map(|(key, files)| Ok((hash(key)?, files.0.try_into()?))).collect()
 }
 
 /// A policy with its newest revision.

@@ -24,3 +24,5 @@ mod settings;
 mod standalone;
 mod supervisor;
 mod telemetry;
+mod templates;
+mod validators;

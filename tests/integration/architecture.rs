@@ -28,7 +28,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("telemetry", &["trace"]),
     (
         "settings",
-        &["admin", "bus", "config_service", "conformance", "gateway", "load", "packages", "store", "telemetry"],
+        &[
+            "admin",
+            "bus",
+            "config_service",
+            "conformance",
+            "gateway",
+            "load",
+            "model",
+            "packages",
+            "store",
+            "telemetry",
+        ],
     ),
     (
         "app",

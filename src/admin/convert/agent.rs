@@ -162,7 +162,9 @@ fn transport(transport: Transport) -> admin::Transport {
 /// `None` for a kind that neither a policy nor the agent has said anything of.
 pub fn offered(record: &AgentRecord, kind: PolicyKind) -> Option<admin::AgentOffer> {
     let (desired, reported) = (record.desired.of(kind), record.observed.reported(kind));
-    (desired.hash.is_some() || *reported != Reported::default()).then(|| admin::AgentOffer {
+    let unrendered = if kind == PolicyKind::Config { record.desired.unrendered.clone() } else { String::new() };
+    let is_concerned = desired.hash.is_some() || *reported != Reported::default() || !unrendered.is_empty();
+    is_concerned.then(|| admin::AgentOffer {
         kind: super::policy::kind(kind).into(),
         desired_hash: desired.hash.map(ContentHash::to_bytes).unwrap_or_default(),
         desired_generation: desired.generation,
@@ -170,12 +172,14 @@ pub fn offered(record: &AgentRecord, kind: PolicyKind) -> Option<admin::AgentOff
         status: reported.status as i32,
         error: reported.error.clone(),
         convergence: convergence(record, kind).into(),
+        unrendered,
     })
 }
 
 fn convergence(record: &AgentRecord, kind: PolicyKind) -> admin::Convergence {
     match offer::convergence(record, kind) {
         Convergence::NothingDesired => admin::Convergence::NothingDesired,
+        Convergence::Unrenderable => admin::Convergence::Unrenderable,
         Convergence::NotCapable => admin::Convergence::NotCapable,
         Convergence::Converged => admin::Convergence::Converged,
         Convergence::Applying => admin::Convergence::Applying,

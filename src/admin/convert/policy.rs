@@ -62,6 +62,7 @@ fn files(files: BTreeMap<String, FileRef>) -> Vec<admin::PolicyFile> {
         body: Default::default(),
         content_hash: file.content.to_bytes(),
         size: file.size,
+        template: file.is_template,
     };
     files.into_iter().map(file).collect()
 }

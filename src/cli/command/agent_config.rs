@@ -44,6 +44,9 @@ struct View {
     /// What has been assigned so far; differs from the desired hash while a change is on its way.
     #[serde(skip_serializing_if = "Option::is_none")]
     assigned_config_hash: Option<String>,
+    /// Why nothing is desired: a template cannot be filled in for this agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unrendered: Option<String>,
     files: BTreeMap<String, File>,
 }
 
@@ -53,6 +56,9 @@ struct File {
     policy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     revision: Option<u64>,
+    /// Written for this agent, from a template.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    template: bool,
     content_type: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<String>,
@@ -66,7 +72,9 @@ struct File {
 pub async fn show(client: &Client, instance_uid: String, part: Part, format: Format) -> Result<()> {
     let request = client.request(GetAgentConfigRequest { instance_uid });
     let config = client.agents().get_agent_config(request).await?.into_inner();
-    if !matches!(part, Part::Effective) && config.desired_config_hash != config.assigned_config_hash {
+    if !matches!(part, Part::Effective) && !config.unrendered.is_empty() {
+        eprintln!("note: the agent keeps what it has: {}", output::plain(&config.unrendered));
+    } else if !matches!(part, Part::Effective) && config.desired_config_hash != config.assigned_config_hash {
         eprintln!("note: a change is on its way; the agent has not been assigned this configuration yet");
     }
     if !matches!(part, Part::Desired) && !config.has_effective {
@@ -92,6 +100,7 @@ fn view(part: Part, config: AgentConfig) -> View {
     View {
         desired_config_hash: hash(&config.desired_config_hash),
         assigned_config_hash: hash(&config.assigned_config_hash),
+        unrendered: Some(config.unrendered).filter(|unrendered| !unrendered.is_empty()),
         instance_uid: config.instance_uid,
         files,
     }
@@ -102,6 +111,7 @@ fn desired(file: DesiredFile) -> (String, File) {
     let view = File {
         policy: Some(file.policy),
         revision: Some(file.revision),
+        template: file.template,
         content_type: file.content_type,
         role: Some(file.role),
         body,
@@ -112,7 +122,8 @@ fn desired(file: DesiredFile) -> (String, File) {
 
 fn effective(file: EffectiveFile) -> (String, File) {
     let (body, body_base64) = text_or_base64(&file.body);
-    let view = File { policy: None, revision: None, content_type: file.content_type, role: None, body, body_base64 };
+    let content_type = file.content_type;
+    let view = File { policy: None, revision: None, template: false, content_type, role: None, body, body_base64 };
     (file.name, view)
 }
 
@@ -136,7 +147,8 @@ fn text(part: Part, view: View) -> Result<()> {
     for (name, file) in &view.files {
         let mut row = vec![quoted(name), or_dash(&file.content_type)];
         row.extend(file.policy.clone());
-        row.extend(file.revision.map(|revision| revision.to_string()));
+        let from = if file.template { " (template)" } else { "" };
+        row.extend(file.revision.map(|revision| format!("{revision}{from}")));
         rows.push(row);
     }
     let mut out = Table::default().lines(rows);

@@ -56,6 +56,7 @@ pub async fn apply(client: &Client, files: &[String], is_dry: bool, message: &st
         let applied = send(client, document.request.clone()).await;
         let applied = applied.map_err(|status| stopped(&documents, done, &explain(document, &status)))?;
         output::write(&line(&applied, false))?;
+        applied.warnings.iter().for_each(|warning| eprintln!("warning: {}", output::plain(warning)));
     }
     Ok(())
 }
@@ -123,10 +124,14 @@ fn preview(response: &ApplyPolicyResponse) -> String {
     let Some(preview) = &response.preview else { return String::new() };
     let PolicyPreview { gaining, losing, changing, unchanged, .. } = preview;
     let mut out = String::new();
+    if preview.unrenderable > 0 {
+        out +=
+            &format!("  {} agents keep what they have: templates cannot be filled in for them\n", preview.unrenderable);
+    }
     if gaining + losing + changing > 0 {
         out += &format!("  {changing} agents change, {gaining} gain, {losing} lose; {unchanged} stay as they are\n");
     }
-    for warning in &preview.warnings {
+    for warning in response.warnings.iter().chain(&preview.warnings) {
         out += &format!("  warning: {}\n", output::plain(warning));
     }
     for change in &preview.changes {

@@ -55,6 +55,9 @@ pub struct Offer {
     pub status: &'static str,
     pub error: String,
     pub convergence: String,
+    /// Why it is UNRENDERABLE.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub unrendered: String,
 }
 
 impl From<admin::AgentOffer> for Offer {
@@ -66,6 +69,7 @@ impl From<admin::AgentOffer> for Offer {
             reported_hash: hex::encode(offer.reported_hash),
             status: OfferStatus::from_number(offer.status).name(),
             error: offer.error,
+            unrendered: offer.unrendered,
         }
     }
 }
@@ -149,6 +153,12 @@ impl Agent {
         self.attributes.get(key).map_or_else(|| "-".to_owned(), text)
     }
 
+    /// What is wrong with it, in the words of whoever says so.
+    fn error(&self) -> &str {
+        let unrendered = self.offers.get("Config").map_or("", |offer| &offer.unrendered);
+        [unrendered, &self.config_error, &self.health_error].into_iter().find(|error| !error.is_empty()).unwrap_or("")
+    }
+
     pub fn health(&self) -> &'static str {
         match self.healthy {
             None => "unknown",
@@ -187,7 +197,7 @@ impl View for Agent {
             short(&self.desired_config_hash),
             short(&self.reported_config_hash),
             or_dash(&labels.join(",")),
-            or_dash(if self.config_error.is_empty() { &self.health_error } else { &self.config_error }),
+            or_dash(self.error()),
         ]
     }
 

@@ -88,6 +88,9 @@ pub struct File {
     /// Bytes.
     pub size: u64,
     pub sha256: String,
+    /// The body is a template, which is filled in for each agent.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub template: bool,
     /// Where bodies were asked for, and this one is text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
@@ -148,7 +151,8 @@ fn file(file: admin::PolicyFile) -> (String, File) {
         }
     }
     let sha256 = hex::encode(file.content_hash);
-    let view = File { content_type: file.content_type, role: file.role, size: file.size, sha256, body, body_base64 };
+    let admin::PolicyFile { content_type, role, size, template, .. } = file;
+    let view = File { content_type, role, size, sha256, template, body, body_base64 };
     (file.name, view)
 }
 

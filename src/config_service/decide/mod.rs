@@ -35,23 +35,27 @@ pub struct Meaning {
     pub connection_settings: Option<Arc<DesiredOffer>>,
 }
 
-/// What the agent should have of one kind, by these policies; its record may not be as far.
+/// What the agent should have of one kind, by these policies; its record may not be as far. Why not, if that cannot
+/// be made.
 pub fn wanted(
     record: &AgentRecord,
     attributes: &Attributes,
     policies: &Snapshot,
     kind: PolicyKind,
-) -> Option<ContentHash> {
-    let target = policies.target(record.uid, attributes, &record.labels);
-    match kind {
-        PolicyKind::Config => target.config.map(|config| config.hash),
+) -> Result<Option<ContentHash>, String> {
+    if kind == PolicyKind::Config {
+        return policies.wanted_config(record, attributes);
+    }
+    let target = policies.merged(record.uid, attributes, &record.labels);
+    Ok(match kind {
+        PolicyKind::Config => None,
         PolicyKind::Packages => target.packages.map(|offer| offer.hash),
         PolicyKind::ConnectionSettings => {
             let mut desired = record.desired.clone();
             let (offered, observed) = (&target.connection_settings, &record.observed);
             settings::offer(offered, observed, &mut desired, policies.opamp_url()).map(|offer| offer.hash)
         }
-    }
+    })
 }
 
 /// Computes what the agent should have, and how fast that may go out. `None`, and nothing changes, while the agent's attributes are not known (it would get
@@ -64,13 +68,20 @@ fn recompute(record: &mut AgentRecord, policies: &Snapshot, now: UnixMs) -> Opti
     }
     // One that is of no use any more is not offered.
     record.desired.certificate.take_if(|certificate| certificate.not_after <= now);
-    let target = policies.target(record.uid, &Attributes::decode(&observed.description), &record.labels);
+    let attributes = Attributes::decode(&observed.description);
+    let target = policies.target(record.uid, &attributes, &record.labels, record.desired.config.hash);
     let (observed, desired) = (&record.observed, &mut record.desired);
     let connection_settings =
         settings::offer(&target.connection_settings, observed, desired, policies.opamp_url()).map(Arc::new);
-    desired.config.set(target.config.as_ref().map(|config| config.hash), now);
+    // Of a configuration that cannot be made, nothing is offered, and the agent keeps what it has.
+    desired.unrendered = target.config.as_ref().err().map(ToString::to_string).unwrap_or_default();
+    let config = target.config.ok().flatten();
+    let before = desired.config.hash;
+    desired.config.set(config.as_ref().map(|config| config.hash), now);
+    // One that was written for the agent, and that its record names already, need not be stored again.
+    let config = config.filter(|config| config.rendered.is_empty() || before != Some(config.hash));
     desired.packages.set(target.packages.as_ref().map(|offer| offer.hash), now);
     desired.connection_settings.set(connection_settings.as_ref().map(|offer| offer.hash), now);
     desired.epoch = policies.epoch();
-    Some((Meaning { config: target.config, packages: target.packages, connection_settings }, target.pace))
+    Some((Meaning { config, packages: target.packages, connection_settings }, target.pace))
 }

@@ -28,8 +28,9 @@ pub struct Offer {
 /// Brings the desired state up to date and offers it if due. `None` if nothing changes.
 pub fn reconcile(mut record: AgentRecord, policies: &Snapshot, now: UnixMs) -> Option<Change> {
     let before = PolicyKind::ALL.map(|kind| record.desired.of(kind).generation);
+    let unrendered = record.desired.unrendered.clone();
     let (meaning, pace) = recompute(&mut record, policies, now).unwrap_or_default();
-    let mut is_visible = false;
+    let mut is_visible = record.desired.unrendered != unrendered;
     let mut offers = Vec::new();
     for (kind, generation) in PolicyKind::ALL.into_iter().zip(before) {
         let is_new = record.desired.of(kind).generation != generation;

@@ -292,8 +292,9 @@ fn see_beside_offer(record: &mut AgentRecord, policies: &Snapshot) {
     else {
         return;
     };
-    let target = policies.target(record.uid, &Attributes::decode(&record.observed.description), &record.labels);
-    let Some(offer) = target.packages.filter(|offer| offer.hash == hash) else { return };
+    let attributes = Attributes::decode(&record.observed.description);
+    let merged = policies.merged(record.uid, &attributes, &record.labels);
+    let Some(offer) = merged.packages.filter(|offer| offer.hash == hash) else { return };
     let statuses = PackageStatuses::decode(record.observed.package_statuses.clone());
     if let (Ok(statuses), Ok(offer)) = (statuses, PackagesAvailable::decode(offer.body.clone())) {
         record.observed.packages = packages::reported_of(&statuses, &offer);

@@ -86,8 +86,13 @@ pub fn policy(name: &str, selector: &str, priority: i32, files: &[(&str, &str)])
         .iter()
         .map(|(file, body)| {
             let content = ContentHash::of(body.as_bytes());
-            let file_ref =
-                FileRef { content, content_type: "text/yaml".into(), role: String::new(), size: body.len() as u64 };
+            let file_ref = FileRef {
+                content,
+                content_type: "text/yaml".into(),
+                role: String::new(),
+                size: body.len() as u64,
+                is_template: false,
+            };
             (file.to_string(), file_ref)
         })
         .collect::<BTreeMap<_, _>>();

@@ -141,7 +141,8 @@ async fn keeps_names(cx: &Context) -> Verdict {
 
 async fn keeps_bodies(cx: &Context) -> Verdict {
     let body: Vec<u8> = (0..=255).chain([0, 0xff, 0xfe]).collect();
-    let offer = offered_files(cx, &[file("conformance.bin", body.clone())]).await?;
+    let given = File { content_type: "application/octet-stream".to_owned(), ..file("conformance.bin", body.clone()) };
+    let offer = offered_files(cx, &[given]).await?;
     let found = offer.files.iter().find(|file| file.name == "conformance.bin").ok_or("the file is missing")?;
     ensure!(found.body == body, "{} bytes arrive as {} others", body.len(), found.body.len());
     Ok(())

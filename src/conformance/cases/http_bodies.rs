@@ -94,7 +94,7 @@ async fn accepting(cx: &Context, accept: Option<&str>) -> Step<Response> {
     let mut agent = cx.agent();
     if cx.world.admin.is_some() {
         agent = agent.with(can::CONFIG);
-        cx.offer("large", &"a: 1\n".repeat(2_000)).await?;
+        cx.offer("large", &"- a: 1\n".repeat(2_000)).await?;
     }
     let mut http = cx.http().await?;
     let request = http.post(&agent.full());

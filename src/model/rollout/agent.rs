@@ -25,17 +25,22 @@ pub enum Standing {
     Failed(String),
 }
 
-/// `wanted`: what it should have, by the policies; its record may not be as far.
+/// `wanted`: what it should have, by the policies; its record may not be as far. Why not, if that cannot be made.
 pub fn standing(
     agent: &AgentRecord,
     kind: PolicyKind,
-    wanted: Option<ContentHash>,
+    wanted: Result<Option<ContentHash>, String>,
     deadline_ms: i64,
     now: UnixMs,
 ) -> Standing {
     if !agent.observed.accepts(kind) {
         return Standing::NotCapable;
     }
+    let wanted = match wanted {
+        Ok(wanted) => wanted,
+        Err(unrendered) if agent.presence.connected => return Standing::Failed(unrendered),
+        Err(_) => return Standing::Disconnected,
+    };
     let (desired, reported) = (agent.desired.of(kind), agent.observed.reported(kind));
     let is_overdue = || overdue_at(agent, kind, deadline_ms).is_some_and(|at| now >= at);
     if desired.unproven.is_some_and(|unproven| unproven.is_returning()) && desired.hash == wanted && is_overdue() {
@@ -50,6 +55,7 @@ pub fn standing(
     let Some(hash) = wanted else { return Standing::Healthy };
     match offer::convergence(agent, kind) {
         Convergence::NothingDesired => Standing::Healthy,
+        Convergence::Unrenderable => Standing::Failed(agent.desired.unrendered.clone()),
         Convergence::NotCapable => Standing::NotCapable,
         Convergence::Quarantined if reported.hash[..] == hash.0 && reported.status == OfferStatus::Failed => {
             Standing::Failed(reported.error.clone())

@@ -1,13 +1,15 @@
 //! Bodies, many at a time.
 
 use bytes::Bytes;
+use sqlx::types::Json;
 
 use super::{Backend, Tx};
 use crate::{
     model::{ContentHash, UnixMs},
     store::{
-        REFRESH_AFTER_MS, Result,
-        row::{self, ContentRow},
+        ConfigFiles, REFRESH_AFTER_MS, Result,
+        json::Files,
+        row::{self, ConfigRow, ContentRow},
         unix_ms,
     },
 };
@@ -39,6 +41,31 @@ pub(super) async fn get(store: &Backend, hashes: &[ContentHash]) -> Result<Vec<(
     let query = sqlx::query_as("SELECT hash, body FROM contents WHERE hash = ANY($1)").bind(hashes);
     let rows: Vec<ContentRow> = query.fetch_all(store.reader()).await?;
     row::contents(rows)
+}
+
+/// As [`put`].
+pub(super) async fn put_configs(tx: &mut Tx, configs: &[(ContentHash, ConfigFiles)]) -> sqlx::Result<()> {
+    let mut sorted: Vec<_> = configs.iter().collect();
+    sorted.sort_by_key(|(hash, _)| *hash);
+    let hashes: Vec<&[u8]> = sorted.iter().map(|(hash, _)| &hash.0[..]).collect();
+    let now = unix_ms();
+    let refresh = "UPDATE configs SET made_unix_ms = $2 FROM (
+            SELECT hash FROM configs WHERE hash = ANY($1) AND made_unix_ms < $3 ORDER BY hash FOR UPDATE
+        ) AS old WHERE configs.hash = old.hash";
+    sqlx::query(refresh).bind(&hashes).bind(now).bind(now - REFRESH_AFTER_MS).execute(&mut **tx).await?;
+    let insert = "INSERT INTO configs (hash, files, made_unix_ms)
+        SELECT hash, files, $3 FROM UNNEST($1::bytea[], $2::jsonb[]) AS incoming (hash, files)
+        ON CONFLICT (hash) DO NOTHING";
+    let files: Vec<Json<Files>> = sorted.iter().map(|(_, files)| Json(Files::from(files))).collect();
+    sqlx::query(insert).bind(&hashes).bind(&files).bind(now).execute(&mut **tx).await?;
+    Ok(())
+}
+
+pub(super) async fn get_configs(store: &Backend, hashes: &[ContentHash]) -> Result<Vec<(ContentHash, ConfigFiles)>> {
+    let hashes: Vec<&[u8]> = hashes.iter().map(|hash| &hash.0[..]).collect();
+    let query = sqlx::query_as("SELECT hash, files FROM configs WHERE hash = ANY($1)").bind(hashes);
+    let rows: Vec<ConfigRow> = query.fetch_all(store.reader()).await?;
+    row::configs(rows)
 }
 
 pub(super) async fn collect_garbage(store: &Backend, before: UnixMs) -> Result<u64> {

@@ -5,15 +5,14 @@
 //! no write as a rule), and only what is older than [`crate::store::Store::collect_garbage`]'s `before` is deleted.
 
 use bytes::Bytes;
-use sqlx::types::Json;
 
 use super::{Backend, Tx, content_batches};
 use crate::{
     model::{ContentHash, desired::DesiredOffer},
-    store::{ConfigFiles, REFRESH_AFTER_MS, Result, json::Files, row, unix_ms},
+    store::{ConfigFiles, REFRESH_AFTER_MS, Result, row, unix_ms},
 };
 
-pub(super) use content_batches::{collect_garbage, get, put};
+pub(super) use content_batches::{collect_garbage, get, get_configs, put, put_configs};
 
 pub(super) async fn put_all(store: &Backend, bodies: &[(ContentHash, Bytes)]) -> Result<()> {
     let mut tx = store.begin().await?;
@@ -27,25 +26,13 @@ pub(super) async fn hold(tx: &mut Tx, hash: ContentHash) -> Result<bool> {
     Ok(query.execute(&mut **tx).await?.rows_affected() > 0)
 }
 
-pub(super) async fn put_config(store: &Backend, hash: ContentHash, files: &ConfigFiles) -> Result<()> {
-    let statement = "INSERT INTO configs (hash, files, made_unix_ms) VALUES ($1, $2, $3)
-        ON CONFLICT (hash) DO UPDATE SET made_unix_ms = excluded.made_unix_ms
-        WHERE configs.made_unix_ms < excluded.made_unix_ms - $4";
+pub(super) async fn put_all_configs(store: &Backend, configs: &[(ContentHash, ConfigFiles)]) -> Result<()> {
+    if configs.is_empty() {
+        return Ok(());
+    }
     let mut tx = store.begin().await?;
-    sqlx::query(statement)
-        .bind(&hash.0[..])
-        .bind(Json(Files::from(files)))
-        .bind(unix_ms())
-        .bind(REFRESH_AFTER_MS)
-        .execute(&mut *tx)
-        .await?;
+    put_configs(&mut tx, configs).await?;
     Ok(tx.commit().await?)
-}
-
-pub(super) async fn get_config(store: &Backend, hash: ContentHash) -> Result<Option<ConfigFiles>> {
-    let query = sqlx::query_as("SELECT files FROM configs WHERE hash = $1").bind(&hash.0[..]);
-    let row: Option<(Json<Files>,)> = query.fetch_optional(store.reader()).await?;
-    row.map(|(files,)| files.0.try_into()).transpose()
 }
 
 pub(super) async fn put_offer(store: &Backend, offer: &DesiredOffer) -> Result<()> {

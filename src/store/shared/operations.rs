@@ -185,12 +185,12 @@ impl Store for Backend {
         observed("get_contents", self.limit(), contents::get(self, hashes)).await
     }
 
-    async fn put_config(&self, hash: ContentHash, files: &ConfigFiles) -> Result<()> {
-        observed("put_config", self.limit(), contents::put_config(self, hash, files)).await
+    async fn put_configs(&self, configs: &[(ContentHash, ConfigFiles)]) -> Result<()> {
+        observed("put_configs", self.limit(), contents::put_all_configs(self, configs)).await
     }
 
-    async fn get_config(&self, hash: ContentHash) -> Result<Option<ConfigFiles>> {
-        observed("get_config", self.limit(), contents::get_config(self, hash)).await
+    async fn get_configs(&self, hashes: &[ContentHash]) -> Result<Vec<(ContentHash, ConfigFiles)>> {
+        observed("get_configs", self.limit(), contents::get_configs(self, hashes)).await
     }
 
     async fn put_offer(&self, offer: &DesiredOffer) -> Result<()> {

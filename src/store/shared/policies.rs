@@ -13,6 +13,7 @@ use crate::{
         desired::{InForce, Part, PolicySet},
         packages,
         policy::{Policy, PolicyKind, PolicyOffer, Revision},
+        rendering,
     },
     store::{
         Actor, Applied, ApplyOutcome, ApplyPolicy, Error, Result,
@@ -214,7 +215,20 @@ pub(super) async fn set(store: &Backend) -> Result<PolicySet> {
             add(policy, Part::Inside(cohort));
         }
     }
-    Ok(PolicySet::new(epoch, in_force, cohorts))
+    let set = PolicySet::new(epoch, in_force, cohorts);
+    let (mut room, mut hashes) = (rendering::MAX_TEMPLATE_BYTES, Vec::new());
+    for (hash, size) in set.template_files() {
+        let Some(left) = room.checked_sub(size) else {
+            tracing::warn!(template = %hash, "left out: all templates together are too large; its agents keep what they have");
+            continue;
+        };
+        room = left;
+        hashes.push(hash);
+    }
+    if hashes.is_empty() {
+        return Ok(set);
+    }
+    Ok(set.with_templates(contents::get(store, &hashes).await?))
 }
 
 pub(super) async fn epoch(store: &Backend) -> Result<u64> {

@@ -13,5 +13,6 @@ mod protocol;
 mod test_bus;
 mod texts;
 mod tokens;
+mod validators;
 mod watch;
 mod world;

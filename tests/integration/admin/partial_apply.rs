@@ -23,7 +23,7 @@ impl Policies for Failing {
             return Err(Status::unavailable("the database is not reachable"));
         }
         let policy = Some(Policy { name, ..Default::default() });
-        Ok(Response::new(ApplyPolicyResponse { policy, outcome: Outcome::Created.into(), agents: None, preview: None }))
+        Ok(Response::new(ApplyPolicyResponse { policy, outcome: Outcome::Created.into(), ..Default::default() }))
     }
 
     async fn get_policy(&self, _: Request<GetPolicyRequest>) -> Result<Response<Policy>, Status> {

@@ -4,7 +4,7 @@ use muster::{
     model::UnixMs,
     proto::admin::{
         ApplyPolicyRequest, ApplyPolicyResponse, DeletePolicyRequest, GetPolicyRequest, ListPoliciesRequest,
-        ListRevisionsRequest, apply_policy_response::Outcome,
+        ListRevisionsRequest, PolicyPreview, apply_policy_response::Outcome,
     },
 };
 use tonic::Code;
@@ -89,15 +89,89 @@ async fn a_preview_says_whom_a_revision_touches_and_how() {
     assert_eq!((moved.gaining, moved.losing, moved.changing), (1, 1, 0));
     let kept = "1 agents keep what they have: nothing is left to offer, and the policy has no allow_empty";
     assert_eq!(moved.warnings, [kept]);
-    assert_eq!(
-        preview("os = plan9", "one\n").await.warnings.last().unwrap(),
-        "no agent matches the selector \"os = plan9\""
-    );
+    let nobody = preview("os = plan9", "one\n").await.warnings;
+    assert_eq!(nobody[0], "no agent matches the selector \"os = plan9\"");
 
     // Who applies may ask too; then it says what it has changed.
     let request = ApplyPolicyRequest { preview: true, ..policy("base", "", "two\n") };
     let applied = apply(&world, request).await.unwrap().preview.unwrap();
     assert_eq!((applied.gaining, applied.changing), (1, 1));
+}
+
+async fn preview(world: &World, request: ApplyPolicyRequest) -> PolicyPreview {
+    let dry = ApplyPolicyRequest { validate_only: true, preview: true, ..request };
+    apply(world, dry).await.unwrap().preview.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_warns_of_what_may_surprise() {
+    let world = World::start().await;
+    let mut deaf = agent(3, &[("os", "linux"), ("telemetry.sdk.language", "dotnet")]);
+    deaf.observed.capabilities = 0;
+    let dotnet = agent(2, &[("os", "linux"), ("telemetry.sdk.language", "dotnet")]);
+    world.put(&[agent(1, &[("os", "linux")]), dotnet, deaf]).await;
+    apply(&world, policy("other", "os = linux", "one\n")).await.unwrap();
+
+    // The same file in two policies: the one that goes before is named, either way.
+    let above = ApplyPolicyRequest { priority: 1, ..policy("base", "os = linux", "two\n") };
+    let warnings = preview(&world, above.clone()).await.warnings;
+    let expected = [
+        "\"collector.yaml\" of 3 agents is in other too: this policy goes before",
+        "1 of the agents do not accept offers of kind Config",
+    ];
+    assert_eq!(warnings, expected);
+    let mut below = ApplyPolicyRequest { priority: -1, ..policy("base", "os = linux", "two\n") };
+    below.files.push(muster::proto::admin::PolicyFile { name: "more".into(), ..below.files[0].clone() });
+    let warnings = preview(&world, below).await.warnings;
+    assert_eq!(warnings[0], "\"collector.yaml\" of 3 agents comes from policy \"other\", which goes before this one");
+
+    // Nothing is left.
+    let emptied = ApplyPolicyRequest { selector: "os = plan9".into(), ..policy("other", "", "one\n") };
+    let warnings = preview(&world, emptied).await.warnings;
+    assert!(warnings[1].starts_with("3 agents keep what they have: nothing is left to offer"), "{warnings:?}");
+    let emptied = ApplyPolicyRequest { allow_empty: true, files: Vec::new(), ..policy("other", "", "") };
+    assert_eq!(preview(&world, emptied).await.warnings[0], "3 agents are left with nothing of this kind");
+
+    // More than clients take.
+    let large = policy("base", "os = linux", &"- a: 1\n".repeat(30_000));
+    let mut large = ApplyPolicyRequest { priority: 1, ..large };
+    large.files[0].name = "large.yaml".into();
+    let warnings = preview(&world, large).await.warnings;
+    let too_large = warnings.iter().find(|warning| warning.contains(".NET")).unwrap();
+    assert!(too_large.starts_with("2 agents are .NET's and would be sent up to 2100"), "{too_large}");
+    assert!(too_large.ends_with("takes 131072"), "{too_large}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_writes_templates_for_each_agent() {
+    let world = World::start().await;
+    let hosts = ["a", "b", "b"].into_iter().enumerate();
+    let agents = hosts.map(|(n, host)| agent(n as u128 + 1, &[("os", "linux"), ("host", host)]));
+    world.put(&agents.chain([agent(4, &[("os", "linux")]), agent(5, &[("os", "linux")])]).collect::<Vec<_>>()).await;
+    let template = |body: &str| {
+        let mut request = policy("base", "os = linux", body);
+        request.files[0].template = true;
+        request
+    };
+    let preview_of = preview(&world, template("host: {{ attributes.host }}\n")).await;
+    assert_eq!((preview_of.gaining, preview_of.unrenderable, preview_of.unchanged), (3, 2, 0));
+    let [warning] = &preview_of.warnings[..] else { panic!("{preview_of:?}") };
+    let expected = format!(
+        "2 agents keep what they have, such as {}: template \"collector.yaml\" of policy base, revision 1: line 1, column 10: \
+         undefined value: attributes.host",
+        uid(4)
+    );
+    assert_eq!(*warning, expected);
+    let shown: Vec<_> = preview_of.changes.iter().map(|change| (change.agents, change.items[0].after.clone())).collect();
+    assert_eq!(shown, [(2, Some("host: b\n".into())), (1, Some("host: a\n".into()))]);
+
+    apply(&world, template("host: {{ attributes.host }}\n")).await.unwrap();
+    let changed = preview(&world, template("host: {{ attributes.host | default('a') }}\n")).await;
+    assert_eq!((changed.gaining, changed.changing, changed.unchanged, changed.unrenderable), (2, 0, 3, 0));
+    let plain = preview(&world, policy("base", "os = linux", "host: a\n")).await;
+    assert_eq!((plain.gaining, plain.changing, plain.unchanged), (2, 2, 1), "what it comes to is compared");
+    let before = plain.changes.iter().find_map(|change| change.items[0].before.clone());
+    assert_eq!(before, Some("host: b\n".into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

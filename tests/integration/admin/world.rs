@@ -4,7 +4,7 @@
 use std::{collections::HashSet, net::SocketAddr, path::Path, sync::Arc};
 
 use muster::{
-    admin,
+    admin::{self, validator},
     auth::token,
     bus::{Bus, Event, SharedBus, Subscription, Topic, in_process::InProcess, redis::Redis},
     model::{AgentRecord, ContentHash, InstanceUid, agent::Presence},
@@ -57,15 +57,27 @@ impl World {
     }
 
     pub async fn with(config: admin::Config, bus: SharedBus) -> Self {
-        Self::made(config, bus, true).await
+        Self::made(config, bus, true, None).await
+    }
+
+    /// Whose policies have to pass these.
+    pub async fn validating(config: validator::Config) -> Self {
+        let launcher = env!("CARGO_BIN_EXE_muster").into();
+        let validators = validator::Validators::new(validator::Config { launcher, ..config }).expect("validators");
+        Self::made(admin::Config::default(), InProcess::new(), true, Some(validators)).await
     }
 
     /// Without package files, and without anybody who issues certificates.
     pub async fn without_packages() -> Self {
-        Self::made(admin::Config::default(), InProcess::new(), false).await
+        Self::made(admin::Config::default(), InProcess::new(), false, None).await
     }
 
-    async fn made(config: admin::Config, bus: SharedBus, has_packages: bool) -> Self {
+    async fn made(
+        config: admin::Config,
+        bus: SharedBus,
+        has_packages: bool,
+        validators: Option<validator::Validators>,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let packages = Location::Folder(folder.path().join("packages"));
         let packages = has_packages.then(|| Storage::open(&packages, []).expect("a folder"));
@@ -76,8 +88,11 @@ impl World {
         let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
         let issuer = has_packages.then(issuer);
-        let server =
+        let mut server =
             admin::Server::new(config, store.clone(), bus.clone()).with_packages(packages, true).with_issuer(issuer);
+        if let Some(validators) = validators {
+            server = server.with_validators(validators);
+        }
         let server = tokio::spawn(server.run(listener, shutdown.clone()));
         let channel = Channel::from_shared(format!("http://{address}")).expect("a URL");
         let channel = channel.connect().await.expect("a connection");

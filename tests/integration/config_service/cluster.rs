@@ -141,10 +141,27 @@ impl Cluster {
 
     /// A policy of these files.
     pub async fn apply_files(&self, name: &str, selector: &str, files: &[(&str, &str)], max_per_second: u32) {
+        self.apply_kind_of_files(name, selector, files, false, max_per_second).await;
+    }
+
+    /// A policy of these templates.
+    pub async fn apply_templates(&self, name: &str, selector: &str, files: &[(&str, &str)]) {
+        self.apply_kind_of_files(name, selector, files, true, 0).await;
+    }
+
+    async fn apply_kind_of_files(
+        &self,
+        name: &str,
+        selector: &str,
+        files: &[(&str, &str)],
+        is_template: bool,
+        max_per_second: u32,
+    ) {
         let (mut refs, mut bodies) = (BTreeMap::new(), Vec::new());
         for (file, body) in files {
             let (content, size) = (ContentHash::of(body.as_bytes()), body.len() as u64);
-            let file_ref = FileRef { content, content_type: "text/yaml".into(), role: String::new(), size };
+            let file_ref =
+                FileRef { content, content_type: "text/yaml".into(), role: String::new(), size, is_template };
             refs.insert((*file).to_owned(), file_ref);
             bodies.push((content, body.as_bytes().to_vec().into()));
         }

@@ -12,6 +12,7 @@ mod outages;
 mod packages;
 mod replicas;
 mod settings;
+mod templates;
 
 /// Every test, over SQLite and the in-process bus and over Postgres and Redis.
 macro_rules! on_both {
@@ -90,4 +91,10 @@ on_both! {
         what_was_sent_is_remembered_by_every_node
         refused_settings_are_not_offered_again
         a_new_capability_brings_an_offer;
+    templates:
+        each_agent_gets_what_is_written_for_it
+        equal_results_are_one_and_stay_for_as_long_as_they_are_used
+        labels_and_attributes_write_anew
+        what_cannot_be_written_is_not_offered_in_part
+        a_template_that_comes_to_the_same_changes_nothing;
 }

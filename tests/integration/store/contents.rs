@@ -19,14 +19,19 @@ pub async fn bodies_and_configs_are_kept(store: &SharedStore) {
     bodies.sort();
     assert_eq!(found, bodies);
 
-    let files = files(&[("", "one"), ("b.yaml", "two"), ("ünï \"quoted\"", "three")]);
-    let hash = ContentHash([5; 32]);
-    assert_eq!(store.get_config(hash).await.unwrap(), None);
-    store.put_config(hash, &files).await.unwrap();
-    store.put_config(hash, &files).await.unwrap();
-    assert_eq!(store.get_config(hash).await.unwrap(), Some(files));
-    store.put_config(ContentHash([6; 32]), &Default::default()).await.unwrap();
-    assert_eq!(store.get_config(ContentHash([6; 32])).await.unwrap(), Some(Default::default()));
+    let mut files = files(&[("", "one"), ("b.yaml", "two"), ("ünï \"quoted\"", "three")]);
+    files.get_mut("b.yaml").unwrap().is_template = true;
+    let configs = [(ContentHash([5; 32]), files), (ContentHash([6; 32]), Default::default())];
+    let hashes = [ContentHash([6; 32]), ContentHash([5; 32]), ContentHash([7; 32])];
+    assert_eq!(store.get_configs(&hashes).await.unwrap(), []);
+    store.put_configs(&configs[..1]).await.unwrap();
+    store.put_configs(&configs).await.unwrap();
+    store.put_configs(&[]).await.unwrap();
+    let mut found = store.get_configs(&hashes).await.unwrap();
+    found.sort_by_key(|(hash, _)| *hash);
+    assert_eq!(found, configs);
+    assert_eq!(store.get_configs(&hashes[..1]).await.unwrap(), configs[1..]);
+    assert_eq!(store.get_configs(&[]).await.unwrap(), []);
 }
 
 fn now() -> UnixMs {
@@ -36,8 +41,8 @@ fn now() -> UnixMs {
 pub async fn garbage_is_what_nothing_refers_to(store: &SharedStore) {
     let (config, unused_config) = (ContentHash([1; 32]), ContentHash([2; 32]));
     store.put_contents(&["garbage", "in config", "in unused config"].map(body)).await.unwrap();
-    store.put_config(config, &files(&[("a", "in config")])).await.unwrap();
-    store.put_config(unused_config, &files(&[("a", "in unused config")])).await.unwrap();
+    let configs = [(config, files(&[("a", "in config")])), (unused_config, files(&[("a", "in unused config")]))];
+    store.put_configs(&configs).await.unwrap();
     store.apply_policy(apply("p", "in old revision"), &actor()).await.unwrap();
     store.apply_policy(apply("p", "in new revision"), &actor()).await.unwrap();
     let mut user = agent(1);
@@ -49,8 +54,7 @@ pub async fn garbage_is_what_nothing_refers_to(store: &SharedStore) {
     let future = now() + 3_600_000;
     assert_eq!(store.collect_garbage(future).await.unwrap(), 3);
     assert_eq!(store.collect_garbage(future).await.unwrap(), 0);
-    assert_eq!(store.get_config(unused_config).await.unwrap(), None);
-    assert!(store.get_config(config).await.unwrap().is_some());
+    assert_eq!(store.get_configs(&[config, unused_config]).await.unwrap(), configs[..1]);
     let kept = ["in config", "in old revision", "in new revision", "effective"].map(|text| body(text).0);
     assert_eq!(store.get_contents(&kept).await.unwrap().len(), 4);
     assert_eq!(store.get_contents(&["garbage", "in unused config"].map(|text| body(text).0)).await.unwrap(), []);

@@ -79,6 +79,7 @@ fn file(text: &str) -> FileRef {
         content_type: "text/yaml".into(),
         role: String::new(),
         size: text.len() as u64,
+        is_template: false,
     }
 }
 

@@ -1,0 +1,145 @@
+//! What whoever applies a revision should know first.
+
+use std::collections::BTreeMap;
+
+use super::{items::Items, side::Conflict};
+use crate::model::{
+    Attributes, InstanceUid,
+    policy::{Policy, PolicyOffer},
+    rendering::Unrendered,
+    settings,
+};
+
+/// Frames that real clients take by default.
+const CLIENT_LIMIT: u64 = 64 * 1024 * 1024;
+/// Frames that the .NET client takes.
+const DOTNET_LIMIT: u64 = 128 * 1024;
+/// Different problems with templates that are told.
+const MAX_UNRENDERABLE: usize = 5;
+
+#[derive(Default)]
+pub struct Warnings {
+    selector: String,
+    name: String,
+    kind: &'static str,
+    allow_empty: bool,
+    matching: u64,
+    not_capable: u64,
+    emptied: u64,
+    conflicts: BTreeMap<Conflict, u64>,
+    /// Agents, and the largest that one would be sent.
+    too_large: (u64, u64),
+    too_large_for_dotnet: (u64, u64),
+    /// By the problem: agents, and one of them.
+    unrenderable: BTreeMap<String, (u64, InstanceUid)>,
+    unrenderable_besides: u64,
+}
+
+impl Warnings {
+    pub fn new(policy: &Policy) -> Self {
+        let content = &policy.revision.content;
+        Self {
+            selector: content.selector.to_string(),
+            name: policy.name.clone(),
+            kind: policy.kind.name(),
+            allow_empty: content.allow_empty,
+            ..Self::default()
+        }
+    }
+
+    /// An agent that the selector selects.
+    pub fn matching(&mut self) {
+        self.matching += 1;
+    }
+
+    pub fn unrenderable(&mut self, uid: InstanceUid, unrendered: &Unrendered) {
+        let text = unrendered.to_string();
+        if self.unrenderable.len() < MAX_UNRENDERABLE || self.unrenderable.contains_key(&text) {
+            self.unrenderable.entry(text).or_insert((0, uid)).0 += 1;
+        } else {
+            self.unrenderable_besides += 1;
+        }
+    }
+
+    /// An agent whose `items` are others than before.
+    pub fn changed(&mut self, items: &Items, conflicts: &[Conflict], attributes: &Attributes, is_capable: bool) {
+        if !is_capable {
+            self.not_capable += 1;
+        }
+        self.emptied += u64::from(items.is_empty());
+        for conflict in conflicts {
+            let Conflict { name, policies } = conflict;
+            *self.conflicts.entry(Conflict { name: name.clone(), policies: policies.clone() }).or_default() += 1;
+        }
+        let counter = if items.size > CLIENT_LIMIT {
+            &mut self.too_large
+        } else if items.size > DOTNET_LIMIT && is_dotnet(attributes) {
+            &mut self.too_large_for_dotnet
+        } else {
+            return;
+        };
+        *counter = (counter.0 + 1, counter.1.max(items.size));
+    }
+
+    pub fn texts(self) -> Vec<String> {
+        let mut texts = Vec::new();
+        if self.matching == 0 {
+            texts.push(format!("no agent matches the selector {:?}", self.selector));
+        }
+        if self.emptied > 0 {
+            texts.push(match self.allow_empty {
+                true => format!("{} agents are left with nothing of this kind", self.emptied),
+                false => format!(
+                    "{} agents keep what they have: nothing is left to offer, and the policy has no allow_empty",
+                    self.emptied
+                ),
+            });
+        }
+        for (Conflict { name, policies }, agents) in self.conflicts {
+            let first = policies.first().cloned().unwrap_or_default();
+            let others: Vec<_> = policies.iter().filter(|other| **other != self.name).cloned().collect();
+            let others = others.join(", ");
+            texts.push(match first == self.name {
+                true => format!("{name:?} of {agents} agents is in {others} too: this policy goes before"),
+                false => format!("{name:?} of {agents} agents comes from policy {first:?}, which goes before this one"),
+            });
+        }
+        if self.not_capable > 0 {
+            texts.push(format!("{} of the agents do not accept offers of kind {}", self.not_capable, self.kind));
+        }
+        for (problem, (agents, uid)) in self.unrenderable {
+            texts.push(format!("{agents} agents keep what they have, such as {uid}: {problem}"));
+        }
+        if self.unrenderable_besides > 0 {
+            let agents = self.unrenderable_besides;
+            texts.push(format!(
+                "{agents} further agents keep what they have, as templates cannot be filled in for them"
+            ));
+        }
+        if let (agents @ 1.., size) = self.too_large {
+            texts.push(format!("{agents} agents would be sent up to {size} bytes, more than clients take"));
+        }
+        if let (agents @ 1.., size) = self.too_large_for_dotnet {
+            texts.push(format!(
+                "{agents} agents are .NET's and would be sent up to {size} bytes: their client takes {DOTNET_LIMIT}"
+            ));
+        }
+        texts
+    }
+}
+
+/// As OpenTelemetry's SDK describes itself.
+fn is_dotnet(attributes: &Attributes) -> bool {
+    attributes.text("telemetry.sdk.language").is_some_and(|language| language == "dotnet")
+}
+
+/// What a policy offers, by name.
+pub fn own_names(offer: &PolicyOffer) -> Vec<String> {
+    match offer {
+        PolicyOffer::Config(files) => files.keys().cloned().collect(),
+        PolicyOffer::Packages(packages) => packages.keys().cloned().collect(),
+        PolicyOffer::ConnectionSettings(offers) => {
+            settings::endpoints(offers).into_iter().map(|(part, _)| part).collect()
+        }
+    }
+}
