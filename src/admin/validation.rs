@@ -20,7 +20,7 @@ use super::{
 use crate::{
     model::{
         Attributes, ContentHash,
-        desired::{DesiredConfig, InForce, Part, PolicySet},
+        desired::{DesiredConfig, DesiredFile, InForce, Part, PolicySet},
         policy::{Policy, PolicyOffer},
         template::Subject,
     },
@@ -102,7 +102,7 @@ async fn configurations(context: &Context, apply: &ApplyPolicy, policy: Policy) 
 
 fn files(config: &DesiredConfig, bodies: &HashMap<ContentHash, Bytes>) -> Vec<File> {
     let written: HashMap<_, _> = config.rendered.iter().map(|(hash, body)| (*hash, body)).collect();
-    let file = |(name, file): (&String, &crate::model::desired::DesiredFile)| {
+    let file = |(name, file): (&String, &DesiredFile)| {
         let content = file.file.content;
         let body = written.get(&content).copied().or(bodies.get(&content));
         let (name, content_type) = (name.clone(), file.file.content_type.clone());

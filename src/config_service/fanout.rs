@@ -27,6 +27,9 @@ const MAX_ROUNDS: usize = 5;
 /// Remembered pairs of gateway and hash; beyond, bodies may be sent again.
 const MAX_SENT_BODIES: usize = 10_000;
 
+/// Of the bodies that go out together, but for the last: a bus cuts off who is slow to take large messages.
+const MAX_LETTER_BYTES: usize = 2 << 20;
+
 /// Why a fan-out ended before its end. It begins again.
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {
@@ -162,13 +165,19 @@ async fn send_offers<'a>(shared: &Shared, changes: impl Iterator<Item = &'a Chan
         // Offers that go to one agent each bring as many bodies.
         let keys = groups.iter().map(|((gateway, _, hash, _), _)| (*gateway, *hash));
         let mut bodies = first_bodies(shared, keys).await;
-        let mut letters = Letters::default();
+        let (mut letters, mut bytes) = (Letters::default(), 0);
         for ((gateway, kind, hash, repeat), (uids, generations)) in groups {
+            if bytes > MAX_LETTER_BYTES {
+                std::mem::take(&mut letters).send(&shared.outbox).await;
+                bytes = 0;
+            }
             let batch = letters.to(gateway);
             if batch.trace.is_empty() {
                 batch.trace = trace::current().map(Parent::to_bytes).unwrap_or_default();
             }
-            batch.bodies.extend(bodies.remove(&(*gateway, *hash)));
+            let body = bodies.remove(&(*gateway, *hash));
+            bytes += body.as_ref().map_or(0, |body| body.body.len());
+            batch.bodies.extend(body);
             batch.offers.push(bus::OfferGroup {
                 kind: bus::OfferKind::from(*kind) as i32,
                 hash: hash.to_bytes(),

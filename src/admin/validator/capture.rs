@@ -6,8 +6,8 @@ use std::path::Path;
 const MAX_READ_BYTES: usize = 1024 * 1024;
 /// Of these the first are kept.
 const MAX_KEPT_BYTES: usize = 16 * 1024;
-/// Of these as much goes into an error: those travel in headers.
-const MAX_SHOWN_CHARS: usize = 2_000;
+/// Of these as much goes into an error: those travel in headers, where what is no letter or digit takes three bytes for one.
+const MAX_SHOWN_BYTES: usize = 3_000;
 
 #[derive(Default)]
 pub struct Capture {
@@ -30,7 +30,12 @@ impl Capture {
         let lines = text.lines().map(|line| line.replace('\t', "    ").replace(char::is_control, ""));
         let lines: Vec<String> = lines.map(|line| line.trim_end().to_owned()).filter(|line| !line.is_empty()).collect();
         let text = lines.join("\n");
-        let shown: String = text.chars().take(MAX_SHOWN_CHARS).collect();
+        let mut room = MAX_SHOWN_BYTES;
+        let fits = |c: &char| {
+            room = room.saturating_sub(if c.is_ascii_alphanumeric() { 1 } else { 3 * c.len_utf8() });
+            room > 0
+        };
+        let shown: String = text.chars().take_while(fits).collect();
         match shown.len() < text.len() || self.read > self.kept.len() {
             true => format!("{shown}\n(it said more: {} bytes)", self.read),
             false => shown,
@@ -49,7 +54,10 @@ mod tests {
         assert_eq!(capture.text(Path::new("/tmp/x")), "error in a.yaml:\n    line [31m3\u{fffd}");
         assert!(capture.take(&[b'x'; 100_000]));
         let text = capture.text(Path::new("/tmp/x"));
-        assert!(text.len() < 2_100 && text.ends_with("(it said more: 100040 bytes)"), "{text}");
+        assert!(text.len() < 3_100 && text.ends_with("(it said more: 100040 bytes)"), "{text}");
         assert!(!capture.take(&vec![b'x'; 1024 * 1024]));
+        let mut capture = Capture::default();
+        capture.take("ä".repeat(5_000).as_bytes());
+        assert!(capture.text(Path::new("/")).len() < 1_100);
     }
 }

@@ -13,9 +13,6 @@ use minijinja::{
 
 use super::{NAME, NAMES, Problem, problem, syntax};
 
-/// Statements that do nothing here.
-const WITHOUT: &str = "there is no such statement here";
-
 /// The first name, filter or test that is not known, in the order of the text.
 pub fn check(source: &str, environment: &Environment<'_>) -> Result<(), Problem> {
     let template = parse(source, NAME, syntax()).map_err(|error| problem(source, &error))?;
@@ -68,7 +65,7 @@ impl Used<'_> {
             What::Name => format!("unknown name {name:?}: templates know {}", NAMES.join(", ")),
             What::Filter => format!("unknown filter {name:?}"),
             What::Test => format!("unknown test {name:?}"),
-            What::Statement => format!("{name}: {WITHOUT}"),
+            What::Statement => format!("unknown statement {name}"),
         }
     }
 }

@@ -42,7 +42,7 @@ fn attribute(value: &any_value::Value, depth: u32) -> Option<Value> {
     if depth == 0 {
         return None;
     }
-    let nested = |value: AnyValueRef<'_>| attribute(value?.value.as_ref()?, depth - 1);
+    let nested = |value: Option<&AnyValue>| attribute(value?.value.as_ref()?, depth - 1);
     Some(match value {
         Any::StringValue(text) => Value::from(text.as_str()),
         Any::BoolValue(value) => Value::from(*value),
@@ -58,5 +58,3 @@ fn attribute(value: &any_value::Value, depth: u32) -> Option<Value> {
         }
     })
 }
-
-type AnyValueRef<'a> = Option<&'a AnyValue>;

@@ -162,7 +162,8 @@ async fn a_preview_writes_templates_for_each_agent() {
         uid(4)
     );
     assert_eq!(*warning, expected);
-    let shown: Vec<_> = preview_of.changes.iter().map(|change| (change.agents, change.items[0].after.clone())).collect();
+    let shown: Vec<_> =
+        preview_of.changes.iter().map(|change| (change.agents, change.items[0].after.clone())).collect();
     assert_eq!(shown, [(2, Some("host: b\n".into())), (1, Some("host: a\n".into()))]);
 
     apply(&world, template("host: {{ attributes.host }}\n")).await.unwrap();

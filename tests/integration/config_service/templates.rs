@@ -29,8 +29,8 @@ async fn label(cluster: &Cluster, n: u64, region: Option<&str>) {
 }
 
 /// The files of a configuration, as a gateway gets them.
-async fn files(gateway: &mut Gateway, hash: &Bytes) -> BTreeMap<String, String> {
-    let body = gateway.body(bus::OfferKind::Config, hash).await;
+async fn files(gateway: &mut Gateway, hash: &[u8]) -> BTreeMap<String, String> {
+    let body = gateway.body(bus::OfferKind::Config, &Bytes::copy_from_slice(hash)).await;
     let config = AgentRemoteConfig::decode(body).unwrap();
     assert_eq!(config.config_hash, hash);
     let files = config.config.unwrap().config_map.into_iter();

@@ -80,6 +80,7 @@ fn extreme(n: u128) -> AgentRecord {
                 not_after: -5,
                 is_used: true,
             }),
+            unrendered: "template \"ä\0\"".into(),
         },
         first_seen: 5,
         ..agent(n)
