@@ -111,6 +111,8 @@ fn check(config: &DesiredConfig) -> Result<(), Unrendered> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::model::{Attributes, InstanceUid, Labels, desired::config_hash, policy::FileRef};
 
@@ -181,5 +183,25 @@ mod tests {
         assert!(refused.to_string().contains("what it comes to is not YAML"), "{refused}");
         let text = DesiredConfig::of([("a".to_owned(), file("base", "", TEMPLATE, true))].into(), Vec::new());
         assert!(templates.render(&text, &subject(&[("region", "a: b")]), None).is_ok(), "only what says so");
+    }
+
+    proptest! {
+        #[test]
+        fn the_hash_follows_from_the_agent_and_the_texts_alone(
+            labels in prop::collection::btree_map("[a-z]{1,3}", "\\PC{0,8}", 0..4),
+            others in prop::collection::btree_map("[a-z]{1,3}", "\\PC{0,8}", 0..4),
+        ) {
+            const ALL: &str = "all: {{ labels | tojson }}\n";
+            let render = |texts: &[&'static str], labels: &Labels| {
+                let files = [("a.yaml".to_owned(), file("base", "text/yaml", ALL, true))];
+                let merged = DesiredConfig::of(files.into(), Vec::new());
+                let subject = Subject::new(InstanceUid::from_slice(&[1; 16]).unwrap(), &Attributes::default(), labels);
+                templates(texts).render(&merged, &subject, None).map(|config| (config.hash, config.rendered))
+            };
+            let one = render(&[ALL, TEMPLATE], &labels);
+            prop_assert!(one.is_ok(), "{one:?}");
+            prop_assert_eq!(&one, &render(&[TEMPLATE, ALL], &labels.clone()));
+            prop_assert_eq!(one == render(&[ALL], &others), labels == others);
+        }
     }
 }
