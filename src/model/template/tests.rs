@@ -7,11 +7,8 @@ use crate::{
 };
 
 fn subject(attributes: Vec<(&str, Value)>, labels: &[(&str, &str)]) -> Subject {
-    let pairs = attributes.into_iter().map(|(key, value)| KeyValue {
-        key: key.into(),
-        value: Some(AnyValue { value: Some(value) }),
-        ..Default::default()
-    });
+    let value = |value| Some(AnyValue { value: Some(value) });
+    let pairs = attributes.into_iter().map(|(key, of)| KeyValue { key: key.into(), value: value(of) });
     let description = AgentDescription { identifying_attributes: pairs.collect(), ..Default::default() };
     let labels: Labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     Subject::new(InstanceUid::from_slice(&[1; 16]).unwrap(), &Attributes::from(description), &labels)

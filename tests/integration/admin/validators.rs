@@ -80,7 +80,8 @@ async fn who_does_not_pass_is_refused_with_what_was_said() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_finds_the_files_and_nothing_else() {
-    let program = Program::new("pwd; echo $HOME; env | sort | tr '\\n' ' '; echo; ls -1; cat *; wc -c < /dev/stdin; exit 1");
+    let program =
+        Program::new("pwd; echo $HOME; env | sort | tr '\\n' ' '; echo; ls -1; cat *; wc -c < /dev/stdin; exit 1");
     let world = program.world(Kind::Config, "{dir}", Config::default()).await;
     let mut request = policy("base", "", "a: 1\n");
     let file =
