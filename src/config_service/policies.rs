@@ -38,7 +38,7 @@ pub struct Merged {
     pub packages: Option<Arc<DesiredOffer>>,
     /// Those that the agent takes are made into its offer.
     pub connection_settings: Arc<opamp::ConnectionSettingsOffers>,
-    pace: Option<Pace>,
+    pub pace: Option<Pace>,
 }
 
 /// What an agent should have.

@@ -281,7 +281,7 @@ fn is_held(record: &AgentRecord, pace: Option<Option<Pace>>, context: &Context<'
         return false;
     }
     let attributes = || Attributes::decode(&record.observed.description);
-    let pace = pace.unwrap_or_else(|| context.policies.target(record.uid, &attributes(), &record.labels).pace);
+    let pace = pace.unwrap_or_else(|| context.policies.merged(record.uid, &attributes(), &record.labels).pace);
     !(context.may_offer)(pace.as_ref())
 }
 
@@ -373,5 +373,6 @@ fn is_visibly_different(before: &AgentRecord, after: &AgentRecord) -> bool {
     before.version == 0
         || before.observed != after.observed
         || place(before) != place(after)
+        || before.desired.unrendered != after.desired.unrendered
         || before.presence.gateway != after.presence.gateway
 }
