@@ -102,7 +102,7 @@ async fn connect(url: &str) -> SharedStore {
 async fn insert(store: &SharedStore, known: u64) {
     let agent = |n: u64| {
         let mut agent = fleet::agent(n);
-        agent.presence.connected = n % ONE_CONNECTED_IN == 0;
+        agent.presence.connected = n.is_multiple_of(ONE_CONNECTED_IN);
         agent
     };
     let started = Instant::now();
