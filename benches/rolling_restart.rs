@@ -22,6 +22,8 @@ use common::{Load, apply, setting, value, wait_for_fleet, wait_for_reports};
 use support::{cluster::Cluster, eventually, node};
 use tokio::task::JoinHandle;
 
+/// Before each gateway ends, so that it has nothing else to do.
+const SETTLE: Duration = Duration::from_secs(5);
 /// Long enough for all agents at the pace that is set, so that none is sent away faster.
 const WINDOW: &str = "120s";
 
@@ -42,6 +44,7 @@ async fn main() {
     let arrivals = Arrivals::watch(cluster.gateways.iter().map(|gateway| gateway.metrics()).collect());
     let mut drains = Vec::new();
     for index in 0..cluster.gateways.len() {
+        tokio::time::sleep(SETTLE).await;
         let text = node::http_get(cluster.gateways[index].metrics(), "/metrics").await.unwrap();
         let connections = value(&text, "muster_gateway_tcp_connections");
         let started = Instant::now();

@@ -20,6 +20,7 @@ use crate::{
     proto::{bus::ending::Reason, opamp::ServerErrorResponseType},
 };
 
+/// The shortest pause; what is faster is done several at a time.
 const STEP: Duration = Duration::from_millis(20);
 /// An UNAVAILABLE names a time between these: agents that obey it spread themselves.
 const RETRY_MIN_MS: u64 = 1_000;
@@ -48,24 +49,26 @@ pub async fn run(shared: &Arc<Shared>) {
     }
 }
 
-/// How many connections are dealt with in one step.
+/// How many connections are dealt with in one step, and how long it takes: never more a second than is wanted.
+#[derive(Debug, PartialEq)]
 struct Pace {
     per_step: usize,
+    pause: Duration,
 }
 
 impl Pace {
     fn new(config: &Config, connections: usize) -> Self {
-        let by_rate = f64::from(config.drain_per_second) * STEP.as_secs_f64();
         // Two passes within the window.
-        let steps = (config.drain_window.as_secs_f64() / 2.0 / STEP.as_secs_f64()).max(1.0);
-        let by_window = connections as f64 / steps;
-        Self { per_step: by_rate.max(by_window).ceil().max(1.0) as usize }
+        let by_window = connections as f64 / (config.drain_window / 2).max(STEP).as_secs_f64();
+        let per_second = f64::from(config.drain_per_second).max(by_window).max(1.0);
+        let per_step = (per_second * STEP.as_secs_f64()).ceil();
+        Self { per_step: per_step as usize, pause: Duration::from_secs_f64(per_step / per_second) }
     }
 
     async fn each(&self, connections: &[Arc<Connection>], act: impl Fn(&Arc<Connection>)) {
         for step in connections.chunks(self.per_step) {
             step.iter().filter(|connection| connection.outbox.is_open()).for_each(&act);
-            tokio::time::sleep(STEP).await;
+            tokio::time::sleep(self.pause).await;
         }
     }
 }
@@ -124,11 +127,22 @@ mod tests {
 
     #[test]
     fn connections_are_sent_away_at_the_rate_or_faster_to_be_done_within_the_window() {
-        let config = Config { drain_per_second: 500, drain_window: Duration::from_secs(30), ..Config::default() };
-        let per_step = |connections| Pace::new(&config, connections).per_step;
-        assert_eq!((per_step(0), per_step(1_000), per_step(7_500)), (10, 10, 10), "500 a second");
-        assert_eq!(per_step(75_000), 100, "75,000 within 15 s, for there are two passes");
-        let none = Config { drain_window: Duration::ZERO, drain_per_second: 1, ..Config::default() };
-        assert_eq!((Pace::new(&none, 10_000).per_step, Pace::new(&none, 0).per_step), (10_000, 1));
+        let config = |drain_per_second, seconds| Config {
+            drain_per_second,
+            drain_window: Duration::from_secs(seconds),
+            ..Config::default()
+        };
+        let pace = |config: &Config, connections| {
+            let Pace { per_step, pause } = Pace::new(config, connections);
+            (per_step, pause.as_millis())
+        };
+        for connections in [0, 1_000, 7_500] {
+            assert_eq!(pace(&config(500, 30), connections), (10, 20), "500 a second");
+        }
+        assert_eq!(pace(&config(20, 30), 100), (1, 50), "not one in each of the shortest steps");
+        assert_eq!(pace(&config(120, 30), 100), (3, 25), "no more for being rounded");
+        assert_eq!(pace(&config(500, 30), 75_000), (100, 20), "75,000 within 15 s, for there are two passes");
+        assert_eq!(pace(&config(1, 0), 10_000), (10_000, 20));
+        assert_eq!(pace(&config(1, 0), 0), (1, 1_000));
     }
 }
