@@ -14,8 +14,8 @@ mod support;
 
 use std::time::Duration;
 
-use common::{CONFIG_BYTES, Load, PATIENCE, setting, value, wait_for_fleet, wait_for_reports};
-use support::{cluster::Cluster, ctl::Ctl, eventually_within, node};
+use common::{CONFIG_BYTES, Load, change_config, setting, value, wait_for_fleet, wait_for_reports};
+use support::{cluster::Cluster, node};
 
 /// Each agent's first report.
 const REPORT_BYTES: usize = 16 * 1024;
@@ -71,24 +71,11 @@ async fn main() {
     println!("latencies, ms                           {}", result["latency_ms"]);
 }
 
-/// Applies another configuration, and waits until all agents run it and have said so.
-async fn change_config(cluster: &Cluster, ctl: &Ctl, agents: usize, filling: &str) {
-    let wanted = Scrape::of(cluster).await.offers_sent + agents as f64;
-    common::apply(ctl, filling).await;
-    eventually_within(PATIENCE, "every agent is offered it", async || {
-        (Scrape::of(cluster).await.offers_sent >= wanted).then_some(())
-    })
-    .await;
-    wait_for_fleet(ctl, "run the configuration", |fleet| fleet["converged"] == agents).await;
-    wait_for_reports(cluster).await;
-}
-
 /// What the gateway says of itself at one moment.
 struct Scrape {
     resident_bytes: f64,
     cpu_seconds: f64,
     heartbeats: f64,
-    offers_sent: f64,
 }
 
 impl Scrape {
@@ -98,7 +85,6 @@ impl Scrape {
             resident_bytes: value(&text, "process_resident_memory_bytes"),
             cpu_seconds: value(&text, "process_cpu_seconds_total"),
             heartbeats: value(&text, "muster_gateway_heartbeats_total"),
-            offers_sent: value(&text, "muster_gateway_offers_sent_total"),
         }
     }
 }

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Load, apply, setting, value, wait_for_fleet, wait_for_reports};
+use common::{Load, change_config, setting, value, wait_for_fleet};
 use support::{cluster::Cluster, eventually, node};
 use tokio::task::JoinHandle;
 
@@ -37,9 +37,7 @@ async fn main() {
     let ctl = cluster.ctl(0);
     let load = Load::start(&cluster, agents, 1_024);
     wait_for_fleet(&ctl, "connected", |fleet| fleet["connected"] == agents).await;
-    apply(&ctl, "a").await;
-    wait_for_fleet(&ctl, "run the configuration", |fleet| fleet["converged"] == agents).await;
-    wait_for_reports(&cluster).await;
+    change_config(&cluster, &ctl, agents, "a").await;
 
     let arrivals = Arrivals::watch(cluster.gateways.iter().map(|gateway| gateway.metrics()).collect());
     let mut drains = Vec::new();
@@ -60,8 +58,7 @@ async fn main() {
         .await;
     }
     let rates = arrivals.end().await;
-    apply(&ctl, "b").await;
-    let took = wait_for_fleet(&ctl, "run another configuration", |fleet| fleet["converged"] == agents).await;
+    let took = change_config(&cluster, &ctl, agents, "b").await;
     let result = load.end().await;
 
     println!("agents                                  {agents}");

@@ -60,12 +60,11 @@ fn result_file(folder: &Path) -> std::path::PathBuf {
     folder.join("load.json")
 }
 
-/// Until the summary of the fleet is so. How long that took.
-pub async fn wait_for_fleet(ctl: &Ctl, what: &str, holds: impl Fn(&Value) -> bool) -> Duration {
+/// Until the summary of the fleet is so.
+pub async fn wait_for_fleet(ctl: &Ctl, what: &str, holds: impl Fn(&Value) -> bool) {
     let started = Instant::now();
     eventually_within(PATIENCE, what, async || holds(&ctl.json(&["fleet"]).await).then_some(())).await;
     eprintln!("all {what} after {:.1} s", started.elapsed().as_secs_f64());
-    started.elapsed()
 }
 
 /// Until everything that agents said is stored.
@@ -82,12 +81,32 @@ pub async fn wait_for_reports(cluster: &Cluster) {
     .await;
 }
 
-/// Applies a configuration of [`CONFIG_BYTES`] for all agents.
-pub async fn apply(ctl: &Ctl, filling: &str) {
+/// Applies another configuration of [`CONFIG_BYTES`], and waits until all agents run it and have said so. How long that took.
+pub async fn change_config(cluster: &Cluster, ctl: &Ctl, agents: usize, filling: &str) -> Duration {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("policy.yaml");
+    let wanted = offers_sent(cluster).await + agents as f64;
     std::fs::write(&file, manifest(filling)).unwrap();
+    let started = Instant::now();
     ctl.run(&["apply", "-f", &file.to_string_lossy()]).await;
+    eventually_within(PATIENCE, "every agent is offered it", async || {
+        (offers_sent(cluster).await >= wanted).then_some(())
+    })
+    .await;
+    wait_for_fleet(ctl, "run the configuration", |fleet| fleet["converged"] == agents).await;
+    let took = started.elapsed();
+    wait_for_reports(cluster).await;
+    took
+}
+
+/// By all gateways.
+async fn offers_sent(cluster: &Cluster) -> f64 {
+    let mut sent = 0.0;
+    for gateway in &cluster.gateways {
+        let text = node::http_get(gateway.metrics(), "/metrics").await.unwrap();
+        sent += value(&text, "muster_gateway_offers_sent_total");
+    }
+    sent
 }
 
 /// A policy for all agents, with one file.
