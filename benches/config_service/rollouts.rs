@@ -1,6 +1,9 @@
 //! What a rollout costs where many agents are known and some of them connected: over Postgres, with the admin API.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use muster::{
     admin,
@@ -33,6 +36,8 @@ const POLICY: &str = "base";
 /// How long the rollout is left waiting, to see what that costs.
 const WAITING_S: u64 = 30;
 const STATUS_CALLS: u32 = 200;
+/// A driver that took long to see all agents takes its time until it looks again.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// On a database of its own. Returns Postgres' plans of what was asked of it, if they are wanted.
 pub async fn measure(server: &support::postgres::Server, known: u64, wants_plans: bool) -> Option<String> {
@@ -83,7 +88,7 @@ pub async fn measure(server: &support::postgres::Server, known: u64, wants_plans
     }
     time("status, one call", started.elapsed() / STATUS_CALLS);
     let before = (cpu::of_this(), cpu::of_family(server.pid()));
-    tokio::time::sleep(std::time::Duration::from_secs(WAITING_S)).await;
+    tokio::time::sleep(Duration::from_secs(WAITING_S)).await;
     let after = (cpu::of_this(), cpu::of_family(server.pid()));
     let percent = |before: f64, after: f64| (after - before) / WAITING_S as f64 * 100.0;
     println!("  {:<48} {:>9.2} %", "waiting: CPU of the replica, sweeps included", percent(before.0, after.0));
@@ -124,7 +129,8 @@ async fn tell(store: &SharedStore, bus: &InProcess) {
 }
 
 async fn reach(store: &SharedStore, state: State) {
-    eventually(state.name(), async || (store.get_rollout(POLICY).await.unwrap().state == state).then_some(())).await;
+    let has_it = async || (store.get_rollout(POLICY).await.unwrap().state == state).then_some(());
+    support::eventually_within(PATIENCE, state.name(), has_it).await;
 }
 
 /// How the revision goes out.

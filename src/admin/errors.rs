@@ -139,7 +139,9 @@ pub fn from_store(error: store::Error) -> Status {
             status(Code::FailedPrecondition, &reason(kind, "WRONG_STATE"), message, &metadata)
         }
         Error::EtagMismatch { kind: _, name, given: _, current } => {
-            status(Code::Aborted, "ETAG_MISMATCH", message, &[("name", &name), ("current", &current)])
+            let mut details = info("ETAG_MISMATCH", &[("name", &name), ("current", &current)]);
+            details.set_bad_request(vec![FieldViolation::new("etag", message.as_str())]);
+            Status::with_error_details(Code::Aborted, message, details)
         }
         Error::Schema(_) | Error::Internal(_) => {
             tracing::error!(%message, "an admin call failed");

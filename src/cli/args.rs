@@ -336,7 +336,12 @@ pub enum History {
 #[derive(Subcommand)]
 pub enum Delete {
     /// A policy
-    Policy { name: String },
+    Policy {
+        name: String,
+        /// Only if the policy has this etag, as `get policy` shows it
+        #[arg(long)]
+        etag: Option<String>,
+    },
     /// An uploaded file that no policy offers
     PackageFile {
         #[arg(value_name = "SHA256", value_parser = sha256)]

@@ -48,6 +48,8 @@ pub struct Place {
     pub document: usize,
     /// From 1; 0 if it is not known.
     pub line: u64,
+    /// From 1; 0 if it is not known.
+    pub column: u64,
 }
 
 impl fmt::Display for Place {
@@ -58,6 +60,9 @@ impl fmt::Display for Place {
         }
         if self.line > 0 {
             write!(f, ", line {}", self.line)?;
+        }
+        if self.column > 0 {
+            write!(f, ", column {}", self.column)?;
         }
         Ok(())
     }
@@ -97,6 +102,9 @@ struct Manifest {
     name: Spanned<String>,
     /// Has no default: a policy for every agent says `selector: ""`.
     selector: Spanned<String>,
+    /// Only if the policy has this etag.
+    #[serde(default)]
+    etag: Option<Spanned<String>>,
     #[serde(default)]
     priority: i32,
     #[serde(default)]
@@ -144,7 +152,7 @@ pub fn load(argument: &str) -> Result<Vec<Document>, Vec<Invalid>> {
         "-" => read(std::io::stdin().lock(), MAX_MANIFEST_BYTES),
         path => fs::File::open(path).map_err(|error| error.to_string()).and_then(|file| read(file, MAX_MANIFEST_BYTES)),
     };
-    let place = Place { file: file.clone(), document: 0, line: 0 };
+    let place = Place { file: file.clone(), document: 0, line: 0, column: 0 };
     match text {
         Ok(text) => parse(&file, &folder, &text),
         Err(problem) => Err(vec![Invalid { place, problem }]),
@@ -166,20 +174,20 @@ pub fn parse(file: &str, folder: &Path, text: &[u8]) -> Result<Vec<Document>, Ve
     let mut invalid = Vec::new();
     let mut reader = text;
     for (index, result) in serde_saphyr::read::<_, Spanned<Manifest>>(&mut reader).enumerate() {
-        let place = Place { file: file.to_owned(), document: index + 1, line: 0 };
+        let place = Place { file: file.to_owned(), document: index + 1, line: 0, column: 0 };
         match result {
             Ok(manifest) => match document(place, folder, manifest) {
                 Ok(document) => documents.push(document),
                 Err(problems) => invalid.extend(problems),
             },
             Err(error) => {
-                let line = error.location().map_or(0, |location| location.line());
-                invalid.push(Invalid { place: Place { line, ..place }, problem: problem_of(&error) });
+                let (line, column) = error.location().map_or((0, 0), |location| (location.line(), location.column()));
+                invalid.push(Invalid { place: Place { line, column, ..place }, problem: problem_of(&error) });
             }
         }
     }
     if documents.is_empty() && invalid.is_empty() {
-        let place = Place { file: file.to_owned(), document: 0, line: 0 };
+        let place = Place { file: file.to_owned(), document: 0, line: 0, column: 0 };
         invalid.push(Invalid { place, problem: "there is no document in this file".to_owned() });
     }
     if invalid.is_empty() { Ok(documents) } else { Err(invalid) }
@@ -210,6 +218,7 @@ fn document(place: Place, folder: &Path, manifest: Spanned<Manifest>) -> Result<
     ] {
         lines.insert(name.to_owned(), line);
     }
+    lines.extend(manifest.etag.as_ref().map(|etag| ("etag".to_owned(), etag.referenced.line())));
     let kind = match manifest.kind.value.as_str() {
         "Config" => PolicyKind::Config,
         "Packages" => PolicyKind::Packages,
@@ -272,6 +281,7 @@ fn document(place: Place, folder: &Path, manifest: Spanned<Manifest>) -> Result<
         allow_empty: manifest.allow_empty,
         max_per_second,
         rollout,
+        etag: manifest.etag.map(|etag| etag.value),
         ..Default::default()
     };
     Ok(Document { place, lines, request, uploads: offered.uploads })

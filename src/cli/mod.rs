@@ -81,7 +81,7 @@ async fn call(command: Command, client: Client) -> Result<()> {
         Command::Rollout(rollout) => self::rollout(rollout, &client).await,
         Command::Get(Get::Rollouts { output }) => command::rollouts::list(&client, output.format).await,
         Command::History(History::Policy { name, output }) => policies::history(&client, name, output.format).await,
-        Command::Delete(Delete::Policy { name }) => policies::delete(&client, name).await,
+        Command::Delete(Delete::Policy { name, etag }) => policies::delete(&client, name, etag).await,
         Command::Delete(Delete::PackageFile { sha256 }) => package_files::delete(&client, sha256).await,
         Command::Upload { files } => package_files::upload(&client, &files).await,
         Command::Forget(Forget::Agent { uid, force }) => agents::forget(&client, uid, force).await,

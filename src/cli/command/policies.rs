@@ -44,7 +44,7 @@ pub async fn history(client: &Client, name: String, format: Format) -> Result<()
     }
 }
 
-pub async fn delete(client: &Client, name: String) -> Result<()> {
-    client.policies().delete_policy(client.request(DeletePolicyRequest { name: name.clone(), etag: None })).await?;
+pub async fn delete(client: &Client, name: String, etag: Option<String>) -> Result<()> {
+    client.policies().delete_policy(client.request(DeletePolicyRequest { name: name.clone(), etag })).await?;
     output::write(&format!("policy/{name} deleted\n"))
 }

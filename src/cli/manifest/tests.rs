@@ -72,10 +72,10 @@ fn mistakes_are_named_with_their_line() {
     let head = "kind: Config\nname: a\nselector: b\n";
     for (text, expected) in [
         ("", "m.yaml: there is no document in this file"),
-        ("kind: Config\nname: a\n", "m.yaml: document 1, line 2: missing field `selector`"),
-        (&format!("{head}selektor: x\n"), "m.yaml: document 1, line 4: unknown field `selektor`"),
-        (&format!("{head}priority: high\n"), "m.yaml: document 1, line 4: "),
-        (&format!("{head}---\n{head}frobs: 1\n"), "m.yaml: document 2, line 8: unknown field `frobs`"),
+        ("kind: Config\nname: a\n", "m.yaml: document 1, line 2, column 1: missing field `selector`"),
+        (&format!("{head}selektor: x\n"), "m.yaml: document 1, line 4, column 1: unknown field `selektor`"),
+        (&format!("{head}priority: high\n"), "m.yaml: document 1, line 4, column 11: "),
+        (&format!("{head}---\n{head}frobs: 1\n"), "m.yaml: document 2, line 8, column 1: unknown field `frobs`"),
         ("kind: Package\nname: a\nselector: b\n", "m.yaml: document 1, line 1: kind: \"Package\" is not a kind"),
         (&format!("{head}packages: {{}}\n"), "m.yaml: document 1, line 4: packages: is not a field of kind Config"),
         (&format!("{head}files:\n  x: {{}}\n"), "m.yaml: document 1, line 5: files: \"x\": path or body is needed"),
@@ -87,25 +87,29 @@ fn mistakes_are_named_with_their_line() {
             &format!("{head}files:\n  x: {{path: none.yaml}}\n"),
             "m.yaml: document 1, line 5: files: \"x\": ./none.yaml: No such file",
         ),
-        (&format!("{head}files:\n  x: {{body: a}}\n  x: {{body: b}}\n"), "m.yaml: document 1, line 6: duplicate"),
+        (
+            &format!("{head}files:\n  x: {{body: a}}\n  x: {{body: b}}\n"),
+            "m.yaml: document 1, line 6, column 3: duplicate",
+        ),
         (
             &format!("{head}rollout:\n  steps: [1%, 100%]\n  bake: soon\n"),
             "m.yaml: document 1, line 6: rollout: bake: \"soon\" is no time such as 10m",
         ),
-        (&format!("{head}rollout:\n  pace: 5\n"), "m.yaml: document 1, line 5: unknown field `pace`"),
+        (&format!("{head}rollout:\n  pace: 5\n"), "m.yaml: document 1, line 5, column 3: unknown field `pace`"),
         (
             "kind: Config\nname: a\nselector: !legacy\n",
-            "m.yaml: document 1, line 3: there is no text here; one that is empty or starts with ! needs quotes",
+            "m.yaml: document 1, line 3, column 18: there is no text here; one that is empty or starts with ! needs quotes",
         ),
-        (
-            "kind: Config\nname: a\nselector: !legacy, b\n",
-            "m.yaml: document 1, line 3: while scanning a tag, did not find expected whitespace or line break; a text",
-        ),
+        ("kind: Config\nname: a\nselector: !legacy, b\n", "m.yaml: document 1, line 3, column "),
         ("kind: [", "m.yaml: document 1, line 1"),
     ] {
         let problems = refused(text);
         assert!(problems[0].starts_with(expected), "{text}\n{problems:?}\nexpected {expected}");
     }
+    let of_a_tag = &refused("kind: Config\nname: a\nselector: !legacy, b\n")[0];
+    assert!(
+        of_a_tag.contains(": while scanning a tag, ") && of_a_tag.ends_with("; a text that starts with ! needs quotes")
+    );
 }
 
 #[test]
@@ -193,5 +197,5 @@ fn mistakes_in_packages_are_named() {
         assert!(problems[0].starts_with(&expected), "{problems:?}\nexpected {expected}");
     }
     let problems = refused("kind: Packages\nname: a\nselector: b\npackages:\n  x: {type: plugin, version: '1'}\n");
-    assert!(problems[0].starts_with("m.yaml: document 1, line 5: unknown variant `plugin`"), "{problems:?}");
+    assert!(problems[0].starts_with("m.yaml: document 1, line 5, column 13: unknown variant `plugin`"), "{problems:?}");
 }

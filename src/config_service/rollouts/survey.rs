@@ -177,7 +177,7 @@ impl View {
         });
         let due = match standing {
             None | Some(Standing::NotCapable | Standing::Waiting | Standing::Healthy | Standing::Failed(_)) => None,
-            Some(_) => overdue_at(agent, rollout.kind, deadline_ms),
+            Some(_) => overdue_at(agent, rollout.kind, deadline_ms).filter(|due| *due > now),
         };
         self.due.extend(due.map(|due| (due, agent.uid)));
         self.agents.insert(agent.uid, Place { standing, due });

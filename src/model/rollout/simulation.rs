@@ -1,12 +1,10 @@
 //! Random fleets, plans, outages and clocks: whatever happens, a rollout keeps to its steps and comes to an end.
 
-use std::collections::HashSet;
-
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::model::{Attributes, InstanceUid, Labels};
+use crate::model::{Attributes, ContentHash, InstanceUid, Labels, agent::Wanted, proof::Unproven};
 
 /// What an agent does with the new revision.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,16 +12,33 @@ enum Fate {
     TakesIt,
     Refuses,
     NeverAnswers,
+    /// Comes back with what it had before.
+    Crashes,
 }
 
 #[derive(Clone, Debug)]
 struct Agent {
     uid: InstanceUid,
+    labels: Labels,
     fate: Fate,
     is_connected: bool,
+    /// What it should have, as its record says, and the version of the rollout that this was decided by.
+    desired: Wanted,
+    decided_by: i64,
+    /// What it has, 0 for nothing, and the generation of the last offer that it took.
     revision: u64,
-    /// When the present revision was offered.
+    generation: u64,
+    /// When that was offered.
     offered_at: UnixMs,
+    unproven: Option<Unproven>,
+}
+
+/// An offer under way.
+#[derive(Clone, Debug)]
+struct Offer {
+    agent: usize,
+    revision: u64,
+    generation: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -34,7 +49,13 @@ enum Event {
     DriveTwice,
     /// The fleet is seen now, and acted upon after the other events, if nobody has acted meanwhile.
     LookAndActLater,
-    /// Offers reach the agents that are connected.
+    /// One of two replicas learns of the rollout as it is.
+    Learn(usize),
+    /// One of them decides for every agent by what it knows, and offers what is due.
+    Decide(usize),
+    /// An offer arrives, in whatever order, or is lost with its connection.
+    Arrive(usize),
+    /// All that was said so far arrives.
     Deliver,
     Flap(usize),
     Join(u128, Fate),
@@ -43,7 +64,12 @@ enum Event {
 }
 
 fn fates() -> impl Strategy<Value = Fate> {
-    prop_oneof![8 => Just(Fate::TakesIt), 1 => Just(Fate::Refuses), 1 => Just(Fate::NeverAnswers)]
+    prop_oneof![
+        16 => Just(Fate::TakesIt),
+        2 => Just(Fate::Refuses),
+        2 => Just(Fate::NeverAnswers),
+        1 => Just(Fate::Crashes),
+    ]
 }
 
 fn controls() -> impl Strategy<Value = Control> {
@@ -58,28 +84,34 @@ fn controls() -> impl Strategy<Value = Control> {
 }
 
 fn events() -> impl Strategy<Value = Event> {
+    let index = || any::<prop::sample::Index>().prop_map(|index| index.index(1_000));
     prop_oneof![
         6 => Just(Event::Drive),
         2 => Just(Event::DriveTwice),
         1 => Just(Event::LookAndActLater),
-        6 => Just(Event::Deliver),
-        2 => any::<prop::sample::Index>().prop_map(|index| Event::Flap(index.index(1_000))),
+        4 => (0..2_usize).prop_map(Event::Learn),
+        4 => (0..2_usize).prop_map(Event::Decide),
+        4 => index().prop_map(Event::Arrive),
+        4 => Just(Event::Deliver),
+        2 => index().prop_map(Event::Flap),
         1 => (any::<u128>(), fates()).prop_map(|(uid, fate)| Event::Join(uid, fate)),
         3 => (-20_000_i64..60_000).prop_map(Event::Clock),
         1 => controls().prop_map(Event::Operator),
     ]
 }
 
-fn plans() -> impl Strategy<Value = Plan> {
+fn plans() -> impl Strategy<Value = Option<Plan>> {
     let steps = prop_oneof![
         Just(vec!["100%"]),
         Just(vec!["1%", "10%", "100%"]),
         Just(vec!["3", "50%", "100%"]),
         Just(vec!["25%", "75%", "100%"]),
+        Just(vec!["ring = canary", "50%", "100%"]),
     ];
     let on_failure = prop_oneof![Just(OnFailure::Pause), Just(OnFailure::Rollback)];
-    (steps, 0..60_u32, 0..3_000_u32, 1..30_u32, on_failure, any::<bool>()).prop_map(
-        |(steps, bake_seconds, max_failures, min_sample, on_failure, approval)| Plan {
+    let windows = prop_oneof![3 => Just(Vec::new()), 1 => Just(vec!["* 00:20-12:00".parse().unwrap()])];
+    let plan = (steps, 0..60_u32, 0..3_000_u32, 1..30_u32, on_failure, any::<bool>(), windows).prop_map(
+        |(steps, bake_seconds, max_failures, min_sample, on_failure, approval, windows)| Plan {
             steps: steps.into_iter().map(|step| step.parse().unwrap()).collect(),
             bake_seconds,
             agent_deadline_seconds: 30,
@@ -87,27 +119,54 @@ fn plans() -> impl Strategy<Value = Plan> {
             min_sample,
             on_failure,
             approval,
-            windows: Vec::new(),
+            windows,
         },
-    )
+    );
+    prop_oneof![9 => plan.prop_map(Some), 1 => Just(None)]
+}
+
+/// Agents of the ring are those with a number that 7 divides.
+fn agent(number: u128, fate: Fate, is_connected: bool, revision: u64) -> Agent {
+    let ring = number.is_multiple_of(7).then(|| ("ring".to_owned(), "canary".to_owned()));
+    Agent {
+        uid: InstanceUid::from_uuid(Uuid::from_u128(number)),
+        labels: ring.into_iter().collect(),
+        fate,
+        is_connected,
+        desired: Wanted::default(),
+        decided_by: 0,
+        revision,
+        generation: 0,
+        offered_at: 0,
+        unproven: None,
+    }
 }
 
 struct World {
     agents: Vec<Agent>,
     rollout: Rollout,
     now: UnixMs,
+    /// The rollout as each replica knows it.
+    known: [Rollout; 2],
+    offers: Vec<Offer>,
+}
+
+fn is_inside(rollout: &Rollout, agent: &Agent) -> bool {
+    rollout.cohort().contains(agent.uid, &Attributes::default(), &agent.labels)
+}
+
+/// The revision that an agent should have, by the rollout as somebody knows it.
+fn wanted(rollout: &Rollout, agent: &Agent) -> u64 {
+    let has_new =
+        rollout.at_once || rollout.state == State::Succeeded || rollout.divides() && is_inside(rollout, agent);
+    if has_new { rollout.revision } else { rollout.stable }
+}
+
+fn hash(revision: u64) -> Option<ContentHash> {
+    (revision > 0).then(|| ContentHash([revision as u8; 32]))
 }
 
 impl World {
-    fn is_inside(&self, agent: &Agent) -> bool {
-        self.rollout.cohort().contains(agent.uid, &Attributes::default(), &Labels::default())
-    }
-
-    fn wanted(&self, agent: &Agent) -> u64 {
-        let has_new = self.rollout.state == State::Succeeded || self.rollout.divides() && self.is_inside(agent);
-        if has_new { self.rollout.revision } else { self.rollout.stable }
-    }
-
     fn seen(&self) -> Seen {
         let mut seen = Seen::default();
         for agent in &self.agents {
@@ -115,14 +174,19 @@ impl World {
             if agent.is_connected {
                 seen.positions.push(self.rollout.cohort().position(agent.uid));
             }
-            if !self.is_inside(agent) {
+            if self.rollout.step == 0 || !is_inside(&self.rollout, agent) {
                 continue;
             }
             seen.counts.in_cohort += 1;
-            let has_it = agent.revision == self.wanted(agent);
+            let wanted = wanted(&self.rollout, agent);
+            let has_it = agent.revision == wanted || wanted == 0;
             let is_new = has_it && agent.revision == self.rollout.revision;
-            let is_late = self.now - agent.offered_at > self.rollout.plan.agent_deadline_ms();
+            let deadline_ms = self.rollout.plan.agent_deadline_ms();
+            let is_late = self.now - agent.offered_at > deadline_ms;
+            let is_lost = agent.desired.hash == hash(wanted)
+                && agent.unproven.is_some_and(|it| it.is_returning() && self.now - it.since > deadline_ms);
             let counter = match agent.fate {
+                _ if is_lost => &mut seen.counts.failed,
                 _ if !agent.is_connected => &mut seen.counts.disconnected,
                 Fate::Refuses if is_new => &mut seen.counts.failed,
                 Fate::NeverAnswers if is_new && is_late => &mut seen.counts.failed,
@@ -152,32 +216,91 @@ impl World {
         }
     }
 
-    fn deliver(&mut self) {
-        let wanted: Vec<u64> = self.agents.iter().map(|agent| self.wanted(agent)).collect();
-        for (agent, wanted) in self.agents.iter_mut().zip(wanted) {
-            if agent.is_connected && agent.revision != wanted {
-                (agent.revision, agent.offered_at) = (wanted, self.now);
+    fn learn(&mut self, replica: usize) {
+        self.known[replica] = self.rollout.clone();
+    }
+
+    /// As `config_service::decide`: who knows less than the record was decided by leaves it.
+    fn decide(&mut self, replica: usize) {
+        let rollout = &self.known[replica];
+        for (index, agent) in self.agents.iter_mut().enumerate() {
+            if agent.decided_by <= rollout.version {
+                let wanted = wanted(rollout, agent);
+                agent.decided_by = rollout.version;
+                if agent.desired.set(hash(wanted), self.now) {
+                    agent.unproven = None;
+                }
             }
+            let Some(hash) = agent.desired.hash else { continue };
+            let revision = u64::from(hash.0[0]);
+            if agent.is_connected && agent.revision != revision {
+                self.offers.push(Offer { agent: index, revision, generation: agent.desired.generation });
+            }
+        }
+    }
+
+    /// As a gateway does: an offer that is older than what the agent was sent is dropped.
+    fn arrive(&mut self, Offer { agent, revision, generation }: Offer) {
+        let is_current = self.agents[agent].desired.generation == generation;
+        let agent = &mut self.agents[agent];
+        if !agent.is_connected || generation < agent.generation {
+            return;
+        }
+        (agent.generation, agent.offered_at) = (generation, self.now);
+        if agent.fate == Fate::Crashes && revision == self.rollout.revision {
+            agent.is_connected = false;
+            if is_current {
+                agent.unproven.get_or_insert(Unproven { since: self.now, returns: 0 });
+            }
+        } else {
+            agent.revision = revision;
+        }
+    }
+
+    fn deliver(&mut self) {
+        for offer in std::mem::take(&mut self.offers) {
+            self.arrive(offer);
+        }
+    }
+
+    fn connect(&mut self, index: usize) {
+        let agent = &mut self.agents[index];
+        agent.is_connected = true;
+        if let Some(unproven) = &mut agent.unproven {
+            unproven.returns += 1;
         }
     }
 }
 
+/// How many of the agents that can be reached a step is to let in at most, with those of the steps before.
+fn most(step: &Step, reachable: usize, before: usize, ring: usize) -> usize {
+    let own = match step {
+        Step::Percent(points) => (reachable * *points as usize).div_ceil(ALL as usize),
+        Step::Count(count) => *count as usize,
+        Step::Ring(_) => 0,
+    };
+    own.max(1).max(before) + ring
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
     #[test]
     fn a_rollout_keeps_to_its_steps_and_ends(
         fleet in prop::collection::vec((any::<u128>(), fates(), any::<bool>()), 0..120),
         plan in plans(),
-        history in prop::collection::vec(events(), 0..80),
+        stable in 0..2_u64,
+        history in prop::collection::vec(events(), 0..120),
         id in any::<u128>(),
     ) {
-        let agent = |(number, fate, is_connected)| Agent {
-            uid: InstanceUid::from_uuid(Uuid::from_u128(number)), fate, is_connected, revision: 1, offered_at: 0,
-        };
-        let rollout = Rollout::new(Uuid::from_u128(id), "p", PolicyKind::Config, (1, 2), Some(&plan)).made_by("o", 0);
-        let mut world = World { agents: fleet.into_iter().map(agent).collect(), rollout, now: 0 };
+        let revisions = (stable, 2);
+        let rollout = Rollout::new(Uuid::from_u128(id), "p", PolicyKind::Config, revisions, plan.as_ref()).made_by("o", 0);
+        let known = [rollout.clone(), rollout.clone()];
+        let agents = fleet.into_iter().map(|(number, fate, is_connected)| agent(number, fate, is_connected, stable));
+        let mut world = World { agents: agents.collect(), rollout, now: 0, known, offers: Vec::new() };
         let mut late: Option<(Rollout, Seen)> = None;
         for event in history {
-            let before = world.rollout.clone();
+            let (before, fleet) = (world.rollout.clone(), world.agents.clone());
             match event {
                 Event::Drive => world.drive(),
                 Event::DriveTwice => {
@@ -195,13 +318,23 @@ proptest! {
                         }
                     }
                 },
+                Event::Learn(replica) => world.learn(replica),
+                Event::Decide(replica) => world.decide(replica),
+                Event::Arrive(index) if !world.offers.is_empty() => {
+                    let offer = world.offers.swap_remove(index % world.offers.len());
+                    world.arrive(offer);
+                }
+                Event::Arrive(_) => {}
                 Event::Deliver => world.deliver(),
                 Event::Flap(index) if !world.agents.is_empty() => {
                     let index = index % world.agents.len();
-                    world.agents[index].is_connected ^= true;
+                    match world.agents[index].is_connected {
+                        true => world.agents[index].is_connected = false,
+                        false => world.connect(index),
+                    }
                 }
                 Event::Flap(_) => {}
-                Event::Join(number, fate) => world.agents.push(agent((number, fate, true))),
+                Event::Join(number, fate) => world.agents.push(agent(number, fate, true, 0)),
                 Event::Clock(by) => world.now += by,
                 Event::Operator(what) => {
                     if let Ok(next) = control(&world.rollout, what, &world.seen(), "o", world.now) {
@@ -218,16 +351,36 @@ proptest! {
             let is_operator = matches!(event, Event::Operator(_));
             prop_assert!(is_operator || after.step <= before.step + 1);
             prop_assert_eq!(after.ended_at.is_some(), after.state.is_ended());
-            for agent in world.agents.iter().filter(|agent| agent.revision == 2) {
-                prop_assert!(world.is_inside(agent) || after.state == State::Succeeded);
+            // A step that begins lets in as many as it says, of those that can be reached then.
+            if after.step == before.step + 1 && matches!(event, Event::Drive | Event::DriveTwice) {
+                let reachable: Vec<_> = fleet.iter().filter(|agent| agent.is_connected).collect();
+                let inside = |rollout: &Rollout| reachable.iter().filter(|agent| is_inside(rollout, agent)).count();
+                let of_ring = reachable.iter().filter(|agent| !agent.labels.is_empty()).count();
+                let step = &after.plan.steps[before.step as usize];
+                prop_assert!(inside(after) <= most(step, reachable.len(), inside(&before), of_ring));
+            }
+            for (agent, was) in world.agents.iter().zip(&fleet) {
+                prop_assert!(agent.generation >= was.generation && agent.desired.generation >= was.desired.generation);
+                prop_assert!(agent.decided_by >= was.decided_by);
+                let is_changed = agent.desired.hash != was.desired.hash;
+                prop_assert!(!is_changed || agent.desired.generation > was.desired.generation);
+            }
+            // Whichever replica decided, and by however old a state.
+            for agent in world.agents.iter().filter(|agent| agent.revision == 2 || agent.desired.hash == hash(2)) {
+                prop_assert!(is_inside(after, agent) || after.state == State::Succeeded);
             }
         }
         // Everybody comes back, and operators go on with what waits for them: it ends, and all have what is right.
-        world.agents.iter_mut().for_each(|agent| agent.is_connected = true);
         for _ in 0..200 {
+            (0..world.agents.len()).filter(|index| !world.agents[*index].is_connected).collect::<Vec<_>>().into_iter()
+                .for_each(|index| world.connect(index));
+            for replica in 0..2 {
+                world.learn(replica);
+                world.decide(replica);
+            }
             world.deliver();
             world.drive();
-            world.now += 61_000;
+            world.now += 1_201_000;
             let go_on = match world.rollout.state {
                 State::Paused => Control::RollBack,
                 State::AwaitingApproval => Control::Promote,
@@ -237,10 +390,12 @@ proptest! {
             prop_assert!(world.write(next.unwrap()));
         }
         prop_assert!(world.rollout.state.is_ended(), "{:?}", world.rollout);
-        world.deliver();
-        let revisions: HashSet<u64> = world.agents.iter().map(|agent| agent.revision).collect();
-        let right = if world.rollout.state == State::Succeeded { 2 } else { 1 };
-        prop_assert!(revisions.into_iter().all(|revision| revision == right));
+        let is_new = world.rollout.at_once || world.rollout.state == State::Succeeded;
+        let right = if is_new { 2 } else { stable };
+        for agent in world.agents.iter().filter(|agent| right > 0 && !(is_new && agent.fate == Fate::Crashes)) {
+            prop_assert_eq!(agent.revision, right);
+        }
+        prop_assert!(world.agents.iter().all(|agent| agent.desired.hash == hash(right)));
     }
 }
 

@@ -10,6 +10,7 @@ mod packages;
 mod partial_apply;
 mod policies;
 mod protocol;
+mod refusals;
 mod test_bus;
 mod texts;
 mod tokens;
