@@ -24,6 +24,8 @@ pub struct World {
     pub token: Option<String>,
     pub trust: Trust,
     pub admin: Option<AdminClient>,
+    /// How long a server is watched that may do something.
+    pub watch: Duration,
     /// How long an answer may take.
     pub patience: Duration,
     /// Makes names of this run unlike those of any other.
@@ -35,7 +37,10 @@ pub struct Context {
     pub world: Arc<World>,
     /// The case's name in lower case, unique to this run.
     pub mark: String,
+    /// How long an answer may take.
     pub patience: Duration,
+    /// How long to watch a server that may do something, and may as well not.
+    pub watch: Duration,
     /// How long to wait for what must not come.
     pub quiet: Duration,
     /// For what a server may well do late.
@@ -58,12 +63,13 @@ struct Traces {
 
 impl Context {
     pub fn new(world: Arc<World>, id: &str) -> Self {
-        let patience = world.patience;
+        let (patience, watch) = (world.patience, world.watch);
         Self {
             mark: format!("{}-{}", world.run, id.to_lowercase()),
             patience,
-            quiet: patience / 5,
-            long: patience * 6,
+            watch,
+            quiet: watch / 5,
+            long: patience.max(watch * 6),
             traces: Mutex::default(),
             world,
         }

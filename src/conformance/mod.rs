@@ -46,6 +46,9 @@ pub struct Plan {
     pub only: Vec<Pattern>,
     /// How long an answer may take.
     pub patience: Duration,
+    /// Answers are waited for so many times as long; what must not come is not. For machines that are busy with other things
+    /// than the server. At least 1.
+    pub slack: u32,
     /// Cases at a time.
     pub parallel: usize,
     pub trust: Trust,
@@ -83,8 +86,12 @@ pub async fn run(plan: &Plan) -> std::result::Result<Report, Error> {
         return Err(Error::NoCase(patterns.join(", ")));
     }
     let world = world(plan).await?;
-    let reports = stream::iter(cases).map(|case| judge(world.clone(), case));
-    let reports = reports.buffered(plan.parallel.max(1)).collect::<Vec<_>>().await;
+    // Each in a task of its own: the work of one does not hold up the others.
+    let judged = stream::iter(cases).map(|case| {
+        let world = world.clone();
+        async move { tokio::spawn(judge(world, case)).await.unwrap_or_else(|error| panicked(&case, &error)) }
+    });
+    let reports = judged.buffered(plan.parallel.max(1)).collect::<Vec<_>>().await;
     Ok(Report::new(plan.url.to_string(), reports))
 }
 
@@ -102,7 +109,8 @@ async fn world(plan: &Plan) -> std::result::Result<Arc<World>, Error> {
     };
     let run = hex::encode(rand::random::<[u8; 4]>());
     let (token, trust) = (plan.token.clone(), plan.trust.clone());
-    let world = Arc::new(World { target, second, token, trust, admin, patience: plan.patience, run });
+    let (watch, patience) = (plan.patience, plan.patience * plan.slack.max(1));
+    let world = Arc::new(World { target, second, token, trust, admin, watch, patience, run });
     let context = Context::new(world.clone(), "reach");
     for target in [Some(&world.target), world.second.as_ref()].into_iter().flatten() {
         reach::reach(&context, target).await?;
@@ -126,7 +134,16 @@ async fn judge(world: Arc<World>, case: Case) -> CaseReport {
         Err(Stop::Fail(why)) => (Result::Fail, why),
         Err(Stop::Skip(why)) => (Result::Skip, why),
     };
-    let Case { id, title, level, section, transport, .. } = case;
+    reported(&case, result, detail, duration_ms)
+}
+
+/// A bug of the runner, which says nothing of the server.
+fn panicked(case: &Case, error: &tokio::task::JoinError) -> CaseReport {
+    reported(case, Result::Fail, format!("the runner: {error}"), 0)
+}
+
+fn reported(case: &Case, result: Result, detail: String, duration_ms: u64) -> CaseReport {
+    let Case { id, title, level, section, transport, .. } = *case;
     CaseReport { id, title, level, section, transport, result, detail, duration_ms }
 }
 

@@ -79,6 +79,7 @@ impl Conformance {
             admin: self.admin.clone().zip(admin_token.map(text)),
             only: self.only.clone(),
             patience: self.timeout,
+            slack: 1,
             parallel: self.parallel as usize,
             trust: Trust {
                 ca_file: self.ca_file.clone(),

@@ -87,7 +87,7 @@ async fn issued(cx: &Context, socket: &mut Socket, agent: &Agent, reply: Reply) 
         cx.decide_certificate(&agent.uid, true).await?;
         socket.until("a certificate", is_it).await?
     } else {
-        let replies = socket.during(cx.patience).await?;
+        let replies = socket.during(cx.watch).await?;
         let Some(offer) = replies.into_iter().find(is_it) else {
             skip!("needs --admin: nobody approves the request by itself");
         };

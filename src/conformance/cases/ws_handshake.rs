@@ -151,7 +151,7 @@ async fn outlives_headers(cx: &Context) -> Verdict {
     let mut agent = cx.agent();
     let (mut socket, _) = cx.online(&mut agent).await?;
     // Longer than most servers give a client for its headers.
-    socket.during(cx.patience * 3).await?;
+    socket.during(cx.watch * 3).await?;
     no_error(&socket.say(&agent.heartbeat()).await?)
 }
 

@@ -63,6 +63,7 @@ async fn each_case_fails_against_a_broken_server() {
     let admin = (format!("http://{}", standalone.node.admin()), standalone.operator_token());
     let plan = Plan {
         patience: PATIENCE / 2,
+        slack: 1,
         ..plan(&format!("ws://{}", standalone.node.opamp()), &standalone.agent_token(), admin)
     };
     let faults = faults::all().into_iter().filter(|broken| !is_for_two(broken.case));
@@ -74,7 +75,11 @@ async fn each_case_of_two_nodes_fails_against_broken_ones() {
     let cluster = Cluster::start(2, 1).await;
     let admin = (format!("http://{}", cluster.services[0].admin()), cluster.operator_token().to_owned());
     let opamp = cluster.opamp();
-    let plan = Plan { patience: PATIENCE / 2, ..plan(&format!("http://{}", opamp[0]), cluster.agent_token(), admin) };
+    let plan = Plan {
+        patience: PATIENCE / 2,
+        slack: 1,
+        ..plan(&format!("http://{}", opamp[0]), cluster.agent_token(), admin)
+    };
     let faults = faults::all().into_iter().filter(|broken| is_for_two(broken.case));
     each_fails(&plan, &opamp, faults).await;
 }
