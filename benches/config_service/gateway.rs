@@ -65,6 +65,8 @@ impl Gateway {
                 opening: None,
                 ending: None,
                 sent_connection_settings: Bytes::new(),
+                former_instance_uid: Bytes::new(),
+                uid_request: 0,
                 certificate_serial: Default::default(),
                 trace: Default::default(),
             });

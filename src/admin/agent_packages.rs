@@ -16,7 +16,8 @@ use crate::{
 /// desired before.
 pub async fn get(store: &dyn Store, agent: &AgentRecord) -> Result<AgentPackages> {
     let policies = store.policy_set().await?;
-    let matching = policies.matching(agent.uid, &Attributes::decode(&agent.observed.description), &agent.labels);
+    let matching =
+        policies.matching(agent.placement(), &Attributes::decode(&agent.observed.description), &agent.labels);
     let mut packages = AgentPackages {
         instance_uid: agent.uid.to_string(),
         offer: convert::agent::offered(agent, PolicyKind::Packages),

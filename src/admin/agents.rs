@@ -150,7 +150,12 @@ impl Service {
 
     async fn read(&self, uid: InstanceUid) -> Result<AgentRecord, Status> {
         let records = self.0.store.read_agents(&[uid]).await.map_err(from_store)?;
-        records.into_iter().next().ok_or_else(|| errors::agent_not_found(&uid))
+        if let Some(record) = records.into_iter().next() {
+            return Ok(record);
+        }
+        let former = self.0.store.former_uids(&[uid]).await.map_err(from_store)?;
+        let moved = former.into_iter().find(|it| !it.is_temporary);
+        Err(moved.map_or_else(|| errors::agent_not_found(&uid), |it| errors::agent_moved(&uid, &it.uid)))
     }
 
     async fn full(&self, record: &AgentRecord) -> admin::Agent {

@@ -158,3 +158,10 @@ fn reason(kind: &str, what: &str) -> String {
 pub fn agent_not_found(uid: &InstanceUid) -> Status {
     from_store(store::Error::NotFound { kind: "agent", name: uid.to_string() })
 }
+
+/// An agent that has taken another uid since.
+pub fn agent_moved(uid: &InstanceUid, to: &InstanceUid) -> Status {
+    let (uid, to) = (uid.to_string(), to.to_string());
+    let message = format!("agent {uid:?} does not exist: it has the uid {to} now");
+    status(Code::NotFound, "AGENT_NOT_FOUND", message, &[("name", &uid), ("uid", &to)])
+}

@@ -180,7 +180,7 @@ impl Service {
             for agent in page.iter().filter(|agent| agent.observed.accepts(rollout.kind)) {
                 let attributes = Attributes::decode(&agent.observed.description);
                 if selectors.iter().any(|selector| selector.matches(&attributes, &agent.labels)) {
-                    seen.positions.push(cohort.position(agent.uid));
+                    seen.positions.push(cohort.position(agent.placement()));
                 }
             }
             after = page.last().map(|agent| agent.uid);

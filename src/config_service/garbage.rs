@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    components, metrics,
+    components, metrics, moves,
     shared::{Outage, Shared, isolated, unix_ms},
 };
 use crate::{model::UnixMs, store};
@@ -47,5 +47,6 @@ async fn forget(shared: &Shared) -> store::Result<()> {
     shared.store.forget_commands(before(COMMANDS_KEPT)).await?;
     components::forget(&shared.store).await?;
     shared.store.forget_certificates(before(CERTIFICATES_KEPT)).await?;
+    shared.store.forget_former_uids(before(moves::TEMPORARY_FOR)).await?;
     Ok(())
 }

@@ -15,8 +15,9 @@ use super::{
     announcements,
     certificates::{self, Facts},
     convergence::Answer,
-    decide::{Context, Decided, Found, Outcome, decide},
+    decide::{Connection, Context, Decided, Found, Outcome, decide},
     metrics,
+    moves::{self, Found as Predecessor},
     openings::{Hold, Openings},
     outbox::Letters,
     policies::{Pace, Snapshot},
@@ -32,7 +33,7 @@ use crate::{
     model::{AgentRecord, ContentHash, InstanceUid},
     proto::bus,
     protocol::message::tag,
-    store,
+    store::{self, FormerUid},
 };
 
 /// How often a record that another replica wrote first is decided again before its report is left to come again.
@@ -92,6 +93,8 @@ struct Results {
     answers: Vec<(u64, Answer)>,
     /// To be decided in the next batch.
     again: Vec<Item>,
+    /// Uids that new agents had before they were stored.
+    former: Vec<FormerUid>,
     /// The policies that were decided by.
     epoch: u64,
     traces: spans::Parents,
@@ -205,6 +208,7 @@ impl Worker {
         let policies = self.shared.policies.get(epoch).await?;
         results.epoch = policies.epoch();
         let mut rows: HashMap<InstanceUid, AgentRecord> = rows.into_iter().map(|row| (row.uid, row)).collect();
+        let (items, mut conflicts) = self.follow_moves(items, &mut rows, results).await?;
         let mut decided = Vec::new();
         for item in items {
             let row = rows.remove(&item.uid);
@@ -216,14 +220,7 @@ impl Worker {
                     }
                     results.answer(&item.report.gateway, verdict);
                 }
-                Some(Outcome::Probe(connection)) => {
-                    let probe =
-                        bus::Probe { instance_uid: item.uid.to_bytes(), connection_generation: connection.generation };
-                    let gateway = connection.gateway.clone();
-                    if self.openings.hold(item.report, connection, Instant::now()) == Hold::Started {
-                        results.letters.to(&gateway).probes.push(probe);
-                    }
-                }
+                Some(Outcome::Probe(connection)) => self.probe(item.uid, connection, item.report, results),
                 Some(Outcome::StoreUnder(uid)) => {
                     tracing::info!(agent = %item.report.uid, new_uid = %uid, "two live agents have one uid");
                     results.again.push(Item { uid, ..item });
@@ -231,7 +228,53 @@ impl Worker {
                 None => {}
             }
         }
-        self.write(decided, results).await
+        conflicts.extend(self.write(decided, results).await?);
+        Ok(conflicts)
+    }
+
+    /// Sees to those of `items` that have no row under their uid, but may have one under another. Returns those that are to be
+    /// decided on now, and those whose records others are writing.
+    async fn follow_moves(
+        &mut self,
+        items: Vec<Item>,
+        rows: &mut HashMap<InstanceUid, AgentRecord>,
+        results: &mut Results,
+    ) -> store::Result<(Vec<Item>, Vec<Item>)> {
+        let unknown: Vec<&Item> = items.iter().filter(|item| !rows.contains_key(&item.uid)).collect();
+        let mut found = Box::pin(moves::find(&self.shared, &unknown)).await?;
+        let (mut now, mut conflicts) = (Vec::with_capacity(items.len()), Vec::new());
+        for item in items {
+            match found.remove(&item.uid) {
+                None => now.push(item),
+                Some(Predecessor::Nothing(former)) => {
+                    results.former.extend(former);
+                    now.push(item);
+                }
+                Some(Predecessor::Moved(row, from)) => {
+                    results.visible.extend([from, row.uid]);
+                    rows.insert(row.uid, *row);
+                    now.push(item);
+                }
+                Some(Predecessor::Asks(uid, connection)) => self.probe(uid, connection, item.report, results),
+                Some(Predecessor::Given(uid)) => results.again.push(Item { uid, ..item }),
+                Some(Predecessor::Stale) => results.answer(&item.report.gateway, item.report.acknowledged()),
+                Some(Predecessor::Conflict) => conflicts.push(item),
+            }
+        }
+        Ok((now, conflicts))
+    }
+
+    /// Holds an opening back while it is asked whether the agent `uid` still has its other connection.
+    fn probe(&mut self, uid: InstanceUid, connection: Connection, report: Report, results: &mut Results) {
+        let probe = bus::Probe {
+            instance_uid: uid.to_bytes(),
+            connection_generation: connection.generation,
+            newcomer_uid: report.uid.to_bytes(),
+        };
+        let gateway = connection.gateway.clone();
+        if self.openings.hold(report, connection, Instant::now()) == Hold::Started {
+            results.letters.to(&gateway).probes.push(probe);
+        }
     }
 
     /// The other gateways are told too that a certificate is not believed any more: who shows it goes to them next.
@@ -299,6 +342,9 @@ impl Worker {
         let news = announcements::news(&self.shared.store, &mut decided).await?;
         let conflicts = self.shared.store.write_reports(&records, &contents, &news).await?;
         self.shared.components.note(&self.shared.store, said).await?;
+        if !results.former.is_empty() {
+            self.shared.store.note_former_uids(&std::mem::take(&mut results.former)).await?;
+        }
         let conflicts: std::collections::HashSet<InstanceUid> = conflicts.into_iter().collect();
         let mut again = Vec::new();
         for (item, outcome) in decided {

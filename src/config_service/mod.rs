@@ -26,6 +26,7 @@ mod fanout;
 mod garbage;
 mod ingest;
 mod metrics;
+mod moves;
 mod openings;
 mod outbox;
 mod pace;
@@ -43,6 +44,7 @@ mod shared;
 mod spans;
 mod sweep;
 mod tokens;
+mod vouching;
 mod waiting;
 
 use std::sync::{
@@ -132,6 +134,7 @@ impl ConfigService {
         tasks.spawn(commands::run(shared.clone(), inputs.command_results, stop.clone()));
         tasks.spawn(rollouts::run(shared.clone(), stop.clone()));
         tasks.spawn(components::run(shared.clone(), stop.clone()));
+        tasks.spawn(vouching::run(shared.clone(), inputs.uid_questions, stop.clone()));
         tasks.spawn(bodies::run(shared.clone(), inputs.body_requests, stop.clone()));
         if let Some(storage) = packages {
             tasks.spawn(package_files::run(shared.clone(), storage, stop.clone()));

@@ -75,15 +75,16 @@ impl Snapshot {
         &self.opamp_url
     }
 
-    /// What this agent should have. `known`: the configuration that it was to have before, see [`PolicySet::render`].
+    /// What this agent should have. `placement` decides about rollouts, and `uid` is what templates say. `known`: the configuration that it was to have before, see [`PolicySet::render`].
     pub fn target(
         &self,
+        placement: InstanceUid,
         uid: InstanceUid,
         attributes: &Attributes,
         labels: &Labels,
         known: Option<ContentHash>,
     ) -> Target {
-        let Merged { config, packages, connection_settings, pace } = self.merged(uid, attributes, labels);
+        let Merged { config, packages, connection_settings, pace } = self.merged(placement, attributes, labels);
         let config = match config {
             Some(config) if config.has_templates => {
                 let subject = Subject::new(uid, attributes, labels);
@@ -97,7 +98,7 @@ impl Snapshot {
     /// The configuration that this agent should have, or why there is none. If it is written for the agent, and its record
     /// is as far as these policies, that is not done again.
     pub fn wanted_config(&self, record: &AgentRecord, attributes: &Attributes) -> Result<Option<ContentHash>, String> {
-        let Some(config) = self.merged(record.uid, attributes, &record.labels).config else { return Ok(None) };
+        let Some(config) = self.merged(record.placement(), attributes, &record.labels).config else { return Ok(None) };
         let desired = &record.desired;
         if !config.has_templates {
             Ok(Some(config.hash))
@@ -113,8 +114,8 @@ impl Snapshot {
     }
 
     /// What the policies that match an agent come to.
-    pub fn merged(&self, uid: InstanceUid, attributes: &Attributes, labels: &Labels) -> Merged {
-        let matching = self.set.matching(uid, attributes, labels);
+    pub fn merged(&self, placement: InstanceUid, attributes: &Attributes, labels: &Labels) -> Merged {
+        let matching = self.set.matching(placement, attributes, labels);
         if let Some(merged) = self.targets.lock().get(&matching) {
             return merged.clone();
         }

@@ -31,6 +31,10 @@ pub struct Report {
     pub is_ending: bool,
     /// The connection settings that were put on the agent's connection.
     pub sent_connection_settings: Option<ContentHash>,
+    /// The uid that the agent had until now, on this connection.
+    pub former: Option<InstanceUid>,
+    /// A digest of the message with which it asked for another; 0 if it did not ask.
+    pub uid_request: u64,
     /// The certificate of the built-in authority that its connection was let in by.
     pub certificate: Option<[u8; 16]>,
     /// Of the report's span, if it is traced.
@@ -61,6 +65,8 @@ impl Report {
             opening: report.opening,
             is_ending: report.ending.is_some(),
             sent_connection_settings: ContentHash::from_slice(&report.sent_connection_settings),
+            former: InstanceUid::from_slice(&report.former_instance_uid).ok().filter(|former| *former != uid),
+            uid_request: report.uid_request,
             certificate: report.certificate_serial[..].try_into().ok(),
             trace: Parent::from_slice(&report.trace),
         })

@@ -15,6 +15,7 @@ use super::{
     outbox::separated,
     report::Report,
     shared::{Owned, Shared},
+    vouching::Question,
 };
 use crate::{
     bus::{Event, Topic},
@@ -70,7 +71,17 @@ fn batch(shared: &Shared, shard: Shard, payload: Bytes) {
         Ok(_) => return tracing::warn!(shard, "a batch without a gateway's name was dropped"),
         Err(error) => return tracing::warn!(shard, %error, "a batch could not be read"),
     };
-    let bus::ShardBatch { gateway, reports, probe_results, wanted_hashes, wants_agent_tokens, command_results } = batch;
+    let bus::ShardBatch {
+        gateway,
+        reports,
+        probe_results,
+        wanted_hashes,
+        wants_agent_tokens,
+        command_results,
+        uid_questions,
+    } = batch;
+    let questions = uid_questions.iter().filter_map(|question| Question::from_wire(&gateway, question));
+    questions.for_each(|question| shared.ask_about_uid(question));
     command_results.into_iter().for_each(|result| shared.take_command_result(result));
     if !wanted_hashes.is_empty() {
         let hashes = wanted_hashes.iter().filter_map(|hash| ContentHash::from_slice(hash)).collect();

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Approval, Config, bodies, commands, components::Components, convergence::Changes, fanout::Fanout, ingest, metrics,
-    outbox::Outbox, policies::Policies, presence::Gateways, reconcile::Requests, rollouts, room::Room,
+    outbox::Outbox, policies::Policies, presence::Gateways, reconcile::Requests, rollouts, room::Room, vouching,
 };
 use crate::{
     bus::SharedBus,
@@ -59,6 +59,7 @@ pub struct Shared {
     token_requests: mpsc::Sender<Option<String>>,
     body_requests: mpsc::Sender<bodies::Request>,
     command_results: mpsc::Sender<bus::CommandResult>,
+    uid_questions: mpsc::Sender<vouching::Question>,
 }
 
 /// The receiving ends, each for one task.
@@ -68,6 +69,7 @@ pub struct Inputs {
     pub token_requests: mpsc::Receiver<Option<String>>,
     pub body_requests: mpsc::Receiver<bodies::Request>,
     pub command_results: mpsc::Receiver<bus::CommandResult>,
+    pub uid_questions: mpsc::Receiver<vouching::Question>,
 }
 
 impl Shared {
@@ -84,6 +86,7 @@ impl Shared {
         let (token_requests, token_receiver) = mpsc::channel(WAITING_REQUESTS);
         let (body_requests, body_receiver) = mpsc::channel(WAITING_REQUESTS);
         let (command_results, result_receiver) = mpsc::channel(commands::WAITING_RESULTS);
+        let (uid_questions, question_receiver) = mpsc::channel(WAITING_REQUESTS);
         let shared = Self {
             outbox: Outbox::new(bus.clone()),
             policies: Policies::new(store.clone(), &config.opamp_url, &config.package_url),
@@ -107,6 +110,7 @@ impl Shared {
             token_requests,
             body_requests,
             command_results,
+            uid_questions,
         };
         let inputs = Inputs {
             reports,
@@ -114,6 +118,7 @@ impl Shared {
             token_requests: token_receiver,
             body_requests: body_receiver,
             command_results: result_receiver,
+            uid_questions: question_receiver,
         };
         (shared, inputs)
     }
@@ -159,6 +164,11 @@ impl Shared {
     pub fn request_bodies(&self, request: bodies::Request) {
         // Full: gateways ask again.
         let _ = self.body_requests.try_send(request);
+    }
+
+    pub fn ask_about_uid(&self, question: vouching::Question) {
+        // Full: the agent comes again.
+        let _ = self.uid_questions.try_send(question);
     }
 
     pub fn take_command_result(&self, result: bus::CommandResult) {

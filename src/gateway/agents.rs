@@ -85,8 +85,18 @@ pub struct Rare {
     pub refusal: Option<Box<str>>,
     /// Another connection that claims the same uid, while it is being found out which one is to have it.
     pub contender: Option<Box<Contender>>,
-    /// The config service asked whether the agent still lives on the connection of this generation.
-    pub probed_generation: Option<u64>,
+    /// The config service asked whether the agent still lives on its connection.
+    pub probes: Vec<Probe>,
+    /// The next message is to tell the agent its new uid, under the one that it speaks by; not before the store knows it.
+    pub tells_uid_to: Option<InstanceUid>,
+}
+
+/// A question of the config service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    pub generation: u64,
+    /// To whom the answer is of use: another connection that claims the uid, or the agent's state.
+    pub newcomer: InstanceUid,
 }
 
 /// Something that the agent is to be offered.
@@ -110,6 +120,9 @@ pub struct Pending {
     pub ending: Option<Reason>,
     /// Connection settings that were put on the agent's connection.
     pub sent_connection_settings: Option<ContentHash>,
+    /// The uid by which the store may know the agent, and a digest of the message that asked for another.
+    pub former: Option<InstanceUid>,
+    pub uid_request: u64,
     /// When to publish it again, by the gateway's clock; 0 if it waits for its first publication.
     pub due_ms: u64,
     pub attempts: u8,
@@ -315,6 +328,19 @@ impl Entry {
         true
     }
 
+    /// The agent is known by `uid` from now on, in place of `former`.
+    pub fn renamed(&mut self, former: InstanceUid, uid: InstanceUid, request: u64) {
+        self.report_number += 1;
+        let pending = self.rare().pending.get_or_insert_default();
+        // Of several, the store knows the first, or what became of that.
+        if pending.former.is_none_or(|first| first == uid) {
+            pending.former = Some(former);
+        }
+        pending.uid_request = request;
+        pending.due_ms = 0;
+        pending.attempts = 0;
+    }
+
     /// Makes `message` part of the pending report. If the whole grows too big, the newest is kept and the rest forgotten.
     pub fn merge(&mut self, message: &[u8], is_full: bool, now: Now, memory: &Memory) {
         self.report_number += 1;
@@ -356,6 +382,12 @@ impl Entry {
         if let Some(hash) = pending.sent_connection_settings {
             self.rare().pending.get_or_insert_default().sent_connection_settings.get_or_insert(hash);
         }
+        if let Some(former) = pending.former {
+            let own = self.rare().pending.get_or_insert_default();
+            if own.former.is_none() {
+                (own.former, own.uid_request) = (Some(former), pending.uid_request);
+            }
+        }
         if pending.message.message().is_empty() {
             return;
         }
@@ -366,6 +398,7 @@ impl Entry {
         let merged = self.rare().pending.get_or_insert_default();
         (merged.opening, merged.ending) = (newer.opening, newer.ending);
         merged.sent_connection_settings = newer.sent_connection_settings;
+        (merged.former, merged.uid_request) = (newer.former, newer.uid_request);
     }
 
     fn heard(&mut self, now_s: u32) {
@@ -391,7 +424,7 @@ impl Entry {
         rare.tells_custom_capabilities = false;
         rare.asks_components = false;
         rare.refusal = None;
-        rare.probed_generation = None;
+        rare.tells_uid_to = None;
         let pending = rare.pending.get_or_insert_default();
         pending.ending = Some(reason);
         pending.last_seen_unix_ms = pending.last_seen_unix_ms.max(last_seen_unix_ms);
@@ -408,6 +441,7 @@ impl Entry {
         let is_newest = report_number == self.report_number;
         let Some(pending) = self.rare.as_mut().and_then(|rare| rare.pending.as_mut()) else { return false };
         pending.opening = None;
+        (pending.former, pending.uid_request) = (None, 0);
         if is_newest && let Some(rare) = &mut self.rare {
             rare.pending = None;
         }
@@ -438,6 +472,16 @@ impl Entry {
 }
 
 impl Rare {
+    /// To whom the agent's new uid is to be told now.
+    pub fn uid_is_due(&self) -> Option<InstanceUid> {
+        self.tells_uid_to.filter(|_| !self.awaits_uid())
+    }
+
+    /// Whether the store does not know yet, for all that is known here, by which uid the agent goes.
+    pub fn awaits_uid(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| pending.former.is_some())
+    }
+
     fn is_empty(&self, now_ms: u64) -> bool {
         self.pending.is_none()
             && self.waiting.is_none()
@@ -447,7 +491,8 @@ impl Rare {
             && !self.asks_components
             && self.refusal.is_none()
             && self.contender.is_none()
-            && self.probed_generation.is_none()
+            && self.probes.is_empty()
+            && self.tells_uid_to.is_none()
             && self.full_state.is_idle(now_ms)
     }
 }

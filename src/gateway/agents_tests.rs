@@ -290,3 +290,25 @@ proptest! {
         prop_assert_eq!(statuses(&stored), statuses(&said));
     }
 }
+
+#[test]
+fn a_new_uid_is_told_once_the_store_knows_it() {
+    let [one, two, three] = [1, 2, 3].map(|n| InstanceUid::from_slice(&[n; 16]).unwrap());
+    let mut entry = opened();
+    entry.renamed(one, two, 7);
+    entry.rare().tells_uid_to = Some(one);
+    let number = entry.report_number;
+    let pending = entry.pending().unwrap();
+    assert_eq!((pending.former, pending.uid_request, pending.due_ms), (Some(one), 7, 0));
+    assert_eq!(entry.rare().uid_is_due(), None);
+    // The next uid, before this one is stored: the store knows the first.
+    entry.renamed(two, three, 8);
+    assert_eq!(entry.pending().unwrap().former, Some(one));
+    // Back to that: the store may know it by the one in between.
+    entry.renamed(three, one, 0);
+    assert_eq!(entry.pending().unwrap().former, Some(three));
+    assert!(!entry.acknowledged(number), "there is more to be stored");
+    assert_eq!((entry.pending().unwrap().former, entry.rare().uid_is_due()), (None, Some(one)));
+    entry.end(Reason::ConnectionClosed, at(2_000));
+    assert_eq!(entry.rare().uid_is_due(), None, "nobody is there to be told");
+}

@@ -119,6 +119,14 @@ impl Certificates {
         self.http.lock().remove(uid);
     }
 
+    /// An agent over HTTP goes on under another uid, by the same certificate.
+    pub fn rename(&self, from: &InstanceUid, to: InstanceUid) {
+        let mut http = self.http.lock();
+        if let Some(serial) = http.remove(from) {
+            http.insert(to, serial);
+        }
+    }
+
     fn refuse(&self, serial: Serial, reason: &str) {
         let mut refused = self.refused.lock();
         if refused.len() >= MAX_REFUSED {

@@ -14,6 +14,7 @@ use tokio::task::coop::consume_budget;
 use super::{
     Shared,
     agents::{Echo, Entry, Link},
+    identity,
     reply::{self, Reply},
     spans,
 };
@@ -117,8 +118,12 @@ fn take_one(shared: &Shared, queued: Queued, generation: u64) -> Outcome {
     let (id, uid) = (queued.id, queued.uid);
     let now_ms = shared.clock.now_ms();
     let agents = &mut *shared.registry.lock(&uid);
-    let known = shared.commands.outcome(id, uid);
     let entry = agents.entries.get_mut(&uid);
+    let known = shared.commands.outcome(id, uid).or_else(|| {
+        // It may have come while the agent had another uid.
+        let former = identity::former_uids(shared, &entry.as_ref()?.link, &uid);
+        former.into_iter().find_map(|former| shared.commands.outcome(id, former))
+    });
     if let Some(known) = known {
         let is_queued =
             |entry: &Entry| entry.rare.as_ref().is_some_and(|rare| rare.commands.iter().any(|it| it.id == id));
@@ -181,7 +186,8 @@ fn send_queued(shared: &Shared, entry: &mut Entry, now_ms: u64) -> Vec<(Queued, 
 /// The reply to a poll that takes along what waits for the agent, if anything does: one at a time.
 pub fn for_poll(shared: &Shared, entry: &mut Entry, echo: Echo, now_ms: u64) -> Option<Reply> {
     let is_plain = matches!(entry.link, Link::Http) && echo.new_uid.is_none();
-    let rare = entry.rare.as_mut().filter(|rare| is_plain && !rare.commands.is_empty())?;
+    let rare =
+        entry.rare.as_mut().filter(|rare| is_plain && rare.uid_is_due().is_none() && !rare.commands.is_empty())?;
     while !rare.commands.is_empty() {
         let queued = rare.commands.remove(0);
         let outcome = if now_ms >= queued.until_ms { Outcome::Expired } else { Outcome::Sent };

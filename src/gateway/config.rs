@@ -68,6 +68,8 @@ pub struct Config {
     pub write_timeout: Duration,
     /// How long a reply waits for the config service's verdict. Clients give up after one second.
     pub verdict_wait: Duration,
+    /// An agent that asked for a uid, and speaks under its own for so long after it was told, keeps its own.
+    pub uid_patience: Duration,
     /// Requests for full state over all agents: after a crash the whole fleet may be asked.
     pub full_state_per_second: u32,
     /// Reports published again after an outage.
@@ -129,6 +131,7 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(120),
             write_timeout: Duration::from_secs(30),
             verdict_wait: Duration::from_millis(300),
+            uid_patience: Duration::from_secs(10),
             full_state_per_second: 500,
             repeats_per_second: 20_000,
             reopen_per_second: 5_000,

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Shared,
-    agents::{Echo, Entry, Link, Waiting},
+    agents::{Echo, Entry, Link, Probe, Rare, Waiting},
     connection::Connection,
     contender::Contender,
     exchange::{Origin, Outcome},
@@ -27,6 +27,8 @@ use crate::{
 const LOCAL_PROBE: Duration = Duration::from_secs(3);
 /// Shorter, so that the answer is there before the config service stops waiting for it (3 s).
 const REMOTE_PROBE: Duration = Duration::from_secs(2);
+/// Newcomers on whose behalf the config service asks about one agent at a time.
+const MAX_PROBES: usize = 16;
 
 /// Takes a message under a uid that another, open WebSocket has: that one is pinged, and whether it answers decides.
 #[allow(clippy::too_many_arguments, reason = "one message's circumstances, passed on once")]
@@ -100,12 +102,24 @@ pub fn agent_spoke(shared: &Shared, agents: MutexGuard<'_, Agents>, uid: Instanc
 fn proved_alive(shared: &Shared, mut agents: MutexGuard<'_, Agents>, uid: InstanceUid, connection: &Arc<Connection>) {
     let entry = agents.entries.get_mut(&uid).filter(|entry| entry.link.is(connection));
     let Some(rare) = entry.and_then(|entry| entry.rare.as_mut()) else { return };
-    if let Some(generation) = rare.probed_generation.take() {
-        shared.outgoing.probe_result(probe_result(uid, generation, true, None));
-    }
+    probes_answered(shared, rare);
     if let Some(contender) = rare.contender.take() {
         drop(agents);
         is_duplicate(shared, uid, *contender);
+    }
+}
+
+/// The agent lives on the connection that the config service asked about.
+pub fn probes_answered(shared: &Shared, rare: &mut Rare) {
+    for probe in std::mem::take(&mut rare.probes) {
+        shared.outgoing.probe_result(probe_result(&probe, true, None));
+    }
+}
+
+/// The agent has left the connection that the config service asked about; its last report, which says how far it was, is sent first.
+pub fn probes_ended(shared: &Shared, rare: &mut Rare) {
+    for probe in std::mem::take(&mut rare.probes) {
+        shared.outgoing.probe_result(probe_result(&probe, false, None));
     }
 }
 
@@ -129,7 +143,7 @@ fn is_duplicate(shared: &Shared, old: InstanceUid, mut contender: Contender) {
 }
 
 /// Puts the entry of an agent in its place under its new uid. The agent may have spoken under that before.
-fn put(shared: &Shared, uid: InstanceUid, entry: Entry) {
+pub fn put(shared: &Shared, uid: InstanceUid, entry: Entry) {
     let has_rare = entry.rare.is_some();
     let mut agents = shared.registry.lock(&uid);
     let replaced = shared.registry.insert(&mut agents, uid, entry);
@@ -152,6 +166,8 @@ enum Told {
     ByWaiter(oneshot::Sender<InstanceUid>),
     /// By a message of its own.
     NotYet,
+    /// By the next message: it asked for a uid.
+    Later,
 }
 
 /// Has a reply that is held back over WebSocket say the new uid.
@@ -173,12 +189,13 @@ fn tell_new_uid(shared: &Shared, old: InstanceUid, uid: InstanceUid, link: &Link
             let is_new = connection.outbox.with_uids(|uids| {
                 uids.remove(&old);
                 uids.insert(uid);
-                uids.add_alias(Alias { old, new: uid, request: 0 })
+                uids.replace_alias(&old, uid);
+                uids.add_alias(Alias::of_duplicate(old, uid))
             });
             if !is_new {
                 tracing::debug!(agent = %old, "connection has too many agents with new uids");
             }
-            if !matches!(told, Told::ByReply) {
+            if !matches!(told, Told::ByReply | Told::Later) {
                 let echo = Echo { uid: old, new_uid: Some(uid) };
                 reply::send(shared, connection, &Reply::plain(shared, echo));
             }
@@ -186,16 +203,18 @@ fn tell_new_uid(shared: &Shared, old: InstanceUid, uid: InstanceUid, link: &Link
         Link::Http => {
             let is_told = match told {
                 Told::ByWaiter(waiter) => waiter.send(uid).is_ok(),
+                Told::Later => true,
                 Told::ByReply | Told::NotYet => false,
             };
-            shared.http_aliases.insert(Alias { old, new: uid, request: 0 }, !is_told);
+            shared.http_aliases.replace(&old, uid);
+            shared.http_aliases.insert(Alias::of_duplicate(old, uid), !is_told);
         }
         Link::Gone { .. } => {}
     }
 }
 
-/// The config service found the same, another gateway having the older connection. What was reported is stored
-/// under the new uid already.
+/// The config service found the same, another gateway having the older connection; or that it has given the agent another
+/// uid already. What was reported is stored under the new uid.
 pub fn rename(shared: &Shared, old: InstanceUid, uid: InstanceUid, verdict: &Verdict) {
     let mut agents = shared.registry.lock(&old);
     if agents.entries.get(&old).is_none_or(|entry| entry.generation != verdict.connection_generation) {
@@ -203,8 +222,11 @@ pub fn rename(shared: &Shared, old: InstanceUid, uid: InstanceUid, verdict: &Ver
     }
     let Some(mut entry) = shared.registry.remove(&mut agents, &old) else { return };
     drop(agents);
-    tracing::info!(agent = %old, new = %uid, "instance_uid is in use on another gateway: assigned a new one");
-    shared.metrics.duplicates.increment(1);
+    let has_asked = entry.rare.as_ref().is_some_and(|rare| rare.tells_uid_to.is_some());
+    if !has_asked {
+        tracing::info!(agent = %old, new = %uid, "instance_uid is in use on another gateway: assigned a new one");
+        shared.metrics.duplicates.increment(1);
+    }
     entry.acknowledged(verdict.report_number);
     if let Some(contender) = entry.rare.as_mut().and_then(|rare| rare.contender.take())
         && let Link::WebSocket(connection) = &contender.link
@@ -215,7 +237,11 @@ pub fn rename(shared: &Shared, old: InstanceUid, uid: InstanceUid, verdict: &Ver
     if let Some(rare) = &mut entry.rare {
         rare.commands = Vec::new();
     }
-    let told = entry.rare.as_mut().map_or(Told::NotYet, |rare| address(&mut rare.waiting, uid));
+    let told = match entry.rare.as_mut() {
+        Some(rare) if !has_asked => address(&mut rare.waiting, uid),
+        Some(_) => Told::Later,
+        None => Told::NotYet,
+    };
     let link = entry.link.clone();
     if entry.is_live() || entry.pending().is_some() {
         put(shared, uid, entry);
@@ -254,38 +280,46 @@ pub fn take_over(shared: &Shared, entry: &mut Entry, uid: InstanceUid, contender
 }
 
 /// The config service asks whether an agent still lives on a connection.
-pub fn probe(shared: &Shared, uid: InstanceUid, generation: u64) {
+pub fn probe(shared: &Shared, uid: InstanceUid, probe: Probe) {
     let mut agents = shared.registry.lock(&uid);
-    let entry = agents.entries.get_mut(&uid).filter(|entry| entry.generation == generation);
+    let entry = agents.entries.get_mut(&uid).filter(|entry| entry.generation == probe.generation);
     match entry.map(|entry| (entry.link.clone(), entry)) {
         Some((Link::WebSocket(connection), entry)) if connection.outbox.is_open() => {
-            entry.rare().probed_generation = Some(generation);
+            let probes = &mut entry.rare().probes;
+            if !probes.contains(&probe) && probes.len() < MAX_PROBES {
+                probes.push(probe);
+            }
             agents.active.insert(uid);
             connection.probe();
-            shared.timers.add(REMOTE_PROBE, Timer::Probe { uid, generation });
+            shared.timers.add(REMOTE_PROBE, Timer::Probe { uid, generation: probe.generation });
         }
-        Some(_) => give_up(shared, &mut agents, uid, generation),
-        None => shared.outgoing.probe_result(probe_result(uid, generation, false, None)),
+        Some((_, entry)) => {
+            entry.rare().probes.push(probe);
+            give_up(shared, &mut agents, uid);
+        }
+        None => shared.outgoing.probe_result(probe_result(&probe, false, None)),
     }
 }
 
 /// A probed connection has not answered.
 pub fn probe_time_is_over(shared: &Shared, uid: InstanceUid, generation: u64) {
     let mut agents = shared.registry.lock(&uid);
-    let is_unanswered = agents
-        .entries
-        .get(&uid)
-        .is_some_and(|entry| entry.rare.as_ref().is_some_and(|rare| rare.probed_generation == Some(generation)));
+    let is_unanswered = agents.entries.get(&uid).is_some_and(|entry| {
+        entry.rare.as_ref().is_some_and(|rare| rare.probes.iter().any(|probe| probe.generation == generation))
+    });
     if is_unanswered {
-        give_up(shared, &mut agents, uid, generation);
+        give_up(shared, &mut agents, uid);
     }
 }
 
-/// Lets go of an agent that is elsewhere now. The last number is given only if all that came before it is stored.
-fn give_up(shared: &Shared, agents: &mut Agents, uid: InstanceUid, generation: u64) {
+/// Lets go of an agent that is elsewhere now, and says so to who asked. The last number is given only if all that came before it
+/// is stored.
+fn give_up(shared: &Shared, agents: &mut Agents, uid: InstanceUid) {
     let Some(entry) = agents.entries.get_mut(&uid) else { return };
     let last = entry.pending().is_none().then(|| entry.durable_sequence_num());
-    shared.outgoing.probe_result(probe_result(uid, generation, false, last));
+    for probe in std::mem::take(&mut entry.rare().probes) {
+        shared.outgoing.probe_result(probe_result(&probe, false, last));
+    }
     if let Link::WebSocket(connection) = &entry.link {
         let is_alone = connection.outbox.with_uids(|uids| {
             uids.remove(&uid);
@@ -310,6 +344,7 @@ fn give_up(shared: &Shared, agents: &mut Agents, uid: InstanceUid, generation: u
     }
 }
 
-fn probe_result(uid: InstanceUid, generation: u64, alive: bool, last_sequence_num: Option<u64>) -> ProbeResult {
-    ProbeResult { instance_uid: uid.to_bytes(), connection_generation: generation, alive, last_sequence_num }
+fn probe_result(probe: &Probe, alive: bool, last_sequence_num: Option<u64>) -> ProbeResult {
+    let (instance_uid, connection_generation) = (probe.newcomer.to_bytes(), probe.generation);
+    ProbeResult { instance_uid, connection_generation, alive, last_sequence_num }
 }

@@ -6,14 +6,16 @@ use tokio::sync::oneshot;
 
 use super::{
     Shared,
-    agents::{Echo, Entry, Link, Now, Waiting},
+    agents::{Echo, Entry, Link, Now, Rare, Waiting},
     auth::Credential,
     certificates,
     connection::Connection,
-    duplicates, identity, messages,
+    duplicates,
+    identity::{self, Identity},
+    messages,
     polls::Polls,
     reply::{self, Reply},
-    spans,
+    spans, vouching,
 };
 use crate::{
     model::InstanceUid,
@@ -64,6 +66,9 @@ pub enum Outcome {
     },
     /// HTTP: the agent polls too often, and this is not taken.
     TooOften,
+    /// The agent's certificate has another uid. Whether that is the same agent's has to be asked for; it is to come back if
+    /// there is no answer.
+    Unvouched(vouching::Pair),
     /// WebSocket: the reply has been sent, or is when the verdict is here.
     Settled,
     /// HTTP: likewise. The agent is known by `uid` for now.
@@ -97,12 +102,30 @@ pub fn receive_websocket(shared: &Arc<Shared>, connection: &Arc<Connection>, mes
         reply::send(shared, connection, &Reply::plain(shared, Echo { uid, new_uid: None }));
         return;
     }
-    let message = match receive(shared, Origin::WebSocket(connection), payload) {
-        Outcome::Reply(message) => message,
-        Outcome::Unavailable { uid, text } => {
-            let retry_ns = shared.config.retry_after_s() * 1_000_000_000;
-            Reply::error(Some(uid), ServerErrorResponseType::Unavailable, text.to_owned(), Some(retry_ns))
+    let outcome = match receive(shared, Origin::WebSocket(connection), payload) {
+        Outcome::Unvouched(pair) => {
+            let (shared, connection, payload) = (shared.clone(), connection.clone(), payload.to_vec());
+            tokio::spawn(async move {
+                vouching::ask(&shared, pair).await;
+                let outcome = receive(&shared, Origin::WebSocket(&connection), &payload);
+                answer_websocket(&shared, &connection, outcome);
+            });
+            return;
         }
+        outcome => outcome,
+    };
+    answer_websocket(shared, connection, outcome);
+}
+
+fn answer_websocket(shared: &Shared, connection: &Connection, outcome: Outcome) {
+    let unavailable = |uid, text: &str| {
+        let retry_ns = shared.config.retry_after_s() * 1_000_000_000;
+        Reply::error(Some(uid), ServerErrorResponseType::Unavailable, text.to_owned(), Some(retry_ns))
+    };
+    let message = match outcome {
+        Outcome::Reply(message) => message,
+        Outcome::Unavailable { uid, text } => unavailable(uid, text),
+        Outcome::Unvouched((_, uid)) => unavailable(uid, "it is not known yet whose certificate this is"),
         Outcome::Settled | Outcome::HeldHttp { .. } | Outcome::TooOften => return,
     };
     reply::send(shared, connection, &message);
@@ -123,9 +146,14 @@ pub async fn receive_http(
     credential: Option<&Credential>,
 ) -> Result<Reply, ComeBackLater> {
     shared.metrics.http_messages.increment(1);
-    let (mut uid, mut echo, waiter) = match receive(shared, Origin::Http(credential), payload) {
+    let mut outcome = receive(shared, Origin::Http(credential), payload);
+    if let Outcome::Unvouched(pair) = outcome {
+        vouching::ask(shared, pair).await;
+        outcome = receive(shared, Origin::Http(credential), payload);
+    }
+    let (mut uid, mut echo, waiter) = match outcome {
         Outcome::HeldHttp { uid, echo, waiter } => (uid, echo, waiter),
-        Outcome::Unavailable { .. } | Outcome::Settled => return Err(ComeBackLater::NoRoom),
+        Outcome::Unavailable { .. } | Outcome::Settled | Outcome::Unvouched(_) => return Err(ComeBackLater::NoRoom),
         Outcome::TooOften => return Err(ComeBackLater::TooOften),
         Outcome::Reply(reply) if reply.head.first() != Some(&UID_TAG) => {
             // An error without a uid.
@@ -173,16 +201,24 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
         }
     };
     if let Some(own) = identity::spoken_for(shared, origin, incoming.uid) {
-        let text = format!("the certificate of this connection is that of the agent {own}");
-        return Outcome::Reply(bad_request(shared, Some(incoming.uid), text));
+        let pair = (own, incoming.uid);
+        match shared.vouching.get(pair, shared.clock.now_ms()) {
+            Some(true) => {}
+            None => return Outcome::Unvouched(pair),
+            Some(false) => {
+                let text = format!("the certificate of this connection is that of the agent {own}");
+                return Outcome::Reply(bad_request(shared, Some(incoming.uid), text));
+            }
+        }
     }
     if let Err(text) = certificates::check_request(&incoming, payload) {
         return Outcome::Reply(bad_request(shared, Some(incoming.uid), text));
     }
-    let (uid, echo) = match identity::identify(shared, origin, &incoming, payload) {
+    let sender = match identity::identify(shared, origin, &incoming, payload) {
         Ok(known) => known,
         Err(text) => return Outcome::Reply(bad_request(shared, Some(incoming.uid), text)),
     };
+    let Identity { uid, echo, .. } = sender;
     let now = shared.now();
     let has_another_certificate = shared.certificates.is_another(uid, origin);
     let mut guard = shared.registry.lock(&uid);
@@ -220,7 +256,7 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
         connection.outbox.with_uids(|uids| uids.insert(uid));
     }
     let Some(entry) = agents.entries.get_mut(&uid) else { return Outcome::Reply(Reply::plain(shared, echo)) };
-    let outcome = take(shared, entry, uid, origin, echo, &incoming, payload, now, is_opening);
+    let outcome = take(shared, entry, &sender, origin, &incoming, payload, now, is_opening);
     if entry.rare.is_some() {
         agents.active.insert(uid);
         if let Origin::WebSocket(connection) = origin {
@@ -235,14 +271,14 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
 fn take(
     shared: &Shared,
     entry: &mut Entry,
-    uid: InstanceUid,
+    sender: &Identity,
     origin: Origin<'_>,
-    echo: Echo,
     incoming: &Incoming,
     payload: &[u8],
     now: Now,
     is_opening: bool,
 ) -> Outcome {
+    let Identity { uid, echo, .. } = *sender;
     if let Some(message) = incoming.custom_message.clone() {
         messages::take(shared, uid, &entry.link, incoming.sequence_num, &payload[message]);
     }
@@ -252,6 +288,7 @@ fn take(
         entry.rare().tells_custom_capabilities = true;
     }
     let taken = entry.take(incoming, payload, now, &shared.memory);
+    let is_reported = sender.note(entry) || taken.is_reported;
     if taken.is_gap {
         shared.metrics.gaps.increment(1);
         tracing::debug!(agent = %uid, "sequence gap");
@@ -268,14 +305,14 @@ fn take(
         shared.outgoing.report(uid);
         return Outcome::Reply(Reply::plain(shared, echo));
     }
-    if taken.is_reported {
+    if is_reported {
         spans::reported(entry, uid, origin);
         shared.outgoing.report(uid);
     } else {
         shared.metrics.heartbeats.increment(1);
     }
     let is_http = matches!(origin, Origin::Http(_));
-    let waits = is_opening || is_http && taken.is_reported;
+    let waits = is_opening || is_http && is_reported || waits_for_uid(entry, sender, is_http);
     if waits && shared.bus.is_reachable() {
         return hold(shared, entry, uid, is_http, echo);
     }
@@ -288,6 +325,12 @@ fn take(
     };
     shared.want_body(uid, entry);
     outcome
+}
+
+/// Whether the reply is to tell a uid that the store does not know yet.
+fn waits_for_uid(entry: &Entry, sender: &Identity, is_http: bool) -> bool {
+    let is_free = |rare: &Rare| is_http || rare.waiting.is_none();
+    sender.request.is_some() && entry.rare.as_ref().is_some_and(|rare| rare.awaits_uid() && is_free(rare))
 }
 
 fn hold(shared: &Shared, entry: &mut Entry, uid: InstanceUid, is_http: bool, echo: Echo) -> Outcome {

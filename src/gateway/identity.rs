@@ -2,14 +2,22 @@
 
 use std::{
     collections::HashMap,
-    hash::{DefaultHasher, Hash, Hasher},
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 
-use super::{Shared, agents::Echo, exchange::Origin, uids::Alias};
-use crate::{model::InstanceUid, protocol::Incoming};
+use super::{
+    Shared,
+    agents::{Echo, Entry, Link},
+    duplicates,
+    exchange::Origin,
+    uids::Alias,
+};
+use crate::{
+    model::{InstanceUid, uid::stable_hash},
+    protocol::Incoming,
+};
 
 /// HTTP agents that were given a new uid and have not been seen to use it; beyond this the oldest is forgotten.
 const MAX_HTTP_ALIASES: usize = 4_096;
@@ -62,9 +70,31 @@ impl HttpAliases {
         false
     }
 
-    fn asked_again(&self, alias: Alias, request: u64) {
-        if let Some(known) = self.0.lock().get_mut(&alias.old).filter(|known| known.alias == alias) {
-            known.alias.request = request;
+    /// What was given as `new` is `instead` now.
+    pub fn replace(&self, new: &InstanceUid, instead: InstanceUid) {
+        let mut aliases = self.0.lock();
+        aliases.values_mut().filter(|known| known.alias.new == *new).for_each(|known| known.alias.new = instead);
+    }
+
+    /// The uids that the agent which is known by `uid` has had.
+    fn former(&self, uid: &InstanceUid) -> Vec<InstanceUid> {
+        let aliases = self.0.lock();
+        aliases.values().filter(|known| known.alias.new == *uid).map(|known| known.alias.old).collect()
+    }
+
+    fn remove(&self, old: &InstanceUid) {
+        self.0.lock().remove(old);
+    }
+
+    fn change(&self, alias: Alias, change: impl FnOnce(&mut Alias)) {
+        if let Some(known) = self.0.lock().get_mut(&alias.old).filter(|known| known.alias.new == alias.new) {
+            change(&mut known.alias);
+        }
+    }
+
+    fn told(&self, old: &InstanceUid, now_s: u32) {
+        if let Some(known) = self.0.lock().get_mut(old) {
+            known.alias.told_s = now_s;
         }
     }
 }
@@ -86,33 +116,72 @@ pub fn spoken_for(shared: &Shared, origin: Origin<'_>, said: InstanceUid) -> Opt
     (!has_become).then_some(own)
 }
 
-/// Under which uid the sender of a message is known, and to whom the reply goes. An error is a text for the agent.
-pub fn identify(
-    shared: &Shared,
-    origin: Origin<'_>,
-    incoming: &Incoming,
-    payload: &[u8],
-) -> Result<(InstanceUid, Echo), String> {
+/// Who sent a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// Under which uid the agent is known.
+    pub uid: InstanceUid,
+    /// To whom the reply goes.
+    pub echo: Echo,
+    /// It asks for a uid: `uid` is that, and it is told so once the store knows it by that.
+    pub request: Option<Request>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    digest: u64,
+    state: RequestState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RequestState {
+    /// Answered before.
+    Known,
+    /// What is known here of the agent has been taken along.
+    Renamed,
+    /// There was nothing to take along.
+    New,
+}
+
+impl Identity {
+    fn plain(uid: InstanceUid) -> Self {
+        Self { uid, echo: Echo { uid, new_uid: None }, request: None }
+    }
+
+    /// Notes what `entry`, the agent's, has to do because of its request. Returns whether there is something to report.
+    pub fn note(&self, entry: &mut Entry) -> bool {
+        let Some(request) = self.request else {
+            // Who speaks by its new uid knows it.
+            if let Some(rare) = &mut entry.rare
+                && self.echo.uid == self.uid
+            {
+                rare.tells_uid_to = None;
+            }
+            return false;
+        };
+        entry.rare().tells_uid_to = Some(self.echo.uid);
+        if request.state == RequestState::New {
+            entry.renamed(self.echo.uid, self.uid, request.digest);
+        }
+        request.state != RequestState::Known
+    }
+}
+
+/// Finds out who sent a message. An error is a text for the agent.
+pub fn identify(shared: &Shared, origin: Origin<'_>, incoming: &Incoming, payload: &[u8]) -> Result<Identity, String> {
     let said = incoming.uid;
-    let request = incoming.requests_instance_uid().then(|| digest(payload));
+    let digest = incoming.requests_instance_uid().then(|| stable_hash(payload).max(1));
     let known = match origin {
         Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.alias(&said)).map(|it| (it, false)),
         Origin::Http(_) => shared.http_aliases.get(&said),
     };
     if let Some((alias, is_news)) = known
-        && request.is_none_or(|request| !is_another_agent(shared, alias, incoming, request))
+        && digest.is_none_or(|digest| !is_another_agent(shared, alias, incoming, digest))
     {
-        if let Some(request) = request {
-            match origin {
-                Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.asked_again(alias, request)),
-                Origin::Http(_) => shared.http_aliases.asked_again(alias, request),
-            }
-        }
-        let is_told = is_news || request.is_some();
-        return Ok((alias.new, Echo { uid: said, new_uid: is_told.then_some(alias.new) }));
+        return Ok(known_by_alias(shared, origin, alias, digest, is_news));
     }
-    let Some(request) = request else { return Ok((said, Echo { uid: said, new_uid: None })) };
-    let alias = Alias { old: said, new: new_uid(), request };
+    let Some(digest) = digest else { return Ok(Identity::plain(said)) };
+    let alias = Alias { old: said, new: new_uid(), request: digest, told_s: 0 };
     let is_allowed = match origin {
         Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.add_alias(alias)),
         Origin::Http(_) => shared.minting.try_take(),
@@ -123,7 +192,93 @@ pub fn identify(
     if matches!(origin, Origin::Http(_)) {
         shared.http_aliases.insert(alias, false);
     }
-    Ok((alias.new, Echo { uid: said, new_uid: Some(alias.new) }))
+    let state = match rename(shared, origin, said, alias.new, digest) {
+        true => RequestState::Renamed,
+        false => RequestState::New,
+    };
+    let request = Some(Request { digest, state });
+    Ok(Identity { uid: alias.new, echo: Echo { uid: said, new_uid: None }, request })
+}
+
+/// An agent that speaks by a uid in place of which it was given another.
+fn known_by_alias(shared: &Shared, origin: Origin<'_>, alias: Alias, digest: Option<u64>, is_news: bool) -> Identity {
+    let patience_s = u32::try_from(shared.config.uid_patience.as_secs()).unwrap_or(u32::MAX);
+    if digest.is_none() && alias.is_ignored(shared.clock.now_s(), patience_s) && give_back(shared, origin, alias) {
+        return Identity::plain(alias.old);
+    }
+    if let Some(digest) = digest {
+        let asked_again = |alias: &mut Alias| alias.request = digest;
+        match origin {
+            Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.change(alias, asked_again)),
+            Origin::Http(_) => shared.http_aliases.change(alias, asked_again),
+        }
+    }
+    let echo = Echo { uid: alias.old, new_uid: is_news.then_some(alias.new) };
+    let request = digest.map(|digest| Request { digest, state: RequestState::Known });
+    Identity { uid: alias.new, echo, request }
+}
+
+/// The agent that came with `old` has been told its new uid.
+pub fn told(shared: &Shared, link: &Link, old: &InstanceUid) {
+    let now_s = shared.clock.now_s();
+    match link {
+        Link::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.told(old, now_s)),
+        Link::Http => shared.http_aliases.told(old, now_s),
+        Link::Gone { .. } => {}
+    }
+}
+
+/// The uids that an agent has had on its connection.
+pub fn former_uids(shared: &Shared, link: &Link, uid: &InstanceUid) -> Vec<InstanceUid> {
+    match link {
+        Link::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.former(uid)),
+        Link::Http => shared.http_aliases.former(uid),
+        Link::Gone { .. } => Vec::new(),
+    }
+}
+
+/// Has an agent that ignores its new uid go on under the one that it has. Returns false if another has that by now.
+fn give_back(shared: &Shared, origin: Origin<'_>, alias: Alias) -> bool {
+    if shared.registry.lock(&alias.old).entries.contains_key(&alias.old) {
+        return false;
+    }
+    tracing::debug!(agent = %alias.old, uid = %alias.new, "an agent ignores the uid that it asked for");
+    match origin {
+        Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.remove_alias(&alias)),
+        Origin::Http(_) => shared.http_aliases.remove(&alias.old),
+    }
+    rename(shared, origin, alias.new, alias.old, 0);
+    true
+}
+
+/// Has the agent go on under another uid, with all that is known of it here, if it is one of this connection.
+fn rename(shared: &Shared, origin: Origin<'_>, from: InstanceUid, to: InstanceUid, digest: u64) -> bool {
+    let mut agents = shared.registry.lock(&from);
+    if agents.entries.get(&from).is_none_or(|entry| !origin.is(&entry.link)) {
+        return false;
+    }
+    let Some(mut entry) = shared.registry.remove(&mut agents, &from) else { return false };
+    drop(agents);
+    if let Some(rare) = &mut entry.rare {
+        rare.tells_uid_to = None;
+        duplicates::probes_answered(shared, rare);
+        // It may have the uid that is left, once it comes again.
+        if let Some(contender) = rare.contender.take()
+            && let Link::WebSocket(connection) = &contender.link
+        {
+            connection.abandon("uid_contended");
+        }
+    }
+    entry.renamed(from, to, digest);
+    match origin {
+        Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| {
+            uids.remove(&from);
+            uids.insert(to);
+        }),
+        Origin::Http(_) => shared.certificates.rename(&from, to),
+    }
+    duplicates::put(shared, to, entry);
+    true
 }
 
 /// Whether a request for a uid comes from another agent than the one that was given `alias`, though with the same temporary
@@ -132,10 +287,4 @@ fn is_another_agent(shared: &Shared, alias: Alias, incoming: &Incoming, request:
     let agents = shared.registry.lock(&alias.new);
     let known = agents.entries.get(&alias.new);
     request != alias.request && known.is_some_and(|entry| incoming.sequence_num <= entry.sequence_num)
-}
-
-fn digest(payload: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    payload.hash(&mut hasher);
-    hasher.finish()
 }

@@ -12,7 +12,7 @@
 //! | `reports`, `verdicts`, `offers`, `commands` | the conversation with the config service |
 //! | `messages` | custom messages of agents, on their way to whoever watches |
 //! | `spans` | what of all this is traced |
-//! | `identity`, `duplicates`, `contender` | who an agent is, when that is not plain |
+//! | `identity`, `vouching`, `duplicates`, `contender` | who an agent is, when that is not plain |
 //! | `timers`, `sweeper`, `seldom`, `drain` | what time brings about |
 //!
 //! Architecture invariants: the gateway never reaches the store. A heartbeat touches memory alone. An idle agent costs its
@@ -52,6 +52,7 @@ mod tls;
 mod uids;
 mod upgrade;
 mod verdicts;
+mod vouching;
 mod watched;
 pub mod websocket;
 
@@ -118,6 +119,7 @@ struct Shared {
     memory: memory::Memory,
     timers: timers::Timers,
     http_aliases: identity::HttpAliases,
+    vouching: vouching::Vouching,
     seldom: seldom::Seldom,
     /// New WebSockets.
     admission: pace::Bucket,
@@ -162,6 +164,7 @@ impl Gateway {
             memory: memory::Memory::new(config.max_received_bytes, config.max_pending_bytes),
             timers: timers::Timers::default(),
             http_aliases: identity::HttpAliases::default(),
+            vouching: vouching::Vouching::default(),
             seldom: seldom::Seldom::default(),
             admission: pace::Bucket::new(config.admission_per_second, config.admission_burst),
             full_state: pace::Bucket::new(config.full_state_per_second, config.full_state_per_second),

@@ -8,7 +8,7 @@ use super::{
     commands,
     connection::Connection,
     full_state::FullState,
-    offers,
+    identity, offers,
     timers::Timer,
     websocket,
 };
@@ -71,6 +71,7 @@ fn has_news(shared: &Shared, entry: &Entry, now_ms: u64) -> bool {
             || rare.tells_custom_capabilities
             || rare.asks_components
             || rare.refusal.is_some()
+            || rare.uid_is_due().is_some()
             || rare.offers.iter().any(|offer| shared.bodies.has(&offer.hash))
     })
 }
@@ -78,6 +79,8 @@ fn has_news(shared: &Shared, entry: &Entry, now_ms: u64) -> bool {
 /// What an agent is to be told.
 #[derive(Debug, Default)]
 struct News {
+    /// By whom it has to be known that it has another uid.
+    new_uid_for: Option<InstanceUid>,
     /// If it is asked for its full state: what was noted of that before.
     asks_full_state: Option<FullState>,
     asks_components: bool,
@@ -88,10 +91,17 @@ struct News {
 
 impl News {
     fn is_empty(&self) -> bool {
-        self.asks_full_state.is_none()
+        self.new_uid_for.is_none()
+            && self.asks_full_state.is_none()
             && !self.asks_components
             && self.custom_capabilities.is_none()
             && self.offers.is_empty()
+    }
+
+    /// To whom it is said, if not to who waits for a reply.
+    fn echo(&self, uid: InstanceUid, owed: Option<Echo>) -> Echo {
+        let echo = owed.unwrap_or(Echo { uid: self.new_uid_for.unwrap_or(uid), new_uid: None });
+        Echo { new_uid: echo.new_uid.or(self.new_uid_for.map(|_| uid)), ..echo }
     }
 
     fn addressed(&self, shared: &Shared, echo: Echo) -> Reply {
@@ -116,6 +126,7 @@ impl News {
         if let Some(before) = self.asks_full_state {
             rare.full_state = before;
         }
+        rare.tells_uid_to = rare.tells_uid_to.or(self.new_uid_for);
         rare.asks_components |= self.asks_components;
         rare.tells_custom_capabilities |= self.custom_capabilities.is_some();
         rare.offers.extend(self.offers.into_iter().map(|(offer, _)| offer));
@@ -126,8 +137,14 @@ impl News {
 fn take_news(shared: &Shared, entry: &mut Entry, now_ms: u64) -> News {
     let mut news = News::default();
     if let Some(rare) = &mut entry.rare {
+        news.new_uid_for = rare.uid_is_due();
+        if news.new_uid_for.is_some() {
+            rare.tells_uid_to = None;
+        }
         // What could not be kept is not asked for.
-        if rare.full_state.is_due(now_ms) && !shared.memory.is_scarce() && shared.full_state.try_take() {
+        // Not beside a new uid: opamp-go would have its answer ask for another.
+        let is_asked = rare.full_state.is_due(now_ms) && news.new_uid_for.is_none();
+        if is_asked && !shared.memory.is_scarce() && shared.full_state.try_take() {
             news.asks_full_state = Some(rare.full_state.clone());
             rare.full_state.asked(now_ms);
             shared.metrics.full_state_asks.increment(1);
@@ -161,8 +178,8 @@ pub fn compose(shared: &Shared, uid: InstanceUid, entry: &mut Entry, echo: Echo,
         return refusal;
     }
     let news = take_news(shared, entry, now_ms);
-    note_sent(shared, uid, entry, &news.offers);
-    news.addressed(shared, echo)
+    note_sent(shared, uid, entry, &news);
+    news.addressed(shared, news.echo(uid, Some(echo)))
 }
 
 /// What the agent asked for and is not to have: told once, and alone.
@@ -172,8 +189,11 @@ fn take_refusal(shared: &Shared, entry: &mut Entry, uid: InstanceUid) -> Option<
     Some(Reply::error(Some(uid), ServerErrorResponseType::BadRequest, text.into(), None))
 }
 
-fn note_sent(shared: &Shared, uid: InstanceUid, entry: &mut Entry, offers: &[(Offer, Bytes)]) {
-    for (offer, _) in offers {
+fn note_sent(shared: &Shared, uid: InstanceUid, entry: &mut Entry, news: &News) {
+    if let Some(old) = &news.new_uid_for {
+        identity::told(shared, &entry.link, old);
+    }
+    for (offer, _) in &news.offers {
         shared.metrics.offers_sent.increment(1);
         if entry.sent(*offer) {
             shared.outgoing.report(uid);
@@ -203,8 +223,8 @@ fn tell_if(
     if owed.is_none() && news.is_empty() {
         return;
     }
-    if send(shared, connection, &news.addressed(shared, owed.unwrap_or(Echo { uid, new_uid: None }))) {
-        note_sent(shared, uid, entry, &news.offers);
+    if send(shared, connection, &news.addressed(shared, news.echo(uid, owed))) {
+        note_sent(shared, uid, entry, &news);
     } else {
         news.put_back(entry);
     }

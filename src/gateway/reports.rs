@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::{
     Shared,
     agents::{Entry, Link},
+    duplicates, vouching,
 };
 use crate::{
     bus::Topic,
@@ -21,7 +22,7 @@ use crate::{
         uid::{SHARD_COUNT, Shard},
     },
     pki::Serial,
-    proto::bus::{CommandResult, Ending, ProbeResult, Report, ShardBatch, Transport},
+    proto::bus::{CommandResult, Ending, ProbeResult, Report, ShardBatch, Transport, UidQuestion},
     trace::{self, Parent},
 };
 
@@ -47,6 +48,7 @@ struct Gathered {
     uids: Vec<InstanceUid>,
     probe_results: Vec<ProbeResult>,
     command_results: Vec<CommandResult>,
+    uid_questions: Vec<vouching::Pair>,
     hashes: Vec<ContentHash>,
     wants_tokens: bool,
 }
@@ -62,6 +64,10 @@ impl Outgoing {
 
     pub fn command_result(&self, result: CommandResult) {
         self.gather(|gathered| gathered.command_results.push(result));
+    }
+
+    pub fn ask_about_uid(&self, pair: vouching::Pair) {
+        self.gather(|gathered| gathered.uid_questions.push(pair));
     }
 
     pub fn want_body(&self, hash: ContentHash) {
@@ -105,7 +111,7 @@ async fn publish(shared: &Shared, mut gathered: Gathered) {
     publish_questions(shared, gathered).await;
 }
 
-/// Probe results, results of commands, wanted bodies and tokens: few, and in one batch a shard.
+/// Probe results, results of commands, questions, wanted bodies and tokens: few, and in one batch a shard.
 async fn publish_questions(shared: &Shared, gathered: Gathered) {
     let mut batches: Vec<(Shard, ShardBatch)> = Vec::new();
     let mut at = |shard: Shard, add: &mut dyn FnMut(&mut ShardBatch)| {
@@ -122,6 +128,10 @@ async fn publish_questions(shared: &Shared, gathered: Gathered) {
     for result in gathered.command_results {
         let shard = InstanceUid::from_slice(&result.instance_uid).map_or(0, |uid| uid.shard());
         at(shard, &mut |batch| batch.command_results.push(result.clone()));
+    }
+    for (former, uid) in gathered.uid_questions {
+        let question = UidQuestion { former_instance_uid: former.to_bytes(), instance_uid: uid.to_bytes() };
+        at(uid.shard(), &mut |batch| batch.uid_questions.push(question.clone()));
     }
     for hash in gathered.hashes {
         at(hash.shard(), &mut |batch| batch.wanted_hashes.push(hash.to_bytes()));
@@ -171,10 +181,14 @@ fn published(shared: &Shared, uid: InstanceUid, entry: &mut Entry, now_ms: u64) 
         Link::WebSocket(_) | Link::Gone { was_http: false } => Transport::Websocket,
         Link::Http | Link::Gone { was_http: true } => Transport::Http,
     };
-    let pending = entry.rare.as_mut()?.pending.as_mut()?;
-    if pending.due_ms != 0 {
+    let rare = entry.rare.as_mut()?;
+    if rare.pending.as_ref()?.due_ms != 0 {
         return None;
     }
+    if rare.pending.as_ref()?.ending.is_some() {
+        duplicates::probes_ended(shared, rare);
+    }
+    let pending = rare.pending.as_mut()?;
     let certificate = shared.certificates.serial(&uid, &entry.link);
     let doublings = u32::from(pending.attempts).min(8);
     let repeat_ms = (FIRST_REPEAT_MS << doublings).min(LONGEST_REPEAT_MS);
@@ -191,6 +205,8 @@ fn published(shared: &Shared, uid: InstanceUid, entry: &mut Entry, now_ms: u64) 
         opening: pending.opening,
         ending: pending.ending.map(|reason| Ending { reason: reason as i32 }),
         sent_connection_settings: pending.sent_connection_settings.map(ContentHash::to_bytes).unwrap_or_default(),
+        former_instance_uid: pending.former.map(InstanceUid::to_bytes).unwrap_or_default(),
+        uid_request: pending.uid_request,
         certificate_serial: certificate.map(Serial::to_bytes).unwrap_or_default(),
         trace: pending.span.parent().map(Parent::to_bytes).unwrap_or_default(),
     })

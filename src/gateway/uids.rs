@@ -25,6 +25,20 @@ pub struct Alias {
     pub new: InstanceUid,
     /// A digest of the message with which it last asked for one; 0 if it did not ask.
     pub request: u64,
+    /// When it was told that, having asked; by the gateway's clock, and 0 if it was not yet.
+    pub told_s: u32,
+}
+
+impl Alias {
+    /// Given to an agent whose own uid is another's.
+    pub fn of_duplicate(old: InstanceUid, new: InstanceUid) -> Self {
+        Self { old, new, request: 0, told_s: 0 }
+    }
+
+    /// Whether the agent asked for the uid, has heard of it for so long, and still speaks under its own.
+    pub fn is_ignored(&self, now_s: u32, patience_s: u32) -> bool {
+        self.request != 0 && self.told_s != 0 && now_s.saturating_sub(self.told_s) >= patience_s
+    }
 }
 
 /// A connection's agents are given new uids this often at most; a client that always asks for one would have no end.
@@ -81,12 +95,38 @@ impl Uids {
         new != old && reached.contains(&new)
     }
 
-    /// Notes that the agent of `alias` has asked again.
-    pub fn asked_again(&mut self, alias: Alias, request: u64) {
-        let found = self.more.as_mut().and_then(|more| more.aliases.iter_mut().rev().find(|known| **known == alias));
-        if let Some(known) = found {
-            known.request = request;
+    /// Changes what is known of `alias`.
+    pub fn change(&mut self, alias: Alias, change: impl FnOnce(&mut Alias)) {
+        let aliases = self.more.iter_mut().flat_map(|more| more.aliases.iter_mut().rev());
+        if let Some(known) = { aliases }.find(|known| (known.old, known.new) == (alias.old, alias.new)) {
+            change(known);
         }
+    }
+
+    /// Notes that the agent that came with `old` has been told the uid that it asked for.
+    pub fn told(&mut self, old: &InstanceUid, now_s: u32) {
+        let found = self.more.as_mut().and_then(|more| more.aliases.iter_mut().rev().find(|known| known.old == *old));
+        if let Some(known) = found {
+            known.told_s = now_s;
+        }
+    }
+
+    /// What was given as `new` is `instead` now.
+    pub fn replace_alias(&mut self, new: &InstanceUid, instead: InstanceUid) {
+        let aliases = self.more.iter_mut().flat_map(|more| &mut more.aliases);
+        aliases.filter(|known| known.new == *new).for_each(|known| known.new = instead);
+    }
+
+    pub fn remove_alias(&mut self, alias: &Alias) {
+        if let Some(more) = &mut self.more {
+            more.aliases.retain(|known| (known.old, known.new) != (alias.old, alias.new));
+        }
+    }
+
+    /// The uids that the agent which is known by `uid` has had here.
+    pub fn former(&self, uid: &InstanceUid) -> Vec<InstanceUid> {
+        let aliases = self.more.iter().flat_map(|more| &more.aliases);
+        aliases.filter(|known| known.new == *uid).map(|known| known.old).collect()
     }
 
     /// Remembers that; false if there are too many.

@@ -7,8 +7,8 @@ use tokio::task::coop::consume_budget;
 
 use super::{
     Shared,
-    agents::{Entry, Link, Now, Offer},
-    certificates, commands, duplicates, offers, reply, spans, websocket,
+    agents::{Entry, Link, Now, Offer, Probe},
+    certificates, commands, duplicates, offers, reply, spans, vouching, websocket,
 };
 use crate::{
     bus::{Event, Subscription, Topic},
@@ -81,9 +81,11 @@ async fn take(shared: &Shared, batch: GatewayBatch) {
     for probe in &batch.probes {
         consume_budget().await;
         if let Ok(uid) = InstanceUid::from_slice(&probe.instance_uid) {
-            duplicates::probe(shared, uid, probe.connection_generation);
+            let newcomer = InstanceUid::from_slice(&probe.newcomer_uid).unwrap_or(uid);
+            duplicates::probe(shared, uid, Probe { generation: probe.connection_generation, newcomer });
         }
     }
+    batch.uid_answers.iter().for_each(|answer| vouching::take(shared, answer));
 }
 
 async fn take_offers(shared: &Shared, group: &OfferGroup) {

@@ -152,6 +152,10 @@ pub struct Desired {
     pub certificate: Option<Certificate>,
     /// Why the agent's configuration cannot be written; empty if it can. See [`super::rendering`].
     pub unrendered: String,
+    /// What became of offers of packages that nothing was heard of any more.
+    pub lost_packages: Lost,
+    /// The first uid that it had, if it has taken another since; see [`AgentRecord::placement`].
+    pub placement: Option<InstanceUid>,
 }
 
 /// What the agent should have of one kind.
@@ -170,6 +174,14 @@ pub struct Wanted {
     pub offer_attempts: u16,
     /// What it has still to prove of `hash`, once it was offered that on any connection.
     pub unproven: Option<Unproven>,
+}
+
+/// Connections in a row that ended while what was offered on them was neither installed nor refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    pub connections: u16,
+    /// When it was last offered on the last of them.
+    pub offered_at: UnixMs,
 }
 
 /// A client certificate.
@@ -201,6 +213,12 @@ impl AgentRecord {
 }
 
 impl AgentRecord {
+    /// The uid that decides when rollouts reach the agent. It stays when the agent takes another: nothing else has changed, so
+    /// nothing else is offered.
+    pub fn placement(&self) -> InstanceUid {
+        self.desired.placement.unwrap_or(self.uid)
+    }
+
     /// Changes with what an operator can change: the labels. Opaque to clients.
     pub fn etag(&self) -> String {
         let mut text = Vec::new();

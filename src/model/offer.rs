@@ -2,7 +2,7 @@
 
 use super::{
     AgentRecord, UnixMs,
-    agent::{OfferStatus, Wanted},
+    agent::{Lost, OfferStatus, Wanted},
     policy::PolicyKind,
 };
 use crate::proto::opamp::AgentCapabilities;
@@ -94,6 +94,7 @@ pub fn is_due(agent: &AgentRecord, kind: PolicyKind, now: UnixMs) -> bool {
     }
     let desired = agent.desired.of(kind);
     match desired.offered_at {
+        None if kind == PolicyKind::Packages => now >= not_before(agent.desired.lost_packages),
         None => true,
         Some(offered_at) => now >= offered_at.saturating_add(repeat_after_ms(desired.offer_attempts)),
     }
@@ -134,6 +135,26 @@ fn repeat_after_ms(attempts: u16) -> i64 {
     (FIRST_REPEAT_MS << doublings).min(LONGEST_REPEAT_MS)
 }
 
+/// When packages may be offered on a new connection. At once, if it was one connection that was lost. But if the same packages
+/// are offered again and again, and each time the agent's connection ends, it may be they that end the agent: then not before
+/// a pause, which grows with each.
+fn not_before(lost: Lost) -> UnixMs {
+    match lost.connections {
+        0 | 1 => UnixMs::MIN,
+        more => lost.offered_at.saturating_add(repeat_after_ms(more - 1)),
+    }
+}
+
+/// Takes note that the agent has another connection than the one of `agent`, as it was.
+pub fn lost_packages(agent: &AgentRecord) -> Lost {
+    let (lost, packages) = (agent.desired.lost_packages, &agent.desired.packages);
+    let is_open = matches!(convergence(agent, PolicyKind::Packages), Convergence::Behind | Convergence::Applying);
+    match packages.offered_at.filter(|_| is_open) {
+        Some(offered_at) => Lost { connections: lost.connections.saturating_add(1), offered_at },
+        None => lost,
+    }
+}
+
 /// When what is desired was first offered on the present connection without being answered, as far as the last offer and
 /// their number tell.
 pub fn offered_since(desired: &Wanted) -> Option<UnixMs> {
@@ -155,7 +176,7 @@ pub fn offer_if_due(agent: &mut AgentRecord, kind: PolicyKind, now: UnixMs) -> b
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ContentHash, InstanceUid};
+    use crate::model::{ContentHash, InstanceUid, agent::Reported};
 
     const DESIRED: ContentHash = ContentHash([2; 32]);
 
@@ -241,5 +262,30 @@ mod tests {
         agent.observed.packages.status = OfferStatus::Applied;
         agent.desired.packages.reset_offers();
         assert!(!is_due(&agent, PolicyKind::Packages, 0));
+    }
+
+    #[test]
+    fn packages_come_again_at_once_and_then_with_growing_pauses() {
+        let mut agent = agent();
+        agent.observed.capabilities = AgentCapabilities::AcceptsPackages as u64;
+        agent.desired.packages.hash = Some(DESIRED);
+        let (mut now, mut pauses) = (1_000, Vec::new());
+        for _ in 0..10 {
+            let mut pause = 0;
+            while !offer_if_due(&mut agent, PolicyKind::Packages, now + pause) {
+                pause += 1_000;
+            }
+            now += pause;
+            pauses.push(pause / 1_000);
+            agent.desired.lost_packages = lost_packages(&agent);
+            agent.desired.reset_offers();
+        }
+        assert_eq!(pauses, [0, 0, 30, 60, 120, 240, 480, 960, 1_920, 3_600]);
+        // On a connection on which nothing was offered, nothing is lost; nor once it is said to be installed.
+        assert_eq!(lost_packages(&agent), agent.desired.lost_packages);
+        assert!(offer_if_due(&mut agent, PolicyKind::Packages, now + LONGEST_REPEAT_MS));
+        agent.observed.packages =
+            Reported { status: OfferStatus::Applied, hash: DESIRED.to_bytes(), ..Default::default() };
+        assert_eq!(lost_packages(&agent), agent.desired.lost_packages);
     }
 }

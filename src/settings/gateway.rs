@@ -183,6 +183,7 @@ impl Gateway {
             // What is served is opened where everything is wired.
             package_storage: None,
             max_downloads: self.package_downloads as usize,
+            uid_patience: gateway::Config::default().uid_patience,
         })
     }
 

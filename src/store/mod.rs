@@ -14,6 +14,7 @@
 //! - `components`: what agents are built from, once by the hash that they give.
 //! - `announcements`, `health_transitions`: of agents that announce custom capabilities or components, and whose health
 //!   changed.
+//! - `uid_moves`: uids that agents had before those that they have.
 //! - `package_files`: which files are in the package storage; the files themselves are not here.
 //! - `secrets`: what a deployment makes for itself once, such as the key of the package files' tokens.
 //! - `certificates`: requests of agents for client certificates, and those that were issued.
@@ -31,6 +32,7 @@ mod error;
 mod json;
 pub mod metrics;
 mod more;
+mod moves;
 mod plan;
 pub mod postgres;
 mod rollouts;
@@ -44,6 +46,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use certificates::*;
+pub use moves::*;
 pub use rollouts::*;
 pub use types::*;
 
@@ -92,7 +95,7 @@ pub enum Error {
 
 /// Every method is one transaction. A batch may be of any size up to [`MAX_BATCH`].
 #[async_trait]
-pub trait Store: CertificateStore + RolloutStore + Send + Sync + 'static {
+pub trait Store: CertificateStore + MoveStore + RolloutStore + Send + Sync + 'static {
     /// Brings the schema up to this program's. Safe to run from several processes at once.
     async fn migrate(&self) -> Result<()>;
     /// Succeeds if the database answers and its schema is one that this program can use.

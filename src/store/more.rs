@@ -6,8 +6,8 @@ use prost::Message;
 use super::{Error, Result};
 use crate::{
     model::{
-        AgentRecord, ContentHash,
-        agent::{Certificate, Desired, Observed, OfferStatus, Reported, Wanted},
+        AgentRecord, ContentHash, InstanceUid,
+        agent::{Certificate, Desired, Lost, Observed, OfferStatus, Reported, Wanted},
         offer::{Convergence, convergence},
         policy::PolicyKind,
         proof::Unproven,
@@ -43,6 +43,9 @@ pub(super) fn encode(observed: &Observed, desired: &Desired) -> Vec<u8> {
             is_used: own.is_used,
         }),
         unrendered: desired.unrendered.clone(),
+        placement: desired.placement.map(InstanceUid::to_bytes).unwrap_or_default(),
+        lost_packages: desired.lost_packages.connections.into(),
+        lost_packages_unix_ms: desired.lost_packages.offered_at,
     };
     more.encode_to_vec()
 }
@@ -70,6 +73,9 @@ pub(super) fn decode(more: Vec<u8>, observed: &mut Observed, desired: &mut Desir
         is_used: own.is_used,
     });
     desired.unrendered = more.unrendered;
+    desired.lost_packages =
+        Lost { connections: more.lost_packages.min(u16::MAX.into()) as u16, offered_at: more.lost_packages_unix_ms };
+    desired.placement = InstanceUid::from_slice(&more.placement).ok();
     Ok(())
 }
 

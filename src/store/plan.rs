@@ -101,6 +101,11 @@ pub(super) fn lift_quarantine(agent: &mut AgentRecord) -> Option<serde_json::Val
             lifted.insert(kind.name().to_owned(), json!(hash.to_string()));
         }
     }
+    // So is what is offered with pauses only.
+    if std::mem::take(&mut agent.desired.lost_packages).connections > 1 {
+        agent.desired.packages.reset_offers();
+        lifted.insert("paused".to_owned(), json!(PolicyKind::Packages.name()));
+    }
     (!lifted.is_empty()).then(|| lifted.into())
 }
 

@@ -5,7 +5,9 @@ use prost::Message;
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
-use super::{AuditEntry, ConfigFiles, Error, PackageFile, Result, Token, TokenDigest, TokenKind, json::Files, more};
+use super::{
+    AuditEntry, ConfigFiles, Error, FormerUid, PackageFile, Result, Token, TokenDigest, TokenKind, json::Files, more,
+};
 use crate::{
     model::{
         AgentRecord, Attributes, ContentHash, InstanceUid, Labels, UnixMs,
@@ -312,6 +314,31 @@ impl TryFrom<PackageFileRow> for PackageFile {
             created_at: row.created_unix_ms,
             author: row.author,
             deleting_since: row.deleting_unix_ms,
+        })
+    }
+}
+
+#[derive(FromRow)]
+pub(super) struct FormerUidRow {
+    former: Uuid,
+    uid: Uuid,
+    request: i64,
+    is_temporary: bool,
+    made_unix_ms: UnixMs,
+}
+
+impl TryFrom<FormerUidRow> for FormerUid {
+    type Error = Error;
+
+    fn try_from(row: FormerUidRow) -> Result<Self> {
+        let uid =
+            |uid: Uuid| InstanceUid::from_slice(uid.as_bytes()).map_err(|error| Error::damaged("former uid", error));
+        Ok(Self {
+            former: uid(row.former)?,
+            uid: uid(row.uid)?,
+            request: row.request.cast_unsigned(),
+            is_temporary: row.is_temporary,
+            made_at: row.made_unix_ms,
         })
     }
 }

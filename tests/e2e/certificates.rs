@@ -22,22 +22,21 @@ struct Scene {
 impl Scene {
     /// A server over TLS and an agent that has connected with a token.
     async fn set(scheme: &str, agent_certificates: &str) -> Option<Self> {
+        Self::set_with(scheme, agent_certificates, &[]).await
+    }
+
+    /// As [`Self::set`], with further arguments for the server.
+    async fn set_with(scheme: &str, agent_certificates: &str, more: &[&str]) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let ca = Ca::new("servers");
         let authority = folder.path().join("servers.ca");
         std::fs::write(&authority, &ca.pem).unwrap();
         let (certificate, key) = ca.server().write(folder.path(), "server");
-        let server = Standalone::start_with(&[
-            "--tls-certificate-file",
-            &certificate.to_string_lossy(),
-            "--tls-key-file",
-            &key.to_string_lossy(),
-            "--client-certificates",
-            "optional",
-            "--agent-certificates",
-            agent_certificates,
-        ])
-        .await;
+        let (certificate, key) = (certificate.to_string_lossy(), key.to_string_lossy());
+        let mut arguments = vec!["--tls-certificate-file", &*certificate, "--tls-key-file", &*key];
+        arguments.extend(["--client-certificates", "optional", "--agent-certificates", agent_certificates]);
+        arguments.extend(more);
+        let server = Standalone::start_with(&arguments).await;
         let (ctl, url) = (server.ctl(), format!("{scheme}://{}/v1/opamp", server.node.opamp()));
         let more = ["--ca", &*authority.to_string_lossy()];
         let mut client = Client::start_with(Kind::Go, &url, &server.agent_token(), "checkout", &more)?;
@@ -183,5 +182,50 @@ async fn go_gets_the_certificate_that_an_operator_approves() {
     scene.ctl.run(&["deny", "certificate", &last]).await;
     scene.ctl.agent_is(&scene.uid, "the agent is gone", |agent| agent["connected"] == false).await;
     scene.client.event("error", |error| error["message"] == "websocket: bad handshake").await;
+    scene.client.stop().await;
+}
+
+/// A certificate is renewed for the same key when a third of its time is left, and the one before is good until then. Certificates
+/// begin five minutes before they are issued, so that of these ten seconds are the first two thirds.
+#[tokio::test]
+async fn go_renews_a_certificate_that_comes_near_its_end() {
+    let more = ["--agent-certificate-validity", "165s"];
+    let Some(mut scene) = Scene::set_with("wss", "automatic", &more).await else { return };
+    scene.ask();
+    scene.has_connected(1).await;
+    let asked = async || {
+        scene.client.order(&json!({"do": "certificate", "same": true}));
+        (scene.certificates().await.len() == 2).then_some(())
+    };
+    eventually("there is another certificate", asked).await;
+    scene.has_connected(2).await;
+    assert_eq!(scene.client.all("settings").len(), 2, "each was offered once: {:?}", scene.client.events());
+    assert_eq!(scene.client.all("error"), [] as [Value; 0]);
+    scene.needs_no_token().await;
+    scene.client.stop().await;
+}
+
+/// What let the agent in under the uid that it had goes on to do so, here and after it has connected anew, until it has another.
+#[tokio::test]
+async fn go_goes_on_with_its_certificate_under_another_uid() {
+    let Some(mut scene) = Scene::set("wss", "automatic").await else { return };
+    scene.ask();
+    scene.has_connected(1).await;
+    scene.client.order(&json!({"do": "uid"}));
+    let other = scene.client.event("identity", |_| true).await["instance_uid"].as_str().unwrap().to_owned();
+    let former = std::mem::replace(&mut scene.uid, other);
+    scene.needs_no_token().await;
+    // The gateway that gave the uid knows it; one that was started since has to ask.
+    scene.server.node.terminate();
+    scene.server.node.ended().await;
+    scene.server.node.start().await;
+    scene.server.node.ready().await;
+    scene.ctl.agent_is(&scene.uid, "the agent is back", |agent| agent["connected"] == true).await;
+    let certificates = scene.certificates().await;
+    assert_eq!((certificates.len(), &certificates[0]["instance_uid"]), (1, &json!(scene.uid)));
+    scene.ask();
+    scene.has_connected(2).await;
+    let agents = scene.ctl.agents().await;
+    assert!(agents.iter().all(|agent| agent["instance_uid"] != former) && agents.len() == 1, "{agents:?}");
     scene.client.stop().await;
 }

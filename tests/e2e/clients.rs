@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{
     client::{Client, Kind},
@@ -192,6 +192,125 @@ async fn two_go_agents_with_one_uid_become_two() {
     second.stop().await;
     ctl.agent_is(&other, "the second has left", |agent| is(agent, "connected", false)).await;
     ctl.agent_is(&uid, "the first is still there", |agent| is(agent, "connected", true)).await;
+}
+
+/// What a client does that is given another uid than it came with.
+#[derive(Clone, Copy, PartialEq)]
+enum Takes {
+    Another,
+    None,
+}
+
+#[tokio::test]
+async fn node_takes_another_uid() {
+    is_given_another_uid(Kind::Node, "http", Takes::Another).await;
+}
+
+#[tokio::test]
+async fn java_takes_another_uid_over_websocket() {
+    is_given_another_uid(Kind::Java, "ws", Takes::Another).await;
+}
+
+#[tokio::test]
+async fn java_takes_another_uid_over_http() {
+    is_given_another_uid(Kind::Java, "http", Takes::Another).await;
+}
+
+#[tokio::test]
+async fn python_ignores_another_uid_and_is_served_all_the_same() {
+    is_given_another_uid(Kind::Python, "http", Takes::None).await;
+}
+
+/// A client that comes with the uid of a living agent becomes an agent of its own.
+async fn is_given_another_uid(kind: Kind, transport: &str, takes: Takes) {
+    let mut server = Standalone::start().await;
+    let (token, ctl) = (server.agent_token(), server.ctl());
+    let url = |transport: &str| format!("{transport}://{}/v1/opamp", server.node.opamp());
+    let Some(mut first) = Client::start(Kind::Go, &url("ws"), &token, "first") else { return };
+    let uid = first.uid().await;
+    ctl.agent_is(&uid, "the first is seen", |agent| is(agent, "connected", true)).await;
+    let Some(mut second) = Client::start_with(kind, &url(transport), &token, "second", &["--uid", &uid]) else {
+        return;
+    };
+    let other = eventually("the second is seen as another agent", async || {
+        let agents = ctl.agents().await;
+        agents.into_iter().find(|agent| agent["instance_uid"] != uid && agent["connected"] == true)
+    })
+    .await;
+    let other = other["instance_uid"].as_str().unwrap().to_owned();
+    ctl.agent_is(&other, "it has told everything", |agent| agent["attributes"]["service.name"] == "second").await;
+    for text in ["one\n", "two\n"] {
+        ctl.apply("base", "service.name = second", FILE, text).await;
+        let config = second.event("config", |config| config["files"][FILE] == text).await;
+        has_settled(&ctl, &other, "APPLIED", &config).await;
+        if text == "one\n" && takes == Takes::Another {
+            // It comes back under the uid that it was given: the server that is started anew has never told it.
+            server.node.terminate();
+            server.node.ended().await;
+            server.node.start().await;
+            server.node.ready().await;
+            let limit = Duration::from_secs(120);
+            ctl.agent_is_within(limit, &other, "the second is back", |agent| is(agent, "connected", true)).await;
+        }
+    }
+    assert_eq!(ctl.agents().await.len(), 2, "neither is seen as a third");
+    assert_eq!(first.all("identity"), [] as [Value; 0], "the first has kept its uid");
+    assert_eq!(second.all("config").len(), 2, "{:?}", second.events());
+    if kind == Kind::Node {
+        assert_eq!(second.event("identity", |_| true).await["instance_uid"], other);
+    }
+    second.stop().await;
+    first.stop().await;
+}
+
+#[tokio::test]
+async fn go_takes_its_state_along_to_another_uid_over_websocket() {
+    takes_its_state_along("ws").await;
+}
+
+#[tokio::test]
+async fn go_takes_its_state_along_to_another_uid_over_http() {
+    takes_its_state_along("http").await;
+}
+
+/// The client asks for another uid, uses it from its next message on, and says nothing again.
+async fn takes_its_state_along(transport: &str) {
+    let mut server = Standalone::start().await;
+    let (ctl, url) = (server.ctl(), format!("{transport}://{}/v1/opamp", server.node.opamp()));
+    let Some(mut client) = Client::start(Kind::Go, &url, &server.agent_token(), "checkout") else { return };
+    let mut uid = client.uid().await;
+    ctl.agent_is(&uid, "the agent is seen", |agent| is(agent, "connected", true)).await;
+    ctl.run(&["label", "agent", &uid, "env=prod"]).await;
+    ctl.apply("base", "env = prod", FILE, "one\n").await;
+    let one = client.event("config", |_| true).await;
+    has_settled(&ctl, &uid, "APPLIED", &one).await;
+    for count in 1..=3 {
+        client.order(&json!({"do": "uid"}));
+        let taken = async || client.all("identity").get(count - 1).cloned();
+        let before = uid;
+        uid = eventually("it has another uid", taken).await["instance_uid"].as_str().unwrap().to_owned();
+        let agent = has_settled(&ctl, &uid, "APPLIED", &one).await;
+        assert_eq!((&agent["labels"]["env"], &agent["attributes"]["client"]), (&json!("prod"), &json!("go")));
+        assert_eq!(ctl.agents().await.len(), 1, "{before} is no agent any more");
+        if count == 2 {
+            server.node.terminate();
+            server.node.ended().await;
+            server.node.start().await;
+            server.node.ready().await;
+            let limit = Duration::from_secs(120);
+            ctl.agent_is_within(limit, &uid, "the agent is back", |agent| is(agent, "connected", true)).await;
+        }
+    }
+    ctl.apply("base", "env = prod", FILE, "two\n").await;
+    let two = client.event("config", |config| config["files"][FILE] == "two\n").await;
+    has_settled(&ctl, &uid, "APPLIED", &two).await;
+    assert_eq!(client.all("config").len(), 2, "each was offered once: {:?}", client.events());
+    assert_eq!(server.node.metric("muster_config_full_state_requests_total").await.unwrap_or(0.0), 0.0);
+    client.stop().await;
+    ctl.agent_is_within(Duration::from_secs(120), &uid, "it is seen to be gone", |agent| {
+        transport == "http" || is(agent, "connected", false)
+    })
+    .await;
 }
 
 /// The server ends in order and is started again: the client goes on where it was.

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::support::{
+    client::{Client, Kind},
     collector::{Collector, Options, Port, Supervisor},
     ctl::Ctl,
     eventually,
@@ -133,7 +134,7 @@ async fn a_bad_configuration_is_not_offered_again_and_the_next_one_is_run() {
 
 #[tokio::test]
 async fn a_configuration_that_fails_its_check_leaves_the_former_one_running() {
-    let Some(scene) = Scene::set_lively(Options { validate_config: true }).await else { return };
+    let Some(scene) = Scene::set_lively(Options { validate_config: true, ..Options::default() }).await else { return };
     let (first, second) = (Port::free(), Port::free());
     let good = scene.runs(first).await;
     let starts = scene.supervisor.collector_starts();
@@ -201,7 +202,7 @@ async fn a_restart_command_restarts_the_collector_once() {
 /// The Supervisor forgets the hash of what it was offered, and starts to count anew with each client that it makes.
 #[tokio::test]
 async fn it_moves_once_to_where_it_is_sent_and_beats_as_it_is_told() {
-    let Some(scene) = Scene::set(Options { validate_config: true }).await else { return };
+    let Some(scene) = Scene::set(Options { validate_config: true, ..Options::default() }).await else { return };
     let before = scene.ctl.agent(&scene.uid).await.unwrap();
     assert_eq!(before["transport"], "WEBSOCKET");
     scene.connects_by("http").await;
@@ -264,4 +265,33 @@ async fn the_collector_sends_its_own_telemetry_where_it_is_told() {
     scene.ctl.agent_is(&scene.uid, "the collector is well", |agent| agent["healthy"] == true).await;
     scene.messages_later(3).await;
     assert_eq!(scene.offers_sent().await, 3.0, "offered, and withdrawn");
+}
+
+/// A machine was copied, with what the Supervisor on it had stored.
+#[tokio::test]
+async fn a_supervisor_whose_uid_is_taken_gets_another_and_keeps_it() {
+    let server = Standalone::start().await;
+    let (url, token, ctl) = (format!("ws://{}/v1/opamp", server.node.opamp()), server.agent_token(), server.ctl());
+    let Some(mut original) = Client::start(Kind::Go, &url, &token, "original") else { return };
+    let uid = original.uid().await;
+    ctl.agent_is(&uid, "the original is seen", |agent| agent["connected"] == true).await;
+    let options = Options { uid: Some(uid.parse().unwrap()), ..Options::default() };
+    let Some(mut supervisor) = Supervisor::start(&url, &token, "shop", options) else { return };
+    let other = eventually("the copy is seen as another agent", async || {
+        let agents = ctl.agents().await;
+        agents.into_iter().find(|agent| agent["instance_uid"] != uid && agent["healthy"] == true)
+    })
+    .await;
+    let other = other["instance_uid"].as_str().unwrap().to_owned();
+    // The same after it was started again: it has stored it.
+    supervisor.stop().await;
+    ctl.agent_is(&other, "the copy has left", |agent| agent["connected"] == false).await;
+    supervisor.start_again();
+    ctl.agent_is(&other, "the copy is back", |agent| agent["connected"] == true && agent["healthy"] == true).await;
+    ctl.apply("base", SELECTOR, FILE, &Port::free().config()).await;
+    ctl.agent_is(&other, "it is configured", |agent| agent["config_status"] == "APPLIED").await;
+    assert_eq!(ctl.agents().await.len(), 2);
+    assert_eq!(original.all("identity"), [] as [Value; 0], "the original has kept its own");
+    supervisor.stop().await;
+    original.stop().await;
 }

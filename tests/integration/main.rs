@@ -18,6 +18,7 @@ mod gateway;
 mod load;
 mod loops;
 mod metrics;
+mod moves;
 mod packages;
 mod settings;
 mod startup;

@@ -33,6 +33,8 @@ pub struct Supervisor {
 pub struct Options {
     /// Has a new configuration checked by the collector, and keeps the former one if it is refused.
     pub validate_config: bool,
+    /// It has stored this uid before.
+    pub uid: Option<uuid::Uuid>,
 }
 
 impl Supervisor {
@@ -49,6 +51,11 @@ impl Supervisor {
             .replace("STORAGE", &folder.path().join("storage").to_string_lossy())
             .replace("VALIDATE", &options.validate_config.to_string());
         fs::write(folder.path().join("supervisor.yaml"), settings).unwrap();
+        if let Some(uid) = options.uid {
+            let storage = folder.path().join("storage");
+            fs::create_dir(&storage).unwrap();
+            fs::write(storage.join("persistent_state.yaml"), format!("instance_id: {uid}\n")).unwrap();
+        }
         let mut supervisor = Self { process: None, program, folder };
         supervisor.start_again();
         Some(supervisor)

@@ -47,7 +47,7 @@ impl<'a> Side<'a> {
     }
 
     pub fn of(&mut self, agent: &AgentRecord, attributes: &Attributes) -> Given {
-        let matching = self.set.matching(agent.uid, attributes, &agent.labels);
+        let matching = self.set.matching(agent.placement(), attributes, &agent.labels);
         let (set, policy) = (self.set, self.policy);
         let merged = self.merged.entry(matching).or_insert_with_key(|matching| merge(set, policy, matching));
         let conflicts = merged.conflicts.clone();
@@ -65,7 +65,7 @@ impl<'a> Side<'a> {
     /// The bodies that were written for an agent.
     pub fn bodies(&self, agent: &AgentRecord) -> Vec<(ContentHash, bytes::Bytes)> {
         let attributes = Attributes::decode(&agent.observed.description);
-        let matching = self.set.matching(agent.uid, &attributes, &agent.labels);
+        let matching = self.set.matching(agent.placement(), &attributes, &agent.labels);
         let Some(config) = self.merged.get(&matching).and_then(|merged| merged.config.as_ref()) else {
             return Vec::new();
         };

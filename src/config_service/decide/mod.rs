@@ -9,6 +9,7 @@ mod reconcile;
 mod report;
 #[cfg(test)]
 mod simulation;
+mod succession;
 #[cfg(test)]
 pub(super) mod testing;
 #[cfg(test)]
@@ -16,12 +17,14 @@ mod tests;
 
 pub use reconcile::{Change, Offer, reconcile};
 pub use report::{Connection, Context, Decided, Found, Outcome, Resolution, decide};
+pub use succession::{Succession, succession};
 
 use std::sync::Arc;
 
 use super::policies::{Pace, Snapshot};
 use crate::model::{
     AgentRecord, Attributes, ContentHash, UnixMs,
+    agent::Lost,
     desired::{DesiredConfig, DesiredOffer},
     policy::PolicyKind,
     settings,
@@ -46,7 +49,7 @@ pub fn wanted(
     if kind == PolicyKind::Config {
         return policies.wanted_config(record, attributes);
     }
-    let target = policies.merged(record.uid, attributes, &record.labels);
+    let target = policies.merged(record.placement(), attributes, &record.labels);
     Ok(match kind {
         PolicyKind::Config => None,
         PolicyKind::Packages => target.packages.map(|offer| offer.hash),
@@ -69,7 +72,8 @@ fn recompute(record: &mut AgentRecord, policies: &Snapshot, now: UnixMs) -> Opti
     // One that is of no use any more is not offered.
     record.desired.certificate.take_if(|certificate| certificate.not_after <= now);
     let attributes = Attributes::decode(&observed.description);
-    let target = policies.target(record.uid, &attributes, &record.labels, record.desired.config.hash);
+    let target =
+        policies.target(record.placement(), record.uid, &attributes, &record.labels, record.desired.config.hash);
     let (observed, desired) = (&record.observed, &mut record.desired);
     let connection_settings =
         settings::offer(&target.connection_settings, observed, desired, policies.opamp_url()).map(Arc::new);
@@ -80,7 +84,9 @@ fn recompute(record: &mut AgentRecord, policies: &Snapshot, now: UnixMs) -> Opti
     desired.config.set(config.as_ref().map(|config| config.hash), now);
     // One that was written for the agent, and that its record names already, need not be stored again.
     let config = config.filter(|config| config.rendered.is_empty() || before != Some(config.hash));
-    desired.packages.set(target.packages.as_ref().map(|offer| offer.hash), now);
+    if desired.packages.set(target.packages.as_ref().map(|offer| offer.hash), now) {
+        desired.lost_packages = Lost::default();
+    }
     desired.connection_settings.set(connection_settings.as_ref().map(|offer| offer.hash), now);
     desired.epoch = policies.epoch();
     Some((Meaning { config, packages: target.packages, connection_settings }, target.pace))

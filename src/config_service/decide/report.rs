@@ -13,7 +13,7 @@ use crate::{
     },
     model::{
         AgentRecord, Attributes, ContentHash, InstanceUid, UnixMs,
-        agent::{Observed, OfferStatus, Presence, Reported},
+        agent::{Lost, Observed, OfferStatus, Presence, Reported},
         health::{self, Transition},
         offer::{self, Convergence},
         packages,
@@ -22,9 +22,12 @@ use crate::{
     },
     proto::{
         bus,
-        opamp::{ComponentHealth, PackageStatuses, PackagesAvailable},
+        opamp::{AgentCapabilities, ComponentHealth, PackageStatuses, PackagesAvailable},
     },
-    protocol::observe::{self, Components, Observation},
+    protocol::{
+        message::tag,
+        observe::{self, Components, Observation},
+    },
 };
 
 /// What a decision depends on besides the report and the record.
@@ -193,6 +196,16 @@ fn begins_anew(report: &Report) -> bool {
     report.opening.as_ref().is_some_and(|opening| opening.first_sequence_num <= 1)
 }
 
+/// Whether a report after a gap may not say all that was missed. A description alone does not: clients send that when it changes. But
+/// what a new client says first is everything; and of an agent that was not known nothing is missing.
+fn may_lack_some(before: &AgentRecord, observed: &Observed, report: &Report) -> bool {
+    let lacks = |capability, field| observed.has(capability) && !report.carries(field);
+    before.version > 0
+        && !begins_anew(report)
+        && (lacks(AgentCapabilities::ReportsHealth, tag::HEALTH)
+            || lacks(AgentCapabilities::ReportsEffectiveConfig, tag::EFFECTIVE_CONFIG))
+}
+
 fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, context: &Context<'_>) -> Outcome {
     if let Some(reason) = context.certificates.and_then(|facts| facts.is_refused) {
         let refusal = reason.to_owned();
@@ -202,6 +215,7 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     record.presence = presence(&before.presence, report);
     let is_new_connection = start != Start::Established;
     if is_new_connection {
+        record.desired.lost_packages = offer::lost_packages(&before);
         record.desired.reset_offers();
     }
     if start == Start::Unknown {
@@ -211,6 +225,9 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
         Ok(observation) => (observation, None),
         Err(error) => (Observation::default(), Some(error.to_string())),
     };
+    if start == Start::Unknown && may_lack_some(&before, &record.observed, report) {
+        record.observed.complete = false;
+    }
     let contents = record.observed.effective_config.zip(observation.effective_config.clone());
     let news = News {
         transitions: transitions(&before.observed, &record.observed, report.last_seen),
@@ -237,7 +254,8 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     // A change of policies is brought to established connections by reconciliation, at its own pace.
     let (mut meaning, mut pace) = (Meaning::default(), None);
     let has_new_capabilities = before.observed.capabilities != record.observed.capabilities;
-    if (is_new_connection || report.carries_description() || has_new_capabilities || has_new_certificate)
+    let has_new_uid = report.former.is_some();
+    if (is_new_connection || report.carries_description() || has_new_capabilities || has_new_certificate || has_new_uid)
         && let Some(computed) = recompute(&mut record, context.policies, context.now)
     {
         (meaning, pace) = (computed.0, Some(computed.1));
@@ -251,6 +269,9 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
             let (reported_before, reported) = (before.observed.reported(kind), record.observed.reported(kind));
             quarantine::take_status(reported_before, reported, record.desired.of_mut(kind), is_new_connection);
         }
+    }
+    if matches!(offer::convergence(&record, PolicyKind::Packages), Convergence::Converged | Convergence::Quarantined) {
+        record.desired.lost_packages = Lost::default();
     }
     let mut verdict = answer(uid, &record, report, context);
     // A newcomer that is to take another uid is offered what it should have once its gateway knows it by that.
@@ -281,7 +302,7 @@ fn is_held(record: &AgentRecord, pace: Option<Option<Pace>>, context: &Context<'
         return false;
     }
     let attributes = || Attributes::decode(&record.observed.description);
-    let pace = pace.unwrap_or_else(|| context.policies.merged(record.uid, &attributes(), &record.labels).pace);
+    let pace = pace.unwrap_or_else(|| context.policies.merged(record.placement(), &attributes(), &record.labels).pace);
     !(context.may_offer)(pace.as_ref())
 }
 
@@ -293,7 +314,7 @@ fn see_beside_offer(record: &mut AgentRecord, policies: &Snapshot) {
         return;
     };
     let attributes = Attributes::decode(&record.observed.description);
-    let merged = policies.merged(record.uid, &attributes, &record.labels);
+    let merged = policies.merged(record.placement(), &attributes, &record.labels);
     let Some(offer) = merged.packages.filter(|offer| offer.hash == hash) else { return };
     let statuses = PackageStatuses::decode(record.observed.package_statuses.clone());
     if let (Ok(statuses), Ok(offer)) = (statuses, PackagesAvailable::decode(offer.body.clone())) {

@@ -40,6 +40,8 @@ pub fn report(gateway: &str, n: u8, generation: u64, number: u64) -> Report {
         opening: None,
         is_ending: false,
         sent_connection_settings: None,
+        former: None,
+        uid_request: 0,
         certificate: None,
         trace: None,
     }

@@ -388,3 +388,19 @@ fn connection_settings_are_offered_again_to_a_client_that_begins_anew_later_than
     assert_eq!(none, None, "it has taken them up");
     assert_eq!(connects(Some(row), 52, 1, &first_message).1, hash, "started again, and counts from 1");
 }
+
+#[test]
+fn a_description_alone_after_a_gap_is_not_everything() {
+    let reports_health = AgentCapabilities::ReportsHealth as u64;
+    let described = AgentToServer { capabilities: capabilities() | reports_health, ..full("web") };
+    let whole = AgentToServer { health: Some(opamp::ComponentHealth::default()), ..described.clone() };
+    // What a client that is new says first is all that there is.
+    for (first, message, is_asked) in [(60, &described, true), (60, &whole, false), (0, &described, false)] {
+        let report = Report { message: encoded(message), ..newcomer(first, None) };
+        let decided = written(decided_by(Some(disconnected()), &report, None));
+        assert_eq!((decided.verdict.report_full_state, decided.record.observed.complete), (is_asked, !is_asked));
+    }
+    // As is what one says of which nothing was known.
+    let report = Report { message: encoded(&described), ..newcomer(60, None) };
+    assert!(!written(decided_by(None, &report, None)).verdict.report_full_state);
+}

@@ -142,7 +142,7 @@ impl Survey {
                 let is_concerned = view.see(watched, agent, &attributes, snapshot, now);
                 let can_take_it = agent.presence.connected && agent.observed.accepts(watched.rollout.kind);
                 if is_concerned && can_take_it && takes_positions {
-                    view.positions.push(watched.cohort.position(agent.uid));
+                    view.positions.push(watched.cohort.position(agent.placement()));
                 }
             }
         }
@@ -169,7 +169,7 @@ impl View {
         if !selectors.iter().any(|selector| selector.matches(attributes, &agent.labels)) {
             return false;
         }
-        let is_inside = rollout.step > 0 && cohort.contains(agent.uid, attributes, &agent.labels);
+        let is_inside = rollout.step > 0 && cohort.contains(agent.placement(), attributes, &agent.labels);
         let deadline_ms = rollout.plan.agent_deadline_ms();
         let standing = is_inside.then(|| {
             let wanted = decide::wanted(agent, attributes, snapshot, rollout.kind);

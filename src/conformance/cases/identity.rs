@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::conformance::{
-    agent::{Agent, REQUEST_INSTANCE_UID},
+    agent::{Agent, CASE_ATTRIBUTE, REQUEST_INSTANCE_UID},
     case::{Step, Verdict, cases, ensure, skip},
     context::{Context, no_error},
     protobuf::Message,
@@ -35,6 +35,10 @@ cases! {
         gives_none_unasked;
     "UID-14" Field Http "Duplicate instance_uid Detection" "a poll while the agent's WebSocket lives does not re-key the socket"
         does_not_rekey_the_socket;
+    "UID-15" Field WebSocket "ServerToAgent.agent_identification" "what is known of an agent goes along to the uid that it asks for"
+        takes_state_along;
+    "UID-16" Field WebSocket "ServerToAgent.agent_identification" "an agent that comes back with the uid it had is known by that"
+        keeps_state;
 }
 
 fn request(agent: &mut Agent) -> Message {
@@ -141,6 +145,50 @@ async fn gives_few_uids(cx: &Context) -> Verdict {
     Ok(())
 }
 
+/// An agent that has a connection, and then asks for another uid; with the one that it is given.
+pub(super) async fn asks_later(cx: &Context) -> Step<(Socket, Agent, [u8; 16])> {
+    let mut agent = cx.agent();
+    let (mut socket, _) = cx.online(&mut agent).await?;
+    let request = agent.heartbeat().uint(10, REQUEST_INSTANCE_UID);
+    socket.send(&request).await?;
+    // It may be told once that is stored.
+    let Ok(reply) = socket.until("a new uid", |reply| reply.new_uid.is_some()).await else {
+        skip!("the server gives no uid (UID-01)");
+    };
+    let uid = given(&reply)?;
+    cx.remember(uid);
+    Ok((socket, agent, uid))
+}
+
+async fn takes_state_along(cx: &Context) -> Verdict {
+    cx.admin()?;
+    let (mut socket, mut agent, uid) = asks_later(cx).await?;
+    let former = std::mem::replace(&mut agent.uid, uid);
+    let reply = socket.say(&agent.heartbeat()).await?;
+    no_error(&reply)?;
+    ensure!(!reply.asks_full_state(), "the new uid is asked for its full state");
+    cx.seen_as(&uid, "it is connected and has its attributes", |state| {
+        state.is_connected && state.attributes.contains_key(CASE_ATTRIBUTE)
+    })
+    .await?;
+    ensure!(cx.seen(&former).await?.is_none(), "there is an agent with the former uid");
+    Ok(())
+}
+
+async fn keeps_state(cx: &Context) -> Verdict {
+    let (socket, mut agent, _) = asks_later(cx).await?;
+    drop(socket);
+    let mut socket = cx.connect().await?;
+    let mut replies = vec![socket.say(&agent.heartbeat()).await?];
+    replies.extend(socket.during(cx.quiet).await?);
+    for reply in &replies {
+        no_error(reply)?;
+        ensure!(!reply.asks_full_state(), "it is asked for its full state");
+    }
+    ensure!(rekeyed(&replies) == 0, "it is given another uid unasked");
+    Ok(())
+}
+
 /// Two agents with one uid, each on a socket that lives. Returns what each was told.
 async fn duplicates(cx: &Context) -> Step<[(Socket, Agent, Vec<Reply>); 2]> {
     let mut agent = cx.agent();
@@ -213,7 +261,7 @@ async fn takes_over(cx: &Context) -> Verdict {
     let (_half_open, _) = cx.online(&mut agent).await?;
     let mut socket = cx.connect().await?;
     let mut replies = vec![socket.say(&agent.heartbeat()).await?];
-    replies.extend(socket.during(cx.patience).await?);
+    replies.extend(socket.during(cx.watch).await?);
     replies.push(socket.say(&agent.heartbeat()).await?);
     for reply in &replies {
         no_error(reply)?;

@@ -1,5 +1,6 @@
 //! Two nodes of one deployment: whichever an agent comes to, it is known.
 
+use super::identity::asks_later;
 use crate::conformance::{
     agent::{APPLIED, Agent, FAILED, remote_config_status},
     case::{Step, Verdict, cases, ensure},
@@ -29,6 +30,8 @@ cases! {
         leaves_failures;
     "NODE-12" Field WebSocket "RemoteConfigStatus.status" "an offer that was lost with one node's connection is made by the other"
         offers_again;
+    "NODE-13" Field WebSocket "ServerToAgent.agent_identification" "a uid that one node gave is known to the other"
+        knows_given_uids;
 }
 
 async fn online_at_second(cx: &Context, agent: &mut Agent) -> Step<(Socket, Reply)> {
@@ -139,7 +142,7 @@ async fn takes_over(cx: &Context) -> Verdict {
     // Nobody reads from it any more: no ping is answered.
     let (_half_open, _) = cx.online(&mut agent).await?;
     let (mut socket, mut replies) = moves(cx, &mut agent).await?;
-    replies.extend(socket.during(cx.patience).await?);
+    replies.extend(socket.during(cx.watch).await?);
     no_error(&socket.say(&agent.heartbeat()).await?)?;
     ensure!(replies.iter().all(|reply| reply.new_uid.is_none()), "the other node gives it a new uid");
     Ok(())
@@ -217,4 +220,12 @@ async fn offers_again(cx: &Context) -> Verdict {
     let again = offered(&mut socket, reply).await?;
     ensure!(again.hash == lost.hash, "another offer: {}", hex::encode(again.hash));
     Ok(())
+}
+
+async fn knows_given_uids(cx: &Context) -> Verdict {
+    cx.second()?;
+    let (socket, mut agent, uid) = asks_later(cx).await?;
+    drop(socket);
+    agent.uid = uid;
+    is_known(&moves(cx, &mut agent).await?.1)
 }

@@ -4,6 +4,7 @@ mod agent_batches;
 mod command_batches;
 mod content_batches;
 mod desired;
+mod move_batches;
 mod news_batches;
 
 #[path = "../shared/mod.rs"]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use sqlx::FromRow;
 
-use super::Backend;
+use super::{Backend, Tx};
 use crate::{
     model::{InstanceUid, UnixMs},
     store::{MAX_CANDIDATES, REFRESH_COMPONENTS_MS, Result, UnknownComponents},
@@ -62,6 +62,19 @@ fn joined(candidates: &[u8], uids: &[InstanceUid]) -> Vec<u8> {
         }
     }
     joined
+}
+
+/// An agent that may be asked goes on under another uid.
+pub(super) async fn replace_candidate(tx: &mut Tx, from: InstanceUid, to: InstanceUid) -> Result<()> {
+    let find = "SELECT c.hash, c.candidates FROM components AS c JOIN announcements AS a ON a.components_hash = c.hash
+        WHERE a.uid = $1 AND c.body IS NULL";
+    let change = "UPDATE components SET candidates = $3 WHERE hash = $1 AND candidates = $2";
+    let found: Option<(Vec<u8>, Vec<u8>)> = sqlx::query_as(find).bind(to.as_uuid()).fetch_optional(&mut **tx).await?;
+    let Some((hash, candidates)) = found else { return Ok(()) };
+    let uids = candidates.chunks(16).map(|uid| if uid == from.as_bytes() { &to.as_bytes()[..] } else { uid });
+    let replaced: Vec<u8> = uids.flatten().copied().collect();
+    sqlx::query(change).bind(hash).bind(candidates).bind(replaced).execute(&mut **tx).await?;
+    Ok(())
 }
 
 pub(super) async fn put(store: &Backend, components: &[(Bytes, Bytes)], now: UnixMs) -> Result<()> {

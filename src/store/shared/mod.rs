@@ -14,6 +14,7 @@ mod components;
 mod contents;
 mod counters;
 mod fleet;
+mod moves;
 mod news;
 mod operations;
 mod package_files;
@@ -25,7 +26,8 @@ mod tokens;
 use std::time::Duration;
 
 use super::{
-    Backend, Connection, DATABASE, MIGRATOR, Tx, agent_batches, command_batches, content_batches, news_batches,
+    Backend, Connection, DATABASE, MIGRATOR, Tx, agent_batches, command_batches, content_batches, move_batches,
+    news_batches,
 };
 use crate::store::{Result, metrics};
 

@@ -6,6 +6,7 @@
 mod agent_batches;
 mod command_batches;
 mod content_batches;
+mod move_batches;
 mod news_batches;
 
 #[path = "../shared/mod.rs"]

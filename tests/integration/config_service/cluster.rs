@@ -228,6 +228,11 @@ impl Cluster {
         self.bus.publish(&Topic::ConfigService, hint.encode_to_vec().into()).await.unwrap();
     }
 
+    /// How many agents are stored, up to a thousand.
+    pub async fn agents(&self) -> usize {
+        self.store.page_agents(Default::default(), None, 1_000).await.unwrap().len()
+    }
+
     pub async fn row(&self, uid: InstanceUid) -> Option<AgentRecord> {
         self.store.read_agents(&[uid]).await.unwrap().pop()
     }

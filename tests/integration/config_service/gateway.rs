@@ -36,6 +36,7 @@ pub enum Heard {
     Command(SentCommand),
     ComponentAsk(bus::ComponentAsk),
     Refused(bus::RefusedCertificate),
+    UidAnswer(bus::UidAnswer),
 }
 
 /// One agent's part of a command group.
@@ -200,9 +201,9 @@ impl Gateway {
     }
 
     pub async fn answer_probe(&self, probe: bus::Probe, alive: bool, last_sequence_num: Option<u64>) {
-        let uid = InstanceUid::from_slice(&probe.instance_uid).unwrap();
+        let uid = InstanceUid::from_slice(&probe.newcomer_uid).unwrap();
         let result = bus::ProbeResult {
-            instance_uid: probe.instance_uid,
+            instance_uid: probe.newcomer_uid,
             connection_generation: probe.connection_generation,
             alive,
             last_sequence_num,
@@ -266,6 +267,7 @@ impl Gateway {
         self.heard.extend(batch.refused_certificates.into_iter().map(Heard::Refused));
         self.heard.extend(batch.verdicts.into_iter().map(Heard::Verdict));
         self.heard.extend(batch.probes.into_iter().map(Heard::Probe));
+        self.heard.extend(batch.uid_answers.into_iter().map(Heard::UidAnswer));
         self.heard.extend(batch.component_asks.into_iter().map(Heard::ComponentAsk));
         for group in batch.commands {
             assert_eq!(group.instance_uids.len(), 16 * group.connection_generations.len());

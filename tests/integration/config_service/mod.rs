@@ -6,6 +6,7 @@ mod certificates;
 pub mod cluster;
 mod commands;
 mod gateway;
+mod moves;
 mod offers;
 mod openings;
 mod outages;
@@ -53,6 +54,15 @@ on_both! {
         transitions_of_health_are_recorded_and_reports_are_not
         components_are_asked_of_one_agent_for_all
         an_agent_that_does_not_answer_holds_up_nobody;
+    moves:
+        the_record_of_an_agent_goes_with_it
+        the_next_connection_may_ask_as_well
+        who_asks_beside_a_living_agent_is_a_new_one
+        who_comes_back_under_the_old_uid_has_its_record_there
+        the_same_request_at_another_gateway_is_answered_by_the_same_uid
+        who_leaves_before_it_hears_of_its_uid_leaves_nothing
+        two_owners_move_an_agent_once
+        a_command_goes_to_the_agent_by_its_new_uid;
     offers:
         a_verdict_offers_and_the_body_comes_on_request
         a_change_of_policies_reaches_every_gateway_with_its_body_first
@@ -78,6 +88,7 @@ on_both! {
     packages:
         packages_are_offered_until_they_are_installed
         a_failed_installation_is_not_offered_again_unchanged
+        packages_that_end_their_agent_are_not_offered_for_ever
         packages_are_withdrawn_only_where_a_policy_says_so
         uploaded_packages_come_with_where_they_are;
     replicas:

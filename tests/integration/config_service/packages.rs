@@ -23,7 +23,7 @@ use prost::{Message, bytes::Bytes};
 
 use super::{
     cluster::{Backend, Cluster, Replica, actor, quick},
-    gateway::{self, Gateway, full, opening, report, uid},
+    gateway::{self, Gateway, ending, full, opening, report, uid},
 };
 
 const URL: &str = "https://muster.example/v1/packages/";
@@ -242,4 +242,31 @@ pub async fn uploaded_packages_come_with_where_they_are(backend: Backend) {
     // One that was not told where agents reach the deployment has nothing to offer.
     let _lost = cluster.replica("lost", quick()).await;
     assert_eq!(offered(&gateway.tell(opening(uid(3), 10, 1, &agent())).await), None);
+}
+
+/// An agent that installs them, ends, and comes back, as one does that its host starts again.
+pub async fn packages_that_end_their_agent_are_not_offered_for_ever(backend: Backend) {
+    let (cluster, _replica) = start(backend).await;
+    apply(&cluster, "group = web", &[("otelcol", elsewhere("1"))], false).await;
+    let mut gateway = cluster.gateway("g").await;
+    let mut generation = 0;
+    let mut connects = async |gateway: &mut Gateway| {
+        generation += 10;
+        let offer = offered(&gateway.tell(opening(uid(1), generation, generation, &agent())).await);
+        if let Some(hash) = &offer {
+            gateway.tell(report(uid(1), generation, 2, &says(PackageStatusEnum::Installing, hash))).await;
+        }
+        gateway.tell(ending(uid(1), generation, 3, generation)).await;
+        offer.is_some()
+    };
+    // A connection may be lost.
+    assert!(connects(&mut gateway).await && connects(&mut gateway).await);
+    for _ in 0..5 {
+        assert!(!connects(&mut gateway).await, "there is a pause");
+    }
+    cluster.store.lift_quarantine(uid(1), &actor()).await.unwrap();
+    assert!(connects(&mut gateway).await && connects(&mut gateway).await, "an operator wants another try");
+    assert!(!connects(&mut gateway).await);
+    apply(&cluster, "group = web", &[("otelcol", elsewhere("2"))], false).await;
+    assert!(connects(&mut gateway).await, "another package is another matter");
 }

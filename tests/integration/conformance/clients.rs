@@ -88,12 +88,27 @@ const PARTS: &[(&str, [Known; 6])] = &[
     (
         "takes a new uid",
         [
-            Untried,
+            Shown(&["a_supervisor_whose_uid_is_taken_gets_another_and_keeps_it"]),
             Shown(&["two_collectors_with_one_uid_become_two"]),
             Shown(&["two_go_agents_with_one_uid_become_two"]),
-            Untried,
+            Shown(&["java_takes_another_uid_over_websocket", "java_takes_another_uid_over_http"]),
             Cannot,
-            Untried,
+            Shown(&["node_takes_another_uid"]),
+        ],
+    ),
+    (
+        "asks for a new uid, with all that is known of it",
+        [
+            Cannot,
+            Cannot,
+            Shown(&[
+                "go_takes_its_state_along_to_another_uid_over_websocket",
+                "go_takes_its_state_along_to_another_uid_over_http",
+                "go_goes_on_with_its_certificate_under_another_uid",
+            ]),
+            Cannot,
+            Cannot,
+            Cannot,
         ],
     ),
     (
@@ -135,6 +150,7 @@ const PARTS: &[(&str, [Known; 6])] = &[
                 "go_gets_a_certificate_that_it_asks_for",
                 "go_gets_a_certificate_over_http",
                 "go_gets_the_certificate_that_an_operator_approves",
+                "go_renews_a_certificate_that_comes_near_its_end",
             ]),
             Cannot,
             Cannot,

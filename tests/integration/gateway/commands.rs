@@ -21,12 +21,12 @@ use super::harness::{Agent, Bench, PATIENCE, Service, capabilities, config, full
 
 const CAPABILITY: &str = "com.example.pause/v1";
 
-fn id(n: u128) -> CommandId {
+pub fn id(n: u128) -> CommandId {
     CommandId(uuid::Uuid::from_u128(n))
 }
 
 /// Of an agent that may be restarted, and announces a custom capability.
-fn capable(message: AgentToServer) -> AgentToServer {
+pub fn capable(message: AgentToServer) -> AgentToServer {
     AgentToServer {
         capabilities: capabilities() | AgentCapabilities::AcceptsRestartCommand as u64,
         custom_capabilities: Some(CustomCapabilities { capabilities: vec![CAPABILITY.into()] }),
@@ -49,11 +49,11 @@ async fn command(bench: &Bench, id: CommandId, action: command_group::Action, re
     bench.service.say(GatewayBatch { commands: vec![group], ..Default::default() }).await;
 }
 
-async fn restart(bench: &Bench, id: CommandId, report: &Report) {
+pub async fn restart(bench: &Bench, id: CommandId, report: &Report) {
     command(bench, id, command_group::Action::Restart(true), &[report]).await;
 }
 
-async fn outcome(service: &mut Service) -> (InstanceUid, Outcome) {
+pub async fn outcome(service: &mut Service) -> (InstanceUid, Outcome) {
     let result: CommandResult =
         tokio::time::timeout(PATIENCE, service.command_results.recv()).await.expect("a result").expect("the bus lives");
     (InstanceUid::from_slice(&result.instance_uid).unwrap(), result.outcome())

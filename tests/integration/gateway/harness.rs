@@ -19,7 +19,7 @@ use muster::{
     proto::{
         bus::{
             AgentToken, AgentTokens, CommandResult, GatewayBatch, OfferBody, OfferGroup, OfferKind, Probe, ProbeResult,
-            Report, ShardBatch, Verdict,
+            Report, ShardBatch, UidQuestion, Verdict,
         },
         opamp::{
             AgentCapabilities, AgentDescription, AgentRemoteConfig, AgentToServer, ComponentHealth, ServerToAgent,
@@ -63,6 +63,7 @@ pub struct Service {
     pub probe_results: mpsc::UnboundedReceiver<ProbeResult>,
     pub wanted: mpsc::UnboundedReceiver<ContentHash>,
     pub command_results: mpsc::UnboundedReceiver<CommandResult>,
+    pub uid_questions: mpsc::UnboundedReceiver<UidQuestion>,
     acknowledges: Arc<AtomicBool>,
 }
 
@@ -177,6 +178,7 @@ impl Service {
         let (probe_result, probe_results) = mpsc::unbounded_channel();
         let (want, wanted) = mpsc::unbounded_channel();
         let (command_result, command_results) = mpsc::unbounded_channel();
+        let (uid_question, uid_questions) = mpsc::unbounded_channel();
         let acknowledges = Arc::new(AtomicBool::new(true));
         let mut subscription = bus.subscribe();
         subscription.set_topics((0..SHARD_COUNT).map(Topic::Shard).collect()).await;
@@ -196,12 +198,13 @@ impl Service {
                 batch.reports.into_iter().for_each(|it| drop(report.send(it)));
                 batch.probe_results.into_iter().for_each(|it| drop(probe_result.send(it)));
                 batch.command_results.into_iter().for_each(|it| drop(command_result.send(it)));
+                batch.uid_questions.into_iter().for_each(|it| drop(uid_question.send(it)));
                 for hash in batch.wanted_hashes {
                     let _ = want.send(ContentHash::from_slice(&hash).expect("a hash"));
                 }
             }
         });
-        Self { bus, reports, probe_results, wanted, command_results, acknowledges }
+        Self { bus, reports, probe_results, wanted, command_results, uid_questions, acknowledges }
     }
 
     /// From now on reports are acknowledged only by what the test says.
@@ -218,8 +221,16 @@ impl Service {
     }
 
     pub async fn probe(&self, report: &Report) {
-        let probe =
-            Probe { instance_uid: report.instance_uid.clone(), connection_generation: report.connection_generation };
+        self.probe_for(report, InstanceUid::from_slice(&report.instance_uid).unwrap()).await;
+    }
+
+    /// On behalf of an agent with another uid.
+    pub async fn probe_for(&self, report: &Report, newcomer: InstanceUid) {
+        let probe = Probe {
+            instance_uid: report.instance_uid.clone(),
+            connection_generation: report.connection_generation,
+            newcomer_uid: newcomer.to_bytes(),
+        };
         self.say(GatewayBatch { probes: vec![probe], ..Default::default() }).await;
     }
 
@@ -251,6 +262,10 @@ impl Service {
 
     pub async fn probe_result(&mut self) -> ProbeResult {
         tokio::time::timeout(PATIENCE, self.probe_results.recv()).await.expect("a probe result").expect("the bus lives")
+    }
+
+    pub async fn uid_question(&mut self) -> UidQuestion {
+        tokio::time::timeout(PATIENCE, self.uid_questions.recv()).await.expect("a question").expect("the bus lives")
     }
 
     pub async fn wanted(&mut self) -> ContentHash {

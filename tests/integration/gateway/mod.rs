@@ -8,6 +8,7 @@ mod drain;
 mod duplicates;
 mod exchange;
 mod http;
+mod identity;
 mod packages;
 mod reports;
 mod throttling;

@@ -7,7 +7,7 @@ use muster::{
     gateway::{ClientCertificates, Config, Tls, TlsConfig},
     model::ContentHash,
     proto::{
-        bus::{GatewayBatch, OfferBody},
+        bus::{GatewayBatch, OfferBody, UidAnswer, UidQuestion},
         opamp::{AgentConfigMap, AgentConfigObject, AgentRemoteConfig, AgentToServer, ServerErrorResponseType},
     },
 };
@@ -187,11 +187,14 @@ async fn a_certificate_may_stand_in_for_a_token() {
 
 #[tokio::test]
 async fn who_has_a_certificate_of_its_own_speaks_for_itself_alone() {
-    let world = World::start(ClientCertificates::Required).await;
+    let mut world = World::start(ClientCertificates::Required).await;
     let own = world.clients.client("one", Some(&format!("urn:muster:agent:{}", uid(1))));
     let mut agent = world.agent(Some(&own)).await.unwrap();
     assert_eq!(agent.say(&full(1, 0)).await.error_response, None);
-    let refused = agent.say(&full(2, 0)).await;
+    agent.send(&full(2, 0)).await;
+    let asked = world.bench.service.uid_question().await;
+    world.bench.service.say(uid_answer(&asked, false)).await;
+    let refused = agent.receive().await;
     let error = refused.error_response.expect("a refusal");
     assert_eq!(error.r#type(), ServerErrorResponseType::BadRequest);
     assert!(error.error_message.contains(&uid(1).to_string()), "{}", error.error_message);
@@ -205,6 +208,46 @@ async fn who_has_a_certificate_of_its_own_speaks_for_itself_alone() {
     let renamed = AgentToServer { instance_uid: given.clone(), ..full(1, 3) };
     let reply = agent.say(&renamed).await;
     assert_eq!((reply.error_response, reply.instance_uid), (None, given));
+}
+
+fn uid_answer(asked: &UidQuestion, is_same_agent: bool) -> GatewayBatch {
+    let UidQuestion { former_instance_uid, instance_uid } = asked.clone();
+    let answer = UidAnswer { former_instance_uid, instance_uid, is_same_agent };
+    GatewayBatch { uid_answers: vec![answer], ..Default::default() }
+}
+
+/// On another connection than the one on which it was given its uid, and at another gateway.
+#[tokio::test]
+async fn a_certificate_goes_on_being_good_for_an_agent_that_has_another_uid() {
+    let mut world = World::start(ClientCertificates::Required).await;
+    let own = world.clients.client("one", Some(&format!("urn:muster:agent:{}", uid(1))));
+    // Nobody vouches for it.
+    let mut agent = world.agent(Some(&own)).await.unwrap();
+    agent.send(&full(2, 0)).await;
+    let asked = world.bench.service.uid_question().await;
+    assert_eq!((&asked.former_instance_uid, &asked.instance_uid), (&uid(1).to_bytes(), &uid(2).to_bytes()));
+    world.bench.service.say(uid_answer(&asked, false)).await;
+    let error = agent.receive().await.error_response.expect("a refusal");
+    assert_eq!(error.r#type(), ServerErrorResponseType::BadRequest);
+    assert_eq!(world.bench.handle.agents(), 0);
+
+    // The config service does; what the agent said meanwhile has waited.
+    let world = World::start(ClientCertificates::Required).await;
+    let mut bench = world.bench;
+    let own = world.clients.client("one", Some(&format!("urn:muster:agent:{}", uid(1))));
+    let stream = connect(bench.address, &connector(&world.server.pem, Some(&own))).await.unwrap();
+    let url = format!("wss://{}/v1/opamp", bench.address);
+    let mut agent = Agent { socket: client_async(url, stream).await.unwrap().0 };
+    agent.send(&full(2, 0)).await;
+    let asked = bench.service.uid_question().await;
+    bench.service.say(uid_answer(&asked, true)).await;
+    let reply = agent.receive().await;
+    assert_eq!((reply.error_response, reply.instance_uid), (None, uid(2).to_bytes()));
+    assert_eq!(bench.service.report().await.instance_uid, uid(2).to_bytes());
+    assert_eq!(agent.say(&heartbeat(2, 1)).await.error_response, None);
+    // That says nothing of others.
+    agent.send(&full(3, 0)).await;
+    assert_eq!(bench.service.uid_question().await.instance_uid, uid(3).to_bytes());
 }
 
 #[tokio::test]

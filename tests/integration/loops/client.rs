@@ -7,8 +7,8 @@ use muster::{
     gateway::{self, AgentAuth, Gateway},
     model::{AgentRecord, InstanceUid},
     proto::opamp::{
-        AgentCapabilities, AgentDescription, AgentRemoteConfig, AgentToServer, AnyValue, AvailableComponents,
-        ComponentDetails, ComponentHealth, ConnectionSettingsOffers, ConnectionSettingsStatus,
+        AgentCapabilities, AgentDescription, AgentRemoteConfig, AgentToServer, AgentToServerFlags, AnyValue,
+        AvailableComponents, ComponentDetails, ComponentHealth, ConnectionSettingsOffers, ConnectionSettingsStatus,
         ConnectionSettingsStatuses, EffectiveConfig, KeyValue, RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent,
         ServerToAgentFlags, any_value::Value,
     },
@@ -46,7 +46,11 @@ pub struct Node {
 
 impl World {
     pub async fn start(gateways: usize) -> Self {
-        let (cluster, replica) = Cluster::start(Backend::InProcess).await;
+        Self::on(Backend::InProcess, gateways).await
+    }
+
+    pub async fn on(backend: Backend, gateways: usize) -> Self {
+        let (cluster, replica) = Cluster::start(backend).await;
         let mut world = Self { cluster, replicas: vec![replica], started_replicas: 1, gateways: Vec::new() };
         for number in 0..gateways {
             world.add_gateway(&format!("gateway-{number}"), harness::config()).await;
@@ -67,7 +71,7 @@ impl World {
 
     /// The agents that the store knows.
     pub async fn agents(&self) -> usize {
-        self.cluster.store.page_agents(Default::default(), None, 1_000).await.unwrap().len()
+        self.cluster.agents().await
     }
 
     /// One more replica of the config service.
@@ -305,6 +309,17 @@ impl Client {
         }
     }
 
+    /// Answers pings, and does nothing else, while `meanwhile` runs.
+    pub async fn alive_while<T>(&mut self, meanwhile: impl Future<Output = T>) -> T {
+        self.socket().alive_while(meanwhile).await
+    }
+
+    /// Sends a message, and loses its connection before there is an answer.
+    pub async fn send_and_lose(&mut self, message: AgentToServer) {
+        self.send(message).await;
+        self.socket = None;
+    }
+
     async fn send(&mut self, message: AgentToServer) {
         let mut frame = [&[0][..], &message.encode_to_vec()].concat();
         if message.capabilities == 0 {
@@ -439,6 +454,11 @@ impl Client {
         self.has_said_capabilities = true;
         self.sequence_num += self.manner.step;
         message
+    }
+
+    /// Asks for another uid, and says nothing else.
+    pub fn uid_request(&mut self) -> AgentToServer {
+        AgentToServer { flags: AgentToServerFlags::RequestInstanceUid as u64, ..self.heartbeat() }
     }
 
     fn available_components(&self, names: &[&str]) -> Option<AvailableComponents> {

@@ -14,7 +14,7 @@
 //! | L9 | makes another hash of the same settings at another node, or after a restart | [`settings`] |
 //! | L10 | reads capabilities of 0 as none | [`offers`] |
 
-mod client;
+pub mod client;
 mod components;
 mod connecting;
 mod identity;

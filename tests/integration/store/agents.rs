@@ -3,7 +3,7 @@
 use muster::{
     model::{
         AgentRecord, ContentHash,
-        agent::{Certificate, Desired, Observed, OfferStatus, Presence, Reported, Transport, Wanted},
+        agent::{Certificate, Desired, Lost, Observed, OfferStatus, Presence, Reported, Transport, Wanted},
         offer::{self, Convergence},
         policy::PolicyKind,
         proof::Unproven,
@@ -18,7 +18,7 @@ use prost::Message;
 use super::{NOW, actor, agent, body, description, read, stored, uid};
 
 /// Each field at a value that a careless mapping would lose.
-fn extreme(n: u128) -> AgentRecord {
+pub fn extreme(n: u128) -> AgentRecord {
     let reported = Reported {
         status: OfferStatus::Failed,
         hash: vec![0, 1].into(),
@@ -81,6 +81,8 @@ fn extreme(n: u128) -> AgentRecord {
                 is_used: true,
             }),
             unrendered: "template \"ä\0\"".into(),
+            lost_packages: Lost { connections: u16::MAX, offered_at: i64::MAX },
+            placement: Some(uid(77)),
         },
         first_seen: 5,
         ..agent(n)

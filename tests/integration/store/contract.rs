@@ -1,6 +1,6 @@
 //! Every test of the contract, run over both stores.
 
-use super::{agents, certificates, commands, concurrency, contents, package_files, policies, rollouts, tokens};
+use super::{agents, certificates, commands, concurrency, contents, moves, package_files, policies, rollouts, tokens};
 
 macro_rules! contract {
     ($($module:ident: $($test:ident)*;)*) => {
@@ -67,6 +67,11 @@ contract! {
         bodies_must_be_known
         policies_are_listed_in_the_order_of_bytes
         progress_never_goes_back;
+    moves:
+        an_agent_moves_with_all_that_is_kept_of_it
+        only_the_agent_that_was_read_is_moved_and_to_a_free_uid
+        all_former_uids_lead_to_the_present_one
+        temporary_uids_are_forgotten;
     tokens:
         tokens_live_until_they_expire_or_are_revoked
         names_are_unique_while_alive

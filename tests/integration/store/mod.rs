@@ -9,6 +9,7 @@ mod contents;
 mod contract;
 mod migrations;
 mod model;
+mod moves;
 mod package_files;
 mod policies;
 mod postgres;

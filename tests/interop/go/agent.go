@@ -103,6 +103,14 @@ func (a *agent) connect() error {
 	return nil
 }
 
+// askForUID has the server asked for another uid.
+func (a *agent) askForUID() {
+	a.lock.Lock()
+	opamp := a.opamp
+	a.lock.Unlock()
+	opamp.SetFlags(protobufs.AgentToServerFlags_AgentToServerFlags_RequestInstanceUid)
+}
+
 // describe tells a new client what it is to say of the agent.
 func (a *agent) describe(opamp client.OpAMPClient) error {
 	description := &protobufs.AgentDescription{

@@ -46,6 +46,8 @@ type order struct {
 	Capability string
 	Type       string
 	Data       string
+	// For the same key as before.
+	Same bool
 }
 
 // obey carries out one order.
@@ -62,7 +64,10 @@ func (a *agent) obey(line []byte) error {
 			Data:       []byte(order.Data),
 		})
 	case "certificate":
-		return a.askForCertificate()
+		return a.askForCertificate(order.Same)
+	case "uid":
+		a.askForUID()
+		return nil
 	default:
 		return fmt.Errorf("unknown order %q", order.Do)
 	}

@@ -102,13 +102,16 @@ func trusting(authorities []byte) (*tls.Config, error) {
 	return config, nil
 }
 
-// askForCertificate makes a key, and has the server asked for a certificate for it.
-func (a *agent) askForCertificate() error {
+// askForCertificate makes a key, unless there is one to be used again, and has the server asked for a certificate for it.
+func (a *agent) askForCertificate(same bool) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
 	a.lock.Lock()
+	if same && a.key != nil {
+		key = a.key
+	}
 	a.key = key
 	uid, opamp := a.uid, a.opamp
 	a.lock.Unlock()

@@ -194,7 +194,10 @@ public final class Agent implements OpampClient.Callbacks {
                                                         .build()))
                         .build();
         Agent agent = new Agent(service, url.startsWith("ws"));
-        byte[] uid = OpampClientBuilder.createRandomInstanceUid();
+        byte[] uid =
+                options.containsKey("--uid")
+                        ? ByteString.decodeHex(options.get("--uid").replace("-", "")).toByteArray()
+                        : OpampClientBuilder.createRandomInstanceUid();
         String text = ByteString.of(uid).hex();
         emit(
                 "started",

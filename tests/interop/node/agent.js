@@ -35,6 +35,7 @@ const {values: options} = parseArgs({
         token: {type: 'string'},
         service: {type: 'string'},
         interval: {type: 'string', default: '1'},
+        uid: {type: 'string'},
     },
 });
 
@@ -44,6 +45,10 @@ subscribe(DIAG_CH_SEND_SUCCESS, () => {
         isConnected = true;
         emit('connected');
     }
+    if (uidText() !== known) {
+        known = uidText();
+        emit('identity', {instance_uid: known});
+    }
 });
 subscribe(DIAG_CH_SEND_FAIL, ({err}) => {
     isConnected = false;
@@ -52,6 +57,7 @@ subscribe(DIAG_CH_SEND_FAIL, ({err}) => {
 
 const client = createOpAMPClient({
     endpoint: options.url,
+    ...(options.uid && {instanceUid: options.uid}),
     headers: {Authorization: `Bearer ${options.token}`},
     heartbeatIntervalSeconds: Number(options.interval),
     capabilities:
@@ -64,8 +70,14 @@ client.setAgentDescription({
     identifyingAttributes: {'service.name': options.service, 'service.version': '1.0'},
     nonIdentifyingAttributes: {'os.type': 'linux', client: 'node'},
 });
-const uid = Buffer.from(client.getInstanceUid()).toString('hex');
-emit('started', {instance_uid: uid.replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')});
+
+function uidText() {
+    const hex = Buffer.from(client.getInstanceUid()).toString('hex');
+    return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-');
+}
+
+let known = uidText();
+emit('started', {instance_uid: known});
 client.start();
 
 process.stdin.resume();

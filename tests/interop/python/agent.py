@@ -65,6 +65,7 @@ def main():
     parser.add_argument("--token", required=True)
     parser.add_argument("--service", required=True)
     parser.add_argument("--interval", type=float, default=1.0)
+    parser.add_argument("--uid", type=uuid.UUID)
     options = parser.parse_args()
     client = OpAMPClient(
         endpoint=options.url,
@@ -72,6 +73,9 @@ def main():
         agent_identifying_attributes={"service.name": options.service, "service.version": "1.0"},
         agent_non_identifying_attributes={"os.type": "linux", "client": "python"},
     )
+    if options.uid:
+        # There is no other way to come with a given one.
+        client._instance_uid = options.uid.bytes
     agent = OpAMPAgent(interval=options.interval, callbacks=Callbacks(), client=client)
     emit("started", instance_uid=str(uuid.UUID(bytes=client._instance_uid)))
     agent.start()

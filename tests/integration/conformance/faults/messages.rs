@@ -195,6 +195,8 @@ fn identity() -> Vec<Broken> {
         b("UID-12", "the agent is given a new uid", reply(rekeys)),
         b("UID-13", "an agent that did not ask", reply(rekeys)),
         b("UID-14", "the agent with the socket is given", reply(rekeys)),
+        b("UID-15", "asked for its full state", of_uid(|uid| uid[15] ^= 1)),
+        b("UID-16", "asked for its full state", reply(always_asks)),
     ]
 }
 

@@ -214,6 +214,7 @@ fn nodes() -> Vec<Broken> {
         b("NODE-10", "it is offered to an agent", reply(offers_for_ever)),
         b("NODE-11", "is offered by the other node", reply(offers_for_ever)),
         b("NODE-12", "an offer: not within", at_second(never_offers)),
+        b("NODE-13", "asks for its full state", at_second(always_asks)),
     ]
 }
 
