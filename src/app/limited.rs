@@ -1,7 +1,10 @@
 //! `muster limited`: becomes another program, which can then take no more than it may. For programs that read what others
 //! wrote.
 
-use std::{os::unix::process::CommandExt, process::Command};
+use std::{
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+};
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -12,8 +15,15 @@ use crate::settings::LimitedRole;
 const MAX_OPEN_FILES: u64 = 1_024;
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
-/// Returns only if it could not.
-pub async fn run(role: LimitedRole) -> anyhow::Result<()> {
+/// Returns only if it could not. There must be no other thread: one that makes another while this one becomes the program is
+/// told that it cannot, and jemalloc then says so, again and again, in the program's name.
+pub fn run(role: &LimitedRole) -> ExitCode {
+    let Err(error) = become_program(role);
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn become_program(role: &LimitedRole) -> anyhow::Result<std::convert::Infallible> {
     let (program, arguments) = role.command.split_first().context("a program is needed")?;
     limit(Resource::Data, role.memory_bytes, 0)?;
     // At the limit it is told, a second later ended.

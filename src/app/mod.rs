@@ -46,7 +46,7 @@ pub fn main() -> ExitCode {
         Command::Load(role) => start::tool(Some(&role.process.clone()), odd, load::run(role)),
         Command::Conformance(role) => start::judged(&role.process.clone(), odd, conformance::run(role)),
         Command::Healthcheck(role) => start::tool(None, odd, healthcheck::run(role)),
-        Command::Limited(role) => start::tool(None, odd, limited::run(role)),
+        Command::Limited(role) => limited::run(&role),
         Command::SettingsReference => {
             output::write(settings::reference::markdown().trim_end());
             ExitCode::SUCCESS
