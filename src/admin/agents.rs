@@ -47,7 +47,7 @@ impl Agents for Service {
         request: Request<WatchAgentsRequest>,
     ) -> Result<Response<Self::WatchAgentsStream>, Status> {
         let Authorized { operator, message } = Authorized::of(request)?;
-        let query = Query { selector: errors::selector(&message.selector)?, connected: message.connected };
+        let query = query(&message.selector, message.connected, &message.statuses)?;
         watch::start(self.0.clone(), query, operator).map(Response::new)
     }
 
@@ -107,12 +107,17 @@ impl Agents for Service {
     }
 }
 
+fn query(selector: &str, connected: Option<bool>, statuses: &[i32]) -> Result<Query, Status> {
+    Ok(Query { selector: errors::selector(selector)?, connected, statuses: convert::status::asked(statuses)? })
+}
+
 impl Service {
     async fn list(&self, request: Authorized<ListAgentsRequest>) -> Result<ListAgentsResponse, Status> {
         let message = request.message;
         let size = pages::size(message.page_size)?;
-        let query = Query { selector: errors::selector(&message.selector)?, connected: message.connected };
-        let pages = Pages::of(&["agents", &query.selector.to_string(), &format!("{:?}", query.connected)]);
+        let query = query(&message.selector, message.connected, &message.statuses)?;
+        let others = format!("{:?} {:?}", query.connected, query.statuses);
+        let pages = Pages::of(&["agents", &query.selector.to_string(), &others]);
         let after = pages.after(&message.page_token)?.map(|last| InstanceUid::from_slice(&last)).transpose();
         let after = after.map_err(|_| pages::invalid_token())?;
         let page = scan::page(&*self.0.store, &query, after, size).await.map_err(from_store)?;

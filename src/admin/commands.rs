@@ -142,7 +142,7 @@ impl Service {
                 (uid.to_string(), self.classified(&action, &records).await?)
             }
             Some(To::Selector(selector)) => {
-                let query = Query { selector: errors::selector(&selector)?, connected: None };
+                let query = Query { selector: errors::selector(&selector)?, connected: None, statuses: Vec::new() };
                 (selector, self.matching(&action, &query).await?)
             }
             None => return Err(errors::invalid("to", "an instance_uid or a selector must be given")),

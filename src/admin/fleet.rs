@@ -1,13 +1,16 @@
 //! The Fleet service.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use tonic::{Request, Response, Status};
 
-use super::{authorized::Authorized, context::Context, errors::from_store};
+use super::{authorized::Authorized, context::Context, convert, errors::from_store};
 use crate::{
     bus::{self, Role},
-    proto::admin::{FleetSummary, GatewaySummary, GetFleetSummaryRequest, VersionCount, fleet_server::Fleet},
+    model::{self, policy::PolicyKind},
+    proto::admin::{
+        FleetSummary, GatewaySummary, GetFleetSummaryRequest, StatusCount, VersionCount, fleet_server::Fleet,
+    },
     store,
 };
 
@@ -72,8 +75,21 @@ fn summary(counts: store::FleetSummary) -> FleetSummary {
         desired: counts.desired,
         converged: counts.converged,
         versions: counts.versions.into_iter().map(version).collect(),
+        statuses: statuses(&counts.statuses),
         ..Default::default()
     }
+}
+
+fn statuses(counts: &BTreeMap<(PolicyKind, model::status::Status), u64>) -> Vec<StatusCount> {
+    let is_used = |kind: PolicyKind| {
+        counts.keys().any(|(of, status)| *of == kind && *status != model::status::Status::NothingDesired)
+    };
+    let count = |(&(kind, status), &agents): (&(PolicyKind, model::status::Status), &u64)| StatusCount {
+        kind: convert::policy::kind(kind).into(),
+        status: convert::status::word(status).into(),
+        agents,
+    };
+    counts.iter().filter(|((kind, _), _)| is_used(*kind)).map(count).collect()
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ pub async fn start(
     let mut subscription = context.bus.subscribe();
     subscription.set_topics(vec![Topic::AgentMessages]).await;
     let (responses, receiver) = mpsc::channel(1);
-    let query = Query { selector, connected: None };
+    let query = Query { selector, connected: None, statuses: Vec::new() };
     let watch = Watch { context, capability, query, operator, kept: Kept::default(), matching: HashMap::new() };
     tokio::spawn(watch.run(subscription, responses, permit));
     Ok(ReceiverStream::new(receiver))

@@ -83,7 +83,7 @@ impl Service {
             self.0.tell_policies_changed(&[&applied.policy.name]).await;
         }
         let agents = match is_count {
-            true => Some(self.count(Query { selector, connected: None }).await?),
+            true => Some(self.count(Query { selector, connected: None, statuses: Vec::new() }).await?),
             false => None,
         };
         let preview = match before {

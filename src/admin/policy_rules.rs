@@ -70,7 +70,7 @@ pub fn check(request: ApplyPolicyRequest, hosts: bool) -> Result<ApplyPolicy, St
     if request.max_per_second > MAX_PER_SECOND {
         violations.add("max_per_second", format!("must be at most {MAX_PER_SECOND}"));
     }
-    let plan = request.rollout.and_then(|plan| rollout::check(plan, &mut violations));
+    let plan = request.rollout.and_then(|plan| rollout::check(plan, kind, &mut violations));
     if request.message.len() > MAX_MESSAGE_BYTES {
         violations.add("message", format!("must be at most {MAX_MESSAGE_BYTES} bytes"));
     }

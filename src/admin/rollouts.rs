@@ -258,7 +258,8 @@ impl Service {
                     confirmed = tokio::time::Instant::now();
                 }
                 let next = self.newest(&current.policy).await?;
-                let is_same = next.id == current.id && next.version == current.version && next.counts == current.counts;
+                let state = |rollout: &Rollout| (rollout.id, rollout.version, rollout.seen_at);
+                let is_same = state(&next) == state(&current) && next.counts == current.counts;
                 if !is_same {
                     current = next;
                     break;

@@ -1,7 +1,10 @@
 //! Selectors over stored agents, page by page, with bounded work.
 
 use crate::{
-    model::{AgentRecord, Attributes, InstanceUid, Selector},
+    model::{
+        AgentRecord, Attributes, InstanceUid, Selector,
+        status::{self, Status},
+    },
     store::{AgentFilter, Result, Store},
 };
 
@@ -17,6 +20,8 @@ const MAX_COUNTED: usize = 200_000;
 pub struct Query {
     pub selector: Selector,
     pub connected: Option<bool>,
+    /// As a whole or of one kind; empty: any.
+    pub statuses: Vec<Status>,
 }
 
 pub struct Page {
@@ -35,6 +40,7 @@ pub struct Count {
 impl Query {
     pub fn matches(&self, agent: &AgentRecord) -> bool {
         self.connected.is_none_or(|connected| agent.presence.connected == connected)
+            && (self.statuses.is_empty() || status::is_any(agent, &self.statuses))
             && (self.selector.matches_everything()
                 || self.selector.matches(&Attributes::decode(&agent.observed.description), &agent.labels))
     }
@@ -50,7 +56,8 @@ pub async fn page(store: &dyn Store, query: &Query, after: Option<InstanceUid>, 
     let mut cursor = after;
     let mut scanned = 0;
     while scanned < MAX_SCANNED {
-        let wanted = if query.selector.matches_everything() { limit - agents.len() } else { BATCH };
+        let is_all = query.selector.matches_everything() && query.statuses.is_empty();
+        let wanted = if is_all { limit - agents.len() } else { BATCH };
         let batch = wanted.min(BATCH);
         let rows = store.page_agents(query.filter(), cursor, batch as u32).await?;
         let is_last = rows.len() < batch;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::output::Format;
-use crate::model::ContentHash;
+use crate::model::{ContentHash, status::Status};
 
 /// Sees and steers a fleet of telemetry agents through Muster's admin API.
 #[derive(Parser)]
@@ -182,6 +182,9 @@ pub enum Get {
         /// Such as: os.type = linux, env in (prod, staging), !legacy
         #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
         selector: String,
+        /// Only with one of these, such as: failed,drifted
+        #[arg(long, value_delimiter = ',')]
+        status: Vec<Status>,
         #[command(flatten)]
         output: Output,
     },
@@ -307,6 +310,9 @@ pub enum Watch {
     Agents {
         #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
         selector: String,
+        /// Only with one of these, such as: failed,drifted
+        #[arg(long, value_delimiter = ',')]
+        status: Vec<Status>,
         #[command(flatten)]
         output: Output,
     },
@@ -393,7 +399,7 @@ pub enum Agent {
         #[command(flatten)]
         output: Output,
     },
-    /// Offer an agent again what it should have, of every kind, although it refused it
+    /// Offer an agent again what it should have, of every kind, although it refused it or has drifted from it
     Retry { uid: String },
     /// The packages that an agent should have, the policy that each came from, and what it says of them
     Packages {

@@ -30,6 +30,9 @@ const DEFAULT_DATA_DIR: &str = "muster-data";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the server takes for any call but a watch.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// A server that vanished is noticed during long calls, too.
+const PING_AFTER: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// As much as the server ever sends.
 const MAX_ANSWER_BYTES: usize = 128 * 1024 * 1024;
 
@@ -54,6 +57,7 @@ impl Client {
             authorization.map_err(|_| "the operator token has characters that no token has".to_owned())?;
         authorization.set_sensitive(true);
         let endpoint = Endpoint::from(server.clone()).connect_timeout(CONNECT_TIMEOUT);
+        let endpoint = endpoint.http2_keep_alive_interval(PING_AFTER).keep_alive_timeout(PING_TIMEOUT);
         let patient = endpoint.connect_lazy();
         let channel = endpoint.timeout(CALL_TIMEOUT).connect().await.map_err(|error| not_reachable(&server, &error))?;
         let trace = env::var(TRACE).ok().and_then(|text| text.parse().ok());

@@ -11,6 +11,7 @@ mod error;
 mod local_file;
 pub mod manifest;
 mod output;
+mod text;
 mod view;
 
 use std::process::ExitCode;
@@ -62,7 +63,9 @@ async fn call(command: Command, client: Client) -> Result<()> {
         agent_config, agent_packages, agents, apply, certificates, commands, fleet, package_files, policies, tokens,
     };
     match command {
-        Command::Get(Get::Agents { selector, output }) => agents::list(&client, selector, output.format).await,
+        Command::Get(Get::Agents { selector, status, output }) => {
+            agents::list(&client, selector, &status, output.format).await
+        }
         Command::Get(Get::Agent { uid, output }) => agents::get(&client, uid, output.format).await,
         Command::Get(Get::Policies { output }) => policies::list(&client, output.format).await,
         Command::Get(Get::Policy { name, output }) => policies::get(&client, name, output.format).await,
@@ -73,8 +76,8 @@ async fn call(command: Command, client: Client) -> Result<()> {
         Command::Approve(Approve::Certificate { id }) => certificates::approve(&client, id).await,
         Command::Deny(Deny::Certificate { id }) => certificates::deny(&client, id).await,
         Command::Describe(Describe::Agent { uid }) => agents::describe(&client, uid).await,
-        Command::Watch(Watch::Agents { selector, output }) => {
-            command::watch::agents(&client, selector, output.format).await
+        Command::Watch(Watch::Agents { selector, status, output }) => {
+            command::watch::agents(&client, selector, &status, output.format).await
         }
         Command::Label(Label::Agent { uid, changes }) => agents::label(&client, uid, &changes).await,
         Command::Apply { files, dry_run, message } => apply::apply(&client, &files, dry_run, &message).await,

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use parking_lot::Mutex;
 
 use super::{
-    bodies,
+    bodies, comparisons,
     decide::{Change, Offer, reconcile},
     metrics,
     outbox::{Letters, concatenated},
@@ -16,7 +16,7 @@ use super::{
     waiting::{Lane, Waiting},
 };
 use crate::{
-    model::{AgentRecord, ContentHash, InstanceUid, policy::PolicyKind},
+    model::{AgentRecord, ContentHash, InstanceUid, effective::Effective, policy::PolicyKind},
     proto::bus,
     store::{self, DesiredWrite},
     trace::{self, Parent},
@@ -109,13 +109,20 @@ pub(super) fn decide(records: Vec<AgentRecord>, snapshot: &Snapshot) -> Vec<Chan
 pub(super) async fn write(
     shared: &Shared,
     snapshot: &Snapshot,
-    changes: Vec<Change>,
+    mut changes: Vec<Change>,
     cause: &'static str,
 ) -> store::Result<Vec<InstanceUid>> {
+    shared.bodies.store(&shared.store, changes.iter().map(|change| &change.meaning)).await?;
+    let is_unknown = |change: &&mut Change| change.record.desired.effective == Effective::Unknown;
+    let mut unknown: Vec<&mut Change> = changes.iter_mut().filter(is_unknown).collect();
+    comparisons::judge(shared, unknown.iter_mut().map(|change| &mut change.record), &HashMap::new()).await?;
+    for change in unknown {
+        change.is_visible |= change.record.desired.effective != Effective::Unknown;
+    }
+    changes.retain(|change| change.is_visible || !change.offers.is_empty());
     if changes.is_empty() {
         return Ok(Vec::new());
     }
-    shared.bodies.store(&shared.store, changes.iter().map(|change| &change.meaning)).await?;
     let desired: Vec<DesiredWrite> = changes.iter().map(|change| DesiredWrite::of(&change.record)).collect();
     let conflicts = shared.store.write_desired(&desired).await?;
     ::metrics::counter!(metrics::CONFLICTS).increment(conflicts.len() as u64);

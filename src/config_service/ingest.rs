@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     announcements,
     certificates::{self, Facts},
+    comparisons,
     convergence::Answer,
     decide::{Connection, Context, Decided, Found, Outcome, decide},
     metrics,
@@ -336,6 +337,10 @@ impl Worker {
         for (_, outcome) in &mut decided {
             contents.extend(outcome.contents.take());
         }
+        let is_new = |decided: &&mut Decided| decided.to_compare;
+        let mut new: Vec<&mut Decided> = decided.iter_mut().map(|(_, decided)| decided).filter(is_new).collect();
+        comparisons::judge(&self.shared, new.iter_mut().map(|decided| &mut decided.record), &contents).await?;
+        new.into_iter().for_each(|decided| decided.is_visible = true);
         let contents: Vec<_> = contents.into_iter().collect();
         let records: Vec<AgentRecord> = decided.iter().map(|(_, outcome)| outcome.record.clone()).collect();
         let said = self.shared.components.store(&self.shared.store, &decided).await?;

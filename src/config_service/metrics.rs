@@ -18,6 +18,7 @@ pub const OFFER_LAG_SECONDS: &str = "muster_config_offer_lag_seconds";
 pub const ANSWERS: &str = "muster_config_offers_answered_total";
 pub const CONVERGENCE_SECONDS: &str = "muster_config_convergence_seconds";
 pub const SWEEP_SECONDS: &str = "muster_config_sweep_seconds";
+pub const AGENTS: &str = "muster_config_agents";
 pub const AGENTS_BEHIND: &str = "muster_config_agents_behind";
 pub const RECONCILE_SECONDS: &str = "muster_config_shard_reconcile_seconds";
 pub const RECONCILED: &str = "muster_config_agents_reconciled_total";
@@ -59,6 +60,7 @@ pub fn describe() {
         "Time from a policy's revision to each agent that says it has what it was offered because of it"
     );
     describe_histogram!(SWEEP_SECONDS, Unit::Seconds, "Time to look for what a lost message left undone");
+    describe_gauge!(AGENTS, "Agents of this replica by kind of policy and status, as the full sweep last saw them");
     describe_gauge!(AGENTS_BEHIND, "Connected agents of this replica without what they should have, at the last sweep");
     describe_histogram!(RECONCILE_SECONDS, Unit::Seconds, "Time to bring one shard to a new policy epoch");
     describe_counter!(RECONCILED, "Agents whose desired state was computed by reconciliation and sweeps");

@@ -12,12 +12,15 @@
 //! - [`commands`] go once to each agent that they are for.
 //! - [`rollouts`] go from step to step.
 //! - [`components`] are asked for once for each hash.
+//! - [`comparisons`] say whether agents run what they were offered.
 //! - [`bodies`] and [`tokens`] answer gateways; [`presence`] finds dead ones; [`garbage`] and [`package_files`] clean up.
 
 mod announcements;
 mod bodies;
+mod census;
 mod certificates;
 mod commands;
+mod comparisons;
 mod components;
 mod config;
 mod convergence;

@@ -10,6 +10,7 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    census::Census,
     fanout::{self, Stopped},
     metrics,
     policies::Snapshot,
@@ -18,12 +19,7 @@ use super::{
     waiting::Waiting,
 };
 use crate::{
-    model::{
-        AgentRecord, InstanceUid,
-        offer::{self, Convergence},
-        policy::PolicyKind,
-        uid::Shard,
-    },
+    model::{InstanceUid, uid::Shard},
     store::{AgentFilter, MAX_BATCH},
     trace,
 };
@@ -176,7 +172,9 @@ async fn lagging_shard(
     let filter = AgentFilter { shard: Some(shard), ..AgentFilter::default() };
     let mut waiting = Waiting::default();
     let span = trace::child("bring policies to shard", trace::Kind::Internal).with("muster.shard", || i64::from(shard));
-    let is_complete = span.run(pages(shared, snapshot, filter, "policies", &mut waiting)).await?.is_some();
+    let mut census = Census::default();
+    let pages = pages(shared, snapshot, filter, "policies", &mut waiting, &mut census);
+    let is_complete = span.run(pages).await?;
     ::metrics::histogram!(metrics::RECONCILE_SECONDS).record(started.elapsed().as_secs_f64());
     if !is_complete {
         return Ok(None);
@@ -189,33 +187,29 @@ async fn lagging_shard(
     Ok(None)
 }
 
-/// Settles all agents of `filter`'s shard, page by page, but for the offers that are left to `waiting`. Returns how many of them are
-/// connected and did not have what they should; `None` if not all were seen, because the shard went to another replica.
+/// Settles all agents of `filter`'s shard, page by page, but for the offers that are left to `waiting`; `census` is of them as they
+/// were before. Returns whether all were seen: the shard may go to another replica.
 pub async fn pages(
     shared: &Shared,
     snapshot: &Snapshot,
     filter: AgentFilter,
     cause: &'static str,
     waiting: &mut Waiting,
-) -> Result<Option<usize>, Stopped> {
-    let (mut after, mut behind) = (None, 0);
+    census: &mut Census,
+) -> Result<bool, Stopped> {
+    let mut after = None;
     while filter.shard.is_none_or(|shard| shared.owned().contains(&shard)) {
         let page = shared.store.page_agents(filter, after, shared.config.page_size).await?;
         let is_last = page.len() < shared.config.page_size as usize;
         let last = page.last().map(|record| record.uid);
-        behind += page.iter().filter(|record| is_behind(record)).count();
+        page.iter().for_each(|record| census.count(record));
         fanout::settle(shared, snapshot, page, cause, waiting).await?;
         if is_last {
-            return Ok(Some(behind));
+            return Ok(true);
         }
         after = last;
     }
-    Ok(None)
-}
-
-fn is_behind(record: &AgentRecord) -> bool {
-    let lacks = |kind| offer::convergence(record, kind) == Convergence::Behind;
-    record.presence.connected && PolicyKind::ALL.into_iter().any(lacks)
+    Ok(false)
 }
 
 /// Looks again at single agents: those whose labels changed, or that were decided by policies that are no longer the

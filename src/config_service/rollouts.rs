@@ -110,7 +110,8 @@ impl Driver {
         let (mut survey, is_whole) = Box::pin(self.see(shared, &snapshot, &watched)).await?;
         let mut steps = Vec::new();
         for Watched { rollout, .. } in watched {
-            let seen = survey.seen(&rollout);
+            let mut seen = survey.seen(&rollout);
+            seen.counts.trail = rollout.counts.trail.then(&rollout, &seen.counts, unix_ms());
             note(shared, &rollout, &seen).await?;
             if is_whole {
                 steps.extend(act(shared, rollout, seen, lease).await?);

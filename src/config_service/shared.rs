@@ -15,8 +15,9 @@ use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Approval, Config, bodies, commands, components::Components, convergence::Changes, fanout::Fanout, ingest, metrics,
-    outbox::Outbox, policies::Policies, presence::Gateways, reconcile::Requests, rollouts, room::Room, vouching,
+    Approval, Config, bodies, commands, comparisons::Comparisons, components::Components, convergence::Changes,
+    fanout::Fanout, ingest, metrics, outbox::Outbox, policies::Policies, presence::Gateways, reconcile::Requests,
+    rollouts, room::Room, vouching,
 };
 use crate::{
     bus::SharedBus,
@@ -52,6 +53,7 @@ pub struct Shared {
     pub commands: commands::Wake,
     pub rollouts: rollouts::Wake,
     pub components: Components,
+    pub comparisons: Comparisons,
     pub ready: Arc<AtomicBool>,
     listening: AtomicBool,
     owned: watch::Sender<Option<Owned>>,
@@ -98,6 +100,7 @@ impl Shared {
             commands: commands::Wake::default(),
             rollouts: rollouts::Wake::default(),
             components: Components::default(),
+            comparisons: Comparisons::default(),
             ready: Arc::default(),
             listening: AtomicBool::default(),
             config,

@@ -10,10 +10,11 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    census::{Census, Censuses},
     fanout::Stopped,
     metrics,
     reconcile::pages,
-    shared::{Outage, Shared, isolated},
+    shared::{Outage, Owned, Shared, isolated},
     waiting::Waiting,
 };
 use crate::{model::uid::Shard, store::AgentFilter};
@@ -22,7 +23,7 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut outage = Outage::new("sweeping");
     let (interval, full_interval) = (shared.config.sweep_interval, shared.config.full_sweep_interval);
     let slices = u32::try_from(full_interval.as_millis() / interval.as_millis().max(1)).unwrap_or(u32::MAX).max(1);
-    let mut known = BTreeSet::new();
+    let (mut known, mut censuses) = (BTreeSet::new(), Censuses::default());
     let mut next = Instant::now() + interval;
     for tick in (0..u32::MAX).cycle() {
         if stop.run_until_cancelled(sleep_until(next)).await.is_none() {
@@ -32,7 +33,7 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         let owned = shared.owned();
         let in_turn = |shard: &&Shard| u32::from(**shard) % slices == tick % slices || !known.contains(*shard);
         let full: BTreeSet<Shard> = owned.iter().filter(in_turn).copied().collect();
-        let swept = stop.run_until_cancelled(Box::pin(sweep(&shared, &owned, &full, next)));
+        let swept = stop.run_until_cancelled(Box::pin(sweep(&shared, &owned, &full, &mut censuses, next)));
         if let Some(Some(result)) = isolated("sweeping", swept).await
             && outage.note(result).is_some()
         {
@@ -43,24 +44,36 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 
 /// Shards of `full` are swept whole, the other `owned` ones for offers without an answer. Then offers that have to wait for
 /// their pace are made, until the next sweep, which finds those that are left.
-async fn sweep(shared: &Shared, owned: &BTreeSet<Shard>, full: &BTreeSet<Shard>, next: Instant) -> Result<(), Stopped> {
+async fn sweep(
+    shared: &Shared,
+    owned: &Owned,
+    full: &BTreeSet<Shard>,
+    censuses: &mut Censuses,
+    next: Instant,
+) -> Result<(), Stopped> {
     let Some(snapshot) = shared.policies.loaded() else {
         return Ok(());
     };
     let (started, mut behind) = (Instant::now(), 0);
     let mut waiting = Waiting::default();
-    for &shard in owned {
+    for &shard in &**owned {
         let everything = AgentFilter { shard: Some(shard), ..AgentFilter::default() };
         let filter = match full.contains(&shard) {
             true => everything,
             false => AgentFilter { connected: Some(true), only_behind: true, ..everything },
         };
-        match pages(shared, &snapshot, filter, "sweep", &mut waiting).await {
+        let mut census = Census::default();
+        let is_complete = match pages(shared, &snapshot, filter, "sweep", &mut waiting, &mut census).await {
             // Reconciliation has just been woken to do the same and more.
             Err(Stopped::NewerPolicies) => return Ok(()),
-            result => behind += result?.unwrap_or(0),
+            result => result?,
+        };
+        behind += census.behind;
+        if is_complete && full.contains(&shard) {
+            censuses.take(shard, census);
         }
     }
+    censuses.tell(owned);
     ::metrics::histogram!(metrics::SWEEP_SECONDS).record(started.elapsed().as_secs_f64());
     ::metrics::gauge!(metrics::AGENTS_BEHIND).set(behind as f64);
     match Box::pin(waiting.release(shared, &snapshot, "sweep", sleep_until(next))).await {

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::{ContentHash, InstanceUid, Labels, UnixMs, offer, policy::PolicyKind, proof::Unproven};
+use super::{
+    ContentHash, InstanceUid, Labels, UnixMs, effective::Effective, offer, policy::PolicyKind, proof::Unproven,
+};
 use crate::proto::opamp;
 
 /// One agent as the store holds it: what it reported (observed), and what it should have (desired).
@@ -143,6 +145,8 @@ pub struct Desired {
     pub config: Wanted,
     pub packages: Wanted,
     pub connection_settings: Wanted,
+    /// Whether the agent runs the configuration that it applied.
+    pub effective: Effective,
     /// The policies' epoch that these were computed from.
     pub epoch: u64,
     /// The parts of connection settings that the agent was ever to have: of those, one that it is not to have any more is
@@ -168,6 +172,8 @@ pub struct Wanted {
     /// A hash that the agent refused: not offered again until the desired state changes or an operator
     /// asks for it.
     pub quarantined: Option<ContentHash>,
+    /// The agent's words when it refused that one.
+    pub refusal: String,
     /// When `hash` was last offered on the present connection; `None` if it was not.
     pub offered_at: Option<UnixMs>,
     /// How often `hash` was offered without an answer; spaces repeats.

@@ -3,6 +3,7 @@
 use super::{
     AgentRecord, UnixMs,
     agent::{Lost, OfferStatus, Wanted},
+    effective,
     policy::PolicyKind,
 };
 use crate::proto::opamp::AgentCapabilities;
@@ -76,6 +77,9 @@ pub fn convergence(agent: &AgentRecord, kind: PolicyKind) -> Convergence {
             OfferStatus::Applying => Convergence::Applying,
             // It refused this hash, but has not been quarantined, or no longer is: it is to try again.
             OfferStatus::Failed => Convergence::Behind,
+            OfferStatus::Applied | OfferStatus::Unset if kind == PolicyKind::Config && effective::is_retried(agent) => {
+                Convergence::Behind
+            }
             OfferStatus::Applied | OfferStatus::Unset => Convergence::Converged,
         };
     }

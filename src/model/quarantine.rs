@@ -2,6 +2,9 @@
 
 use super::agent::{OfferStatus, Reported, Wanted};
 
+/// Of an agent's words so many characters are kept beyond its next status.
+const MAX_REFUSAL_CHARS: usize = 1_000;
+
 /// Takes a status that the agent has just sent into its quarantine: `before` and `after` are what was known without
 /// and with it. To be called only for a report that carries a status of this kind.
 ///
@@ -20,11 +23,19 @@ pub fn take_status(before: &Reported, after: &Reported, desired: &mut Wanted, ne
                 before.status == OfferStatus::Failed && before.hash == after.hash && desired.offered_at.is_none();
             if !is_restated {
                 desired.quarantined = desired.hash;
+                desired.refusal = after.error.chars().take(MAX_REFUSAL_CHARS).collect();
             }
         }
-        OfferStatus::Applied if reports(desired.quarantined) => desired.quarantined = None,
-        OfferStatus::Applied if !new_connection && rolled_back(before, after, desired) => {
+        OfferStatus::Applied if reports(desired.quarantined) => {
+            desired.quarantined = None;
+            desired.refusal = String::new();
+        }
+        // If it is in quarantine already, what it said before it went back stays.
+        OfferStatus::Applied
+            if !new_connection && rolled_back(before, after, desired) && desired.quarantined != desired.hash =>
+        {
             desired.quarantined = desired.hash;
+            desired.refusal = String::new();
         }
         _ => {}
     }
@@ -65,6 +76,24 @@ mod tests {
         assert_eq!(quarantined_after(&[(Applied, A), (Applying, B), (Failed, B), (Applied, A)]), Some(B));
         // As a merge of reports may show it.
         assert_eq!(quarantined_after(&[(Applying, B), (Applied, A)]), Some(B));
+    }
+
+    #[test]
+    fn what_an_agent_said_when_it_refused_is_kept_until_it_comes_round() {
+        use OfferStatus::{Applied, Applying, Failed};
+        let mut desired = Wanted { hash: Some(B), offered_at: Some(1), ..Wanted::default() };
+        let mut before = Reported::default();
+        let mut says = |status, hash: ContentHash, error: &str| {
+            let after = Reported { status, hash: hash.to_bytes(), error: error.to_owned() };
+            take_status(&before, &after, &mut desired, false);
+            before = after;
+            desired.refusal.clone()
+        };
+        says(Applying, B, "");
+        assert_eq!(says(Failed, B, "no such receiver"), "no such receiver");
+        assert_eq!(says(Applied, A, ""), "no such receiver");
+        assert_eq!(says(Applied, B, ""), "");
+        assert_eq!(says(Failed, B, &"x".repeat(5_000)).len(), 1_000);
     }
 
     #[test]

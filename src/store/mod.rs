@@ -141,7 +141,7 @@ pub trait Store: CertificateStore + MoveStore + RolloutStore + Send + Sync + 'st
         etag: Option<&str>,
         actor: &Actor,
     ) -> Result<AgentRecord>;
-    /// Lifts the agent's quarantines, so that what it should have is offered again.
+    /// Lifts the agent's quarantines, so that what it should have is offered again; also what it has drifted from.
     async fn lift_quarantine(&self, uid: InstanceUid, actor: &Actor) -> Result<AgentRecord>;
     /// Deletes an agent. It will be a new one if it comes back.
     async fn forget_agent(&self, uid: InstanceUid, etag: Option<&str>, actor: &Actor) -> Result<()>;

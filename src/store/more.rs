@@ -8,6 +8,7 @@ use crate::{
     model::{
         AgentRecord, ContentHash, InstanceUid,
         agent::{Certificate, Desired, Lost, Observed, OfferStatus, Reported, Wanted},
+        effective::{self, Effective},
         offer::{Convergence, convergence},
         policy::PolicyKind,
         proof::Unproven,
@@ -20,7 +21,8 @@ const KINDS: [PolicyKind; 2] = [PolicyKind::Packages, PolicyKind::ConnectionSett
 
 /// Whether the agent is behind with something that is in it.
 pub(super) fn is_behind(agent: &AgentRecord) -> bool {
-    KINDS.into_iter().any(|kind| convergence(agent, kind) == Convergence::Behind)
+    let is_retried = effective::is_retried(agent) && convergence(agent, PolicyKind::Config) == Convergence::Behind;
+    is_retried || KINDS.into_iter().any(|kind| convergence(agent, kind) == Convergence::Behind)
 }
 
 /// Nothing for an agent that has nothing of it.
@@ -33,6 +35,8 @@ pub(super) fn encode(observed: &Observed, desired: &Desired) -> Vec<u8> {
         config_unproven: unproven(desired.config.unproven),
         connection_settings_status: status(&observed.connection_settings),
         sent_connection_settings: bytes(observed.sent_connection_settings),
+        effective: desired.effective as i32,
+        config_refusal: desired.config.refusal.clone(),
         sent_connection_settings_unix_ms: observed.sent_connection_settings_at,
         connection_settings_parts: desired.connection_settings_parts.iter().cloned().collect(),
         certificate: desired.certificate.as_ref().map(|own| store::Certificate {
@@ -64,6 +68,8 @@ pub(super) fn decode(more: Vec<u8>, observed: &mut Observed, desired: &mut Desir
     desired.config.unproven = unproven_of(more.config_unproven);
     desired.packages = desired_of(more.packages)?;
     desired.connection_settings = desired_of(more.connection_settings)?;
+    desired.effective = Effective::from_number(more.effective);
+    desired.config.refusal = more.config_refusal;
     desired.connection_settings_parts = more.connection_settings_parts.into_iter().collect();
     desired.certificate = more.certificate.map(|own| Certificate {
         certificate: own.certificate,
@@ -87,6 +93,7 @@ fn wanted(wanted: &Wanted) -> Option<store::Desired> {
         offered_at_unix_ms: wanted.offered_at,
         offer_attempts: wanted.offer_attempts.into(),
         unproven: unproven(wanted.unproven),
+        refusal: wanted.refusal.clone(),
     })
 }
 
@@ -99,6 +106,7 @@ fn desired_of(desired: Option<store::Desired>) -> Result<Wanted> {
         offered_at: desired.offered_at_unix_ms,
         offer_attempts: desired.offer_attempts.min(u16::MAX.into()) as u16,
         unproven: unproven_of(desired.unproven),
+        refusal: desired.refusal,
     })
 }
 

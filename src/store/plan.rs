@@ -5,6 +5,7 @@ use serde_json::json;
 use super::{Actor, ApplyOutcome, ApplyPolicy, Error, LabelChanges, Result, apply_label_changes, row::etag};
 use crate::model::{
     AgentRecord,
+    effective::Effective,
     policy::{Policy, PolicyKind, PolicyOffer, Revision},
     settings,
 };
@@ -97,6 +98,7 @@ pub(super) fn lift_quarantine(agent: &mut AgentRecord) -> Option<serde_json::Val
     for kind in PolicyKind::ALL {
         let wanted = agent.desired.of_mut(kind);
         if let Some(hash) = wanted.quarantined.take() {
+            wanted.refusal = String::new();
             wanted.reset_offers();
             lifted.insert(kind.name().to_owned(), json!(hash.to_string()));
         }
@@ -105,6 +107,11 @@ pub(super) fn lift_quarantine(agent: &mut AgentRecord) -> Option<serde_json::Val
     if std::mem::take(&mut agent.desired.lost_packages).connections > 1 {
         agent.desired.packages.reset_offers();
         lifted.insert("paused".to_owned(), json!(PolicyKind::Packages.name()));
+    }
+    if agent.desired.effective == Effective::Drifted {
+        agent.desired.effective = Effective::Retried;
+        agent.desired.config.reset_offers();
+        lifted.insert("drift".to_owned(), json!(agent.desired.config.hash.map(|hash| hash.to_string())));
     }
     (!lifted.is_empty()).then(|| lifted.into())
 }

@@ -100,12 +100,46 @@ impl TryFrom<AgentRow> for AgentRecord {
                     quarantined: row.quarantined.map(hash).transpose()?,
                     offered_at: row.offered_at_unix_ms,
                     offer_attempts: row.offer_attempts.clamp(0, u16::MAX.into()) as u16,
-                    unproven: None,
+                    ..Wanted::default()
                 },
                 epoch: row.desired_epoch.cast_unsigned(),
                 ..Desired::default()
             },
         };
+        more::decode(row.more, &mut record.observed, &mut record.desired)?;
+        Ok(record)
+    }
+}
+
+/// Agents whose statuses are the same.
+#[derive(FromRow)]
+pub(super) struct AlikeRow {
+    connected: bool,
+    healthy: Option<bool>,
+    capabilities: i64,
+    config_status: i16,
+    reported_config_hash: Vec<u8>,
+    desired_config: Option<Vec<u8>>,
+    quarantined: Option<Vec<u8>>,
+    is_offered: bool,
+    more: Vec<u8>,
+    pub agents: i64,
+}
+
+/// One that stands for them, as far as statuses go.
+impl TryFrom<AlikeRow> for AgentRecord {
+    type Error = Error;
+
+    fn try_from(row: AlikeRow) -> Result<Self> {
+        let mut record = Self::new(InstanceUid::from_uuid(Uuid::max()), 0);
+        record.presence.connected = row.connected;
+        record.observed.healthy = row.healthy;
+        record.observed.capabilities = row.capabilities.cast_unsigned();
+        record.observed.config.status = OfferStatus::from_number(row.config_status.into());
+        record.observed.config.hash = row.reported_config_hash.into();
+        record.desired.config.hash = row.desired_config.map(hash).transpose()?;
+        record.desired.config.quarantined = row.quarantined.map(hash).transpose()?;
+        record.desired.config.offered_at = row.is_offered.then_some(0);
         more::decode(row.more, &mut record.observed, &mut record.desired)?;
         Ok(record)
     }

@@ -11,6 +11,7 @@ use crate::model::{
     command::{Action, Command, CommandId, TargetState},
     health::Transition,
     policy::{Policy, PolicyKind, RevisionContent},
+    status::Status,
     uid::Shard,
 };
 use crate::proto::opamp;
@@ -108,6 +109,8 @@ pub struct FleetSummary {
     pub versions: Vec<VersionCount>,
     /// Connected agents by gateway id, largest first.
     pub gateways: Vec<(String, u64)>,
+    /// All agents by kind and status; of those that any agent has.
+    pub statuses: BTreeMap<(PolicyKind, Status), u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

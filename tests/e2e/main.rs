@@ -22,6 +22,7 @@ mod rollouts;
 mod scene;
 mod settings;
 mod standalone;
+mod statuses;
 mod supervisor;
 mod telemetry;
 mod templates;

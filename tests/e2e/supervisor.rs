@@ -123,6 +123,8 @@ async fn a_bad_configuration_is_not_offered_again_and_the_next_one_is_run() {
     assert_eq!((&agent["healthy"], first.answers().await), (&Value::Bool(false), false));
 
     let better = scene.runs(second).await;
+    let is_what_was_offered = |agent: &Value| agent["effective_config"] == "MATCHES" && agent["status"] == "HEALTHY";
+    scene.ctl.agent_is(&scene.uid, "it runs what it was offered, and says so", is_what_was_offered).await;
     scene.ctl.agent_is(&scene.uid, "the collector is well again", |agent| agent["healthy"] == true).await;
     // Back to what the first revision said. It has the same hash, and was applied once: still it has to be offered.
     assert_eq!(scene.runs(first).await, good);

@@ -47,6 +47,11 @@ impl Follower {
         let line = line.unwrap().expect("musterctl goes on");
         Some(serde_json::from_str(&line).unwrap())
     }
+
+    /// Whether it ends by itself soon enough, having nothing more to tell.
+    pub async fn ends_within(&mut self, limit: Duration) -> bool {
+        matches!(tokio::time::timeout(limit, self.lines.next_line()).await, Ok(Ok(None)))
+    }
 }
 
 impl Ctl {

@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message;
 
-use super::timestamp;
+use super::{status, timestamp};
 use crate::{
     admin::gateways::Live,
     model::{
-        AgentRecord, Attributes, ContentHash, UnixMs,
+        self, AgentRecord, Attributes, ContentHash, UnixMs,
         agent::{Reported, Transport},
         health::Transition,
         offer::{self, Convergence},
         policy::PolicyKind,
+        status::overall,
     },
     proto::{admin, opamp},
 };
@@ -60,6 +61,8 @@ fn without_health(record: &AgentRecord, live: &Live) -> admin::Agent {
         capabilities: capabilities(observed.capabilities),
         desired_generation: desired.config.generation,
         offers: PolicyKind::ALL.into_iter().filter_map(|kind| offered(record, kind)).collect(),
+        status: status::word(overall(record)).into(),
+        effective_config: status::effective(desired.effective).into(),
         ..Default::default()
     }
 }
@@ -169,10 +172,13 @@ pub fn offered(record: &AgentRecord, kind: PolicyKind) -> Option<admin::AgentOff
         desired_hash: desired.hash.map(ContentHash::to_bytes).unwrap_or_default(),
         desired_generation: desired.generation,
         reported_hash: reported.hash.clone(),
-        status: reported.status as i32,
-        error: reported.error.clone(),
+        reported_status: reported.status as i32,
+        error: if reported.error.is_empty() { desired.refusal.clone() } else { reported.error.clone() },
         convergence: convergence(record, kind).into(),
         unrendered,
+        status: status::word(model::status::status(record, kind)).into(),
+        offer_time: desired.offered_at.map(timestamp),
+        offer_attempts: desired.offer_attempts.into(),
     })
 }
 

@@ -6,6 +6,7 @@ pub mod command;
 pub mod policy;
 pub mod rollout;
 mod settings;
+pub mod status;
 pub mod token;
 
 use prost_types::Timestamp;

@@ -2,14 +2,20 @@
 
 use super::timestamp;
 use crate::{
-    model::rollout::{Counts, OnFailure, Plan, Rollout, State, percent},
+    model::rollout::{Counts, Estimate, OnFailure, Pace, Plan, Rollout, State, percent},
     proto::admin::{self, RolloutState, rollout_plan},
 };
 
 pub fn rollout(rollout: Rollout) -> admin::Rollout {
     let mut errors: Vec<_> = rollout.counts.errors.iter().collect();
     errors.sort_by_key(|(message, agents)| (std::cmp::Reverse(**agents), (*message).clone()));
-    let error = |(message, agents): (&String, &u64)| admin::RolloutError { message: message.clone(), agents: *agents };
+    let error = |(message, agents): (&String, &u64)| admin::RolloutError {
+        message: message.clone(),
+        agents: *agents,
+        example_instance_uids: rollout.counts.examples.get(message).cloned().unwrap_or_default(),
+    };
+    let errors = errors.into_iter().map(error).collect();
+    let (pace, estimate) = (rollout.pace().map(pace), estimate(&rollout.estimate()));
     let is_stable = rollout.at_once || rollout.state == State::Succeeded;
     admin::Rollout {
         id: rollout.id.to_string(),
@@ -19,7 +25,9 @@ pub fn rollout(rollout: Rollout) -> admin::Rollout {
         step: rollout.step,
         steps: rollout.plan.steps.len() as u32,
         reason: rollout.reason,
-        errors: errors.into_iter().map(error).collect(),
+        errors,
+        pace,
+        estimate: Some(estimate),
         counts: Some(counts(&rollout.counts)),
         plan: Some(plan(&rollout.plan)),
         at_once: rollout.at_once,
@@ -45,6 +53,20 @@ fn counts(counts: &Counts) -> admin::RolloutCounts {
         failed: counts.failed,
         not_capable: counts.not_capable,
         pending: counts.pending,
+        reachable: counts.reachable,
+    }
+}
+
+fn pace(pace: Pace) -> admin::RolloutPace {
+    admin::RolloutPace { healthy_per_second: pace.healthy, offered_per_second: pace.offered }
+}
+
+fn estimate(estimate: &Estimate) -> admin::RolloutEstimate {
+    let seconds = |ms: i64| u64::try_from(ms).unwrap_or(0).div_ceil(1_000);
+    admin::RolloutEstimate {
+        step_seconds: estimate.step_ms.map(seconds),
+        seconds: estimate.rollout_ms.map(seconds),
+        unknown: estimate.unknown.unwrap_or_default().to_owned(),
     }
 }
 
@@ -62,6 +84,7 @@ pub fn plan(plan: &Plan) -> admin::RolloutPlan {
         .into(),
         approval: plan.approval,
         windows: plan.windows.iter().map(ToString::to_string).collect(),
+        effective_config: plan.effective_config,
     }
 }
 

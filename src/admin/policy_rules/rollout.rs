@@ -4,14 +4,22 @@ use std::str::FromStr;
 
 use crate::{
     admin::errors::Violations,
-    model::rollout::{OnFailure, Plan, parse_percent},
+    model::{
+        policy::PolicyKind,
+        rollout::{OnFailure, Plan, parse_percent},
+    },
     proto::admin::{RolloutPlan, rollout_plan},
 };
 
 const FIELD: &str = "rollout";
 
 /// The plan, or what is wrong with it.
-pub(super) fn check(given: RolloutPlan, violations: &mut Violations) -> Option<Plan> {
+pub(super) fn check(given: RolloutPlan, kind: Option<PolicyKind>, violations: &mut Violations) -> Option<Plan> {
+    if let Some(kind) = kind.filter(|kind| given.effective_config && *kind != PolicyKind::Config) {
+        let problem =
+            format!("agents say what they run of the kind {} only, not of {}", PolicyKind::Config.name(), kind.name());
+        violations.add(format!("{FIELD}.effective_config"), problem);
+    }
     let defaults = Plan::default();
     let steps = all("steps", &given.steps, violations);
     let windows = all("windows", &given.windows, violations);
@@ -35,6 +43,7 @@ pub(super) fn check(given: RolloutPlan, violations: &mut Violations) -> Option<P
         },
         approval: given.approval,
         windows: windows?,
+        effective_config: given.effective_config,
     };
     match plan.check() {
         Ok(()) => Some(plan),

@@ -9,16 +9,19 @@ use crate::{
         error::Result,
         output::{self, Format, Table, plain},
         view::{
-            agent::{Agent, Component, text},
-            or_dash,
+            self,
+            agent::{Agent, Component, Offer, text},
+            or_dash, short,
         },
     },
+    model::status::Status,
     proto::admin::{ForgetAgentRequest, GetAgentRequest, ListAgentsRequest, RetryConfigRequest, SetLabelsRequest},
 };
 
-pub async fn list(client: &Client, selector: String, format: Format) -> Result<()> {
+pub async fn list(client: &Client, selector: String, statuses: &[Status], format: Format) -> Result<()> {
     let mut agents: Vec<Agent> = Vec::new();
-    let mut request = ListAgentsRequest { selector, page_size: PAGE_SIZE, ..Default::default() };
+    let statuses = view::status::numbers(statuses);
+    let mut request = ListAgentsRequest { selector, statuses, page_size: PAGE_SIZE, ..Default::default() };
     loop {
         let page = client.agents().list_agents(client.request(request.clone())).await?.into_inner();
         agents.extend(page.agents.into_iter().map(Agent::from));
@@ -55,13 +58,16 @@ fn description(agent: &Agent) -> String {
         line("Healthy:", agent.health()),
         line("Health status:", &agent.health_status),
         line("Health error:", &agent.health_error),
+        line("Status:", &agent.status),
         line("Config status:", agent.config_status),
         line("Config error:", &agent.config_error),
         line("Convergence:", &agent.convergence),
         line("Desired config:", &agent.desired_config_hash),
         line("Reported config:", &agent.reported_config_hash),
+        line("Effective config:", &agent.effective_config),
         line("Capabilities:", &agent.capabilities.join(", ")),
     ]);
+    describe_offers(&mut out, agent);
     pairs(&mut out, "Labels", agent.labels.iter().map(|(key, value)| (key, value.clone())));
     pairs(&mut out, "Attributes", agent.attributes.iter().map(|(key, value)| (key, text(value))));
     if !agent.components.is_empty() {
@@ -71,6 +77,24 @@ fn description(agent: &Agent) -> String {
         }
     }
     out
+}
+
+fn describe_offers(out: &mut String, agent: &Agent) {
+    let cells = ["KIND", "STATUS", "SAYS", "DESIRED", "OFFERED", "ERROR"].map(str::to_owned);
+    let row = |(kind, offer): (&&str, &Offer)| {
+        let offered = offer.offered_at.clone().unwrap_or_default();
+        let hash = short(&offer.desired_hash);
+        let (status, says) = (offer.status.clone(), offer.reported_status.to_owned());
+        vec![(*kind).to_owned(), status, says, hash, or_dash(&offered), or_dash(&offer.error)]
+    };
+    if !agent.offers.is_empty() {
+        let indented = |mut row: Vec<String>| {
+            row[0].insert_str(0, "  ");
+            row
+        };
+        let rows = std::iter::once(cells.to_vec()).chain(agent.offers.iter().map(row)).map(indented);
+        let _ = write!(out, "Offers:\n{}", Table::default().lines(rows.collect()));
+    }
 }
 
 fn pairs<'a>(out: &mut String, title: &str, pairs: impl Iterator<Item = (&'a String, String)>) {

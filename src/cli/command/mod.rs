@@ -12,6 +12,7 @@ pub mod fleet;
 pub mod health;
 pub mod package_files;
 pub mod policies;
+mod rollout_watch;
 pub mod rollouts;
 pub mod tokens;
 pub mod watch;

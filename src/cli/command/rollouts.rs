@@ -1,13 +1,17 @@
 //! Rollouts: how they stand, and what operators do with them.
 
-use std::{io::IsTerminal, time::Duration};
+use std::time::Duration;
 
-use super::PAGE_SIZE;
+use super::{
+    PAGE_SIZE,
+    rollout_watch::{self, picture},
+};
 use crate::{
     cli::{
         connection::Client,
         error::{Error, Result},
         output::{self, Format},
+        text::Screen,
         view::rollout::Rollout,
     },
     proto::admin::{
@@ -38,9 +42,9 @@ pub async fn status(client: &Client, policy: String, follow: Follow, format: For
             let rollout = client.rollouts().get_rollout(client.request(request)).await?.into_inner();
             show(&rollout, format)
         }
-        Follow::Watch => self::follow(client, &policy, false, format).await.map(drop),
+        Follow::Watch => rollout_watch::follow(client, &policy, false, format).await.map(drop),
         Follow::Wait { timeout } => {
-            let waiting = self::follow(client, &policy, true, format);
+            let waiting = rollout_watch::follow(client, &policy, true, format);
             let last = match timeout {
                 None => waiting.await?,
                 Some(timeout) => tokio::time::timeout(timeout, waiting).await.map_err(|_| {
@@ -60,59 +64,11 @@ pub async fn status(client: &Client, policy: String, follow: Follow, format: For
 }
 
 fn show(rollout: &admin::Rollout, format: Format) -> Result<()> {
-    let view = Rollout::from(rollout.clone());
     match format {
-        Format::Table => output::write(&view.picture()),
-        _ => output::one(format, &view),
+        Format::Table => output::write(&Screen::now().text(&picture(rollout, false))),
+        _ => output::one(format, &Rollout::from(rollout.clone())),
     }
 }
-
-/// Shows each change; returns the last. A lost connection is made anew.
-async fn follow(client: &Client, policy: &str, ends_when_paused: bool, format: Format) -> Result<admin::Rollout> {
-    let request = GetRolloutRequest { policy: policy.to_owned() };
-    let is_live = format == Format::Table && std::io::stdout().is_terminal();
-    let mut lines_shown = 0;
-    let mut last: Option<admin::Rollout> = None;
-    loop {
-        let mut states = match client.rollouts().watch_rollout(client.request(request.clone())).await {
-            Ok(states) => states.into_inner(),
-            Err(status) if status.code() == tonic::Code::Unavailable && last.is_some() => {
-                tokio::time::sleep(RECONNECT).await;
-                continue;
-            }
-            Err(status) => return Err(status.into()),
-        };
-        loop {
-            let rollout = match states.message().await {
-                Ok(Some(rollout)) => rollout,
-                Ok(None) => break,
-                Err(status) if status.code() == tonic::Code::Unavailable => break,
-                Err(status) => return Err(status.into()),
-            };
-            let view = Rollout::from(rollout.clone());
-            match format {
-                Format::Table if is_live => {
-                    let picture = output::plain_lines(&view.picture());
-                    let back = if lines_shown > 0 { format!("\u{1b}[{lines_shown}A\u{1b}[J") } else { String::new() };
-                    output::write(&format!("{back}{picture}"))?;
-                    lines_shown = picture.lines().count();
-                }
-                Format::Table | Format::Wide | Format::Name => output::write(&output::plain_lines(&view.line()))?,
-                Format::Json => output::write(&(serde_json::to_string(&view).map_err(|e| e.to_string())? + "\n"))?,
-                Format::Yaml => output::structured(format, &view)?,
-            }
-            let has_ended = rollout.end_time.is_some();
-            let is_paused = ends_when_paused && rollout.state() == RolloutState::Paused;
-            if has_ended || is_paused {
-                return Ok(rollout);
-            }
-            last = Some(rollout);
-        }
-        tokio::time::sleep(RECONNECT).await;
-    }
-}
-
-const RECONNECT: Duration = Duration::from_secs(1);
 
 pub async fn list(client: &Client, format: Format) -> Result<()> {
     history_of(client, String::new(), format).await

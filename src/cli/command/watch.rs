@@ -7,8 +7,9 @@ use crate::{
         connection::Client,
         error::{Error, Result},
         output::{self, Format, Table, View},
-        view::agent::Agent,
+        view::{self, agent::Agent},
     },
+    model::status::Status,
     proto::admin::{WatchAgentsRequest, watch_agents_response::Event},
 };
 
@@ -27,8 +28,9 @@ enum Line {
 }
 
 /// Ends with an error when the server ends the watch.
-pub async fn agents(client: &Client, selector: String, format: Format) -> Result<()> {
-    let request = client.request(WatchAgentsRequest { selector, connected: None });
+pub async fn agents(client: &Client, selector: String, statuses: &[Status], format: Format) -> Result<()> {
+    let statuses = view::status::numbers(statuses);
+    let request = client.request(WatchAgentsRequest { selector, statuses, connected: None });
     let mut changes = client.agents().watch_agents(request).await?.into_inner();
     let mut printer = Printer { format, table: Table::default(), waiting: Some(Vec::new()) };
     while let Some(change) = changes.message().await? {

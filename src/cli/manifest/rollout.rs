@@ -28,6 +28,8 @@ pub(super) struct Rollout {
     approval: Option<Spanned<bool>>,
     #[serde(default)]
     windows: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default)]
+    effective_config: Option<Spanned<bool>>,
 }
 
 #[derive(Deserialize)]
@@ -97,6 +99,10 @@ impl Rollout {
         if let Some(given) = self.approval {
             at("approval", given.referenced.line());
             plan.approval = given.value;
+        }
+        if let Some(given) = self.effective_config {
+            at("effective_config", given.referenced.line());
+            plan.effective_config = given.value;
         }
         if let Some(windows) = self.windows {
             at("windows", windows.referenced.line());

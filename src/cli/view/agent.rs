@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{age, or_dash, policy::kind_name, rfc3339, short};
+use super::{age, or_dash, policy::kind_name, rfc3339, short, status};
 use crate::{
     cli::output::View,
     model::agent::{OfferStatus, Transport},
@@ -31,6 +31,10 @@ pub struct Agent {
     pub config_status: &'static str,
     pub config_error: String,
     pub convergence: String,
+    /// Of all kinds that of most concern.
+    pub status: String,
+    /// What it says that it runs, beside what it was offered: MATCHES, DIFFERS, DRIFTED or UNKNOWN.
+    pub effective_config: String,
     pub desired_generation: u64,
     /// By kind of policy.
     pub offers: BTreeMap<&'static str, Offer>,
@@ -52,24 +56,32 @@ pub struct Offer {
     pub desired_generation: u64,
     /// Hex; empty when the agent reports none.
     pub reported_hash: String,
-    pub status: &'static str,
+    pub status: String,
+    /// What the agent says.
+    pub reported_status: &'static str,
     pub error: String,
     pub convergence: String,
     /// Why it is UNRENDERABLE.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub unrendered: String,
+    /// When it was last offered on the present connection.
+    pub offered_at: Option<String>,
+    pub offer_attempts: u32,
 }
 
 impl From<admin::AgentOffer> for Offer {
     fn from(offer: admin::AgentOffer) -> Self {
         Self {
+            status: status::name(offer.status()),
             convergence: offer.convergence().as_str_name().trim_start_matches("CONVERGENCE_").to_owned(),
             desired_hash: hex::encode(offer.desired_hash),
             desired_generation: offer.desired_generation,
             reported_hash: hex::encode(offer.reported_hash),
-            status: OfferStatus::from_number(offer.status).name(),
+            reported_status: OfferStatus::from_number(offer.reported_status).name(),
             error: offer.error,
             unrendered: offer.unrendered,
+            offered_at: rfc3339(offer.offer_time),
+            offer_attempts: offer.offer_attempts,
         }
     }
 }
@@ -86,6 +98,9 @@ pub struct Component {
 impl From<admin::Agent> for Agent {
     fn from(agent: admin::Agent) -> Self {
         let convergence = agent.convergence().as_str_name().trim_start_matches("CONVERGENCE_").to_owned();
+        let status = status::name(agent.status());
+        let effective_config = agent.effective_config().as_str_name();
+        let effective_config = effective_config.trim_start_matches("EFFECTIVE_CONFIG_STATE_").to_owned();
         Self {
             connected: agent.connected,
             transport: Transport::from_number(agent.transport).name(),
@@ -100,6 +115,8 @@ impl From<admin::Agent> for Agent {
             config_status: OfferStatus::from_number(agent.config_status).name(),
             config_error: agent.config_error,
             convergence,
+            status,
+            effective_config,
             offers: agent.offers.into_iter().map(|offer| (kind_name(offer.kind()), offer.into())).collect(),
             desired_generation: agent.desired_generation,
             capabilities: agent.capabilities,
@@ -170,7 +187,7 @@ impl Agent {
 
 impl View for Agent {
     const COLUMNS: &'static [&'static str] =
-        &["INSTANCE UID", "SERVICE", "VERSION", "CONNECTED", "HEALTHY", "CONFIG", "STATE", "LAST SEEN"];
+        &["INSTANCE UID", "SERVICE", "VERSION", "CONNECTED", "HEALTHY", "CONFIG", "STATUS", "LAST SEEN"];
     const WIDE_COLUMNS: &'static [&'static str] =
         &["HOST", "OS", "TRANSPORT", "GATEWAY", "DESIRED", "REPORTED", "LABELS", "ERROR"];
 
@@ -182,7 +199,7 @@ impl View for Agent {
             if self.connected { "yes" } else { "no" }.to_owned(),
             self.health().to_owned(),
             self.config_status.to_owned(),
-            self.convergence.clone(),
+            self.status.clone(),
             self.last_seen_age.clone(),
         ]
     }

@@ -1,10 +1,10 @@
 //! The fleet's summary.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use serde::Serialize;
 
-use super::or_dash;
+use super::{or_dash, policy::kind_name, status};
 use crate::{cli::output::Table, proto::admin};
 
 #[derive(Serialize)]
@@ -16,6 +16,8 @@ pub struct Fleet {
     pub config_status: Statuses,
     pub desired: u64,
     pub converged: u64,
+    /// All agents by kind of policy and status. Kinds of which no agent should have anything are left out.
+    pub statuses: BTreeMap<&'static str, BTreeMap<String, u64>>,
     pub versions: Vec<Version>,
     pub gateways: Vec<Gateway>,
     pub config_services: Vec<String>,
@@ -55,7 +57,12 @@ impl From<admin::FleetSummary> for Fleet {
         };
         let gateway =
             |gateway: admin::GatewaySummary| Gateway { id: gateway.id, agents: gateway.agents, live: gateway.live };
+        let mut statuses: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+        for count in &summary.statuses {
+            statuses.entry(kind_name(count.kind())).or_default().insert(status::name(count.status()), count.agents);
+        }
         Self {
+            statuses,
             agents: summary.agents,
             connected: summary.connected,
             healthy: summary.healthy,
@@ -83,7 +90,7 @@ impl Fleet {
         let status = &self.config_status;
         let unreported = self.connected.saturating_sub(self.healthy + self.unhealthy);
         let line = |name: &str, text: String| vec![name.to_owned(), text];
-        let mut text = Table::default().lines(vec![
+        let mut lines = vec![
             line("Agents", format!("{} ({} connected)", self.agents, self.connected)),
             line("Healthy", format!("{} yes, {} no, {unreported} unknown", self.healthy, self.unhealthy)),
             line(
@@ -94,8 +101,15 @@ impl Fleet {
                 ),
             ),
             line("Converged", format!("{} of {} with a desired configuration", self.converged, self.desired)),
-            line("Config services", or_dash(&self.config_services.join(", "))),
-        ]);
+        ];
+        for (kind, counts) in &self.statuses {
+            let mut counts: Vec<_> = counts.iter().collect();
+            counts.sort_by_key(|(status, agents)| (std::cmp::Reverse(**agents), (*status).clone()));
+            let counts: Vec<_> = counts.into_iter().map(|(status, agents)| format!("{agents} {status}")).collect();
+            lines.push(line(kind, counts.join(", ")));
+        }
+        lines.push(line("Config services", or_dash(&self.config_services.join(", "))));
+        let mut text = Table::default().lines(lines);
         if !self.bus_reachable {
             text.push_str("The bus is away, so nobody can say which nodes are live.\n");
         }

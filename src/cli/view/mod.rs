@@ -10,7 +10,9 @@ pub mod health;
 pub mod package_file;
 pub mod policy;
 pub mod rollout;
+mod rollout_picture;
 mod settings;
+pub mod status;
 pub mod token;
 
 use jiff::Timestamp;

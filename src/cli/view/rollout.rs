@@ -19,6 +19,9 @@ pub struct Rollout {
     pub reason: String,
     pub counts: Counts,
     pub errors: Vec<Failure>,
+    /// Null if nothing moves, or too little was seen.
+    pub pace: Option<Pace>,
+    pub estimate: Estimate,
     pub plan: Plan,
     pub at_once: bool,
     pub author: String,
@@ -31,7 +34,7 @@ pub struct Rollout {
     #[serde(skip)]
     created_age: String,
     #[serde(skip)]
-    state_age: String,
+    pub(super) state_age: String,
 }
 
 #[derive(Serialize)]
@@ -45,12 +48,32 @@ pub struct Counts {
     pub failed: u64,
     pub not_capable: u64,
     pub pending: u64,
+    pub reachable: u64,
 }
 
 #[derive(Serialize)]
 pub struct Failure {
+    /// `#` is what differs between those who say it.
     pub message: String,
     pub agents: u64,
+    /// Uids of some of them.
+    pub examples: Vec<String>,
+}
+
+/// Agents a second, over the last minute.
+#[derive(Serialize)]
+pub struct Pace {
+    pub healthy_per_second: f64,
+    pub offered_per_second: f64,
+}
+
+/// What is left, from `counted_at` on; null is what is not known.
+#[derive(Serialize)]
+pub struct Estimate {
+    pub step_seconds: Option<u64>,
+    pub seconds: Option<u64>,
+    /// Why one of them is not known.
+    pub unknown: String,
 }
 
 /// As in a manifest.
@@ -64,6 +87,7 @@ pub struct Plan {
     pub on_failure: &'static str,
     pub approval: bool,
     pub windows: Vec<String>,
+    pub effective_config: bool,
 }
 
 impl From<admin::RolloutPlan> for Plan {
@@ -80,6 +104,7 @@ impl From<admin::RolloutPlan> for Plan {
             min_sample: plan.min_sample,
             approval: plan.approval,
             windows: plan.windows,
+            effective_config: plan.effective_config,
         }
     }
 }
@@ -91,9 +116,19 @@ pub fn state_name(state: RolloutState) -> &'static str {
 impl From<admin::Rollout> for Rollout {
     fn from(rollout: admin::Rollout) -> Self {
         let counts = rollout.counts.unwrap_or_default();
-        let failure = |error: admin::RolloutError| Failure { message: error.message, agents: error.agents };
+        let failure = |error: admin::RolloutError| Failure {
+            message: error.message,
+            agents: error.agents,
+            examples: error.example_instance_uids,
+        };
+        let pace = |pace: admin::RolloutPace| Pace {
+            healthy_per_second: rounded(pace.healthy_per_second),
+            offered_per_second: rounded(pace.offered_per_second),
+        };
+        let state = state_name(rollout.state());
+        let estimate = rollout.estimate.unwrap_or_default();
         Self {
-            state: state_name(rollout.state()),
+            state,
             policy: rollout.policy,
             revision: rollout.revision,
             stable_revision: rollout.stable_revision,
@@ -110,8 +145,15 @@ impl From<admin::Rollout> for Rollout {
                 failed: counts.failed,
                 not_capable: counts.not_capable,
                 pending: counts.pending,
+                reachable: counts.reachable,
             },
             errors: rollout.errors.into_iter().map(failure).collect(),
+            pace: rollout.pace.map(pace),
+            estimate: Estimate {
+                step_seconds: estimate.step_seconds,
+                seconds: estimate.seconds,
+                unknown: estimate.unknown,
+            },
             plan: rollout.plan.unwrap_or_default().into(),
             at_once: rollout.at_once,
             author: rollout.author,
@@ -127,43 +169,12 @@ impl From<admin::Rollout> for Rollout {
     }
 }
 
-const BAR_WIDTH: usize = 40;
+/// To hundredths: more is not known.
+fn rounded(per_second: f64) -> f64 {
+    (per_second * 100.0).round() / 100.0
+}
 
 impl Rollout {
-    /// For a terminal: what it is, a bar for each step, and why.
-    pub fn picture(&self) -> String {
-        let Self { policy, revision, stable_revision, state, counts, .. } = self;
-        let mut text =
-            format!("policy/{policy}: revision {stable_revision} -> {revision}   {state} for {}\n", self.state_age);
-        for (index, step) in self.plan.steps.iter().enumerate() {
-            let number = index as u32 + 1;
-            let part = match number.cmp(&self.step) {
-                std::cmp::Ordering::Less => 1.0,
-                std::cmp::Ordering::Greater => 0.0,
-                std::cmp::Ordering::Equal if self.state == "SUCCEEDED" => 1.0,
-                std::cmp::Ordering::Equal => {
-                    let all = counts.pending + counts.healthy + counts.failed;
-                    if all == 0 { 0.0 } else { counts.healthy as f64 / all as f64 }
-                }
-            };
-            let full = (part * BAR_WIDTH as f64) as usize;
-            text += &format!("  step {number} {step:>12} [{:<BAR_WIDTH$}] {:3.0} %\n", "#".repeat(full), part * 100.0);
-        }
-        let Counts { matching, in_cohort, disconnected, offered, applied, healthy, failed, not_capable, pending } =
-            counts;
-        text += &format!(
-            "  {in_cohort} of {matching} agents: {offered} offered, {applied} applied, {healthy} healthy, {pending} pending, \
-             {failed} failed, {disconnected} disconnected, {not_capable} not capable\n"
-        );
-        if !self.reason.is_empty() {
-            text += &format!("  {}\n", self.reason);
-        }
-        for Failure { message, agents } in &self.errors {
-            text += &format!("  {agents} x {message}\n");
-        }
-        text
-    }
-
     /// In one line, for logs.
     pub fn line(&self) -> String {
         let Self { policy, revision, state, step, steps, counts, reason, .. } = self;

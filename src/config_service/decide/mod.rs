@@ -26,6 +26,7 @@ use crate::model::{
     AgentRecord, Attributes, ContentHash, UnixMs,
     agent::Lost,
     desired::{DesiredConfig, DesiredOffer},
+    effective::Effective,
     policy::PolicyKind,
     settings,
 };
@@ -81,7 +82,9 @@ fn recompute(record: &mut AgentRecord, policies: &Snapshot, now: UnixMs) -> Opti
     desired.unrendered = target.config.as_ref().err().map(ToString::to_string).unwrap_or_default();
     let config = target.config.ok().flatten();
     let before = desired.config.hash;
-    desired.config.set(config.as_ref().map(|config| config.hash), now);
+    if desired.config.set(config.as_ref().map(|config| config.hash), now) {
+        desired.effective = Effective::Unknown;
+    }
     // One that was written for the agent, and that its record names already, need not be stored again.
     let config = config.filter(|config| config.rendered.is_empty() || before != Some(config.hash));
     if desired.packages.set(target.packages.as_ref().map(|offer| offer.hash), now) {

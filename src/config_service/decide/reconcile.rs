@@ -3,7 +3,13 @@
 use super::{Meaning, recompute};
 use crate::{
     config_service::policies::{Pace, Snapshot},
-    model::{AgentRecord, UnixMs, offer, policy::PolicyKind, proof},
+    model::{
+        AgentRecord, UnixMs,
+        effective::{self, Effective},
+        offer,
+        policy::PolicyKind,
+        proof,
+    },
 };
 
 /// A record that is to be written.
@@ -25,7 +31,7 @@ pub struct Offer {
     pub repeat: bool,
 }
 
-/// Brings the desired state up to date and offers it if due. `None` if nothing changes.
+/// Brings the desired state up to date and offers it if due. `None` if nothing changes, and what the agent runs has been compared.
 pub fn reconcile(mut record: AgentRecord, policies: &Snapshot, now: UnixMs) -> Option<Change> {
     let before = PolicyKind::ALL.map(|kind| record.desired.of(kind).generation);
     let unrendered = record.desired.unrendered.clone();
@@ -41,5 +47,6 @@ pub fn reconcile(mut record: AgentRecord, policies: &Snapshot, now: UnixMs) -> O
             offers.push(Offer { kind, repeat });
         }
     }
-    (is_visible || !offers.is_empty()).then_some(Change { record, meaning, offers, pace, is_visible })
+    let to_compare = record.desired.effective == Effective::Unknown && effective::pair(&record).is_some();
+    (is_visible || !offers.is_empty() || to_compare).then_some(Change { record, meaning, offers, pace, is_visible })
 }

@@ -14,6 +14,7 @@ use crate::{
     model::{
         AgentRecord, Attributes, ContentHash, InstanceUid, UnixMs,
         agent::{Lost, Observed, OfferStatus, Presence, Reported},
+        effective::{self, Effective},
         health::{self, Transition},
         offer::{self, Convergence},
         packages,
@@ -64,6 +65,8 @@ pub struct Decided {
     pub news: News,
     /// What the agent says of what it was offered.
     pub answers: Vec<Answer>,
+    /// What the agent runs is to be compared with what it was offered.
+    pub to_compare: bool,
     /// An operator can see a difference.
     pub is_visible: bool,
     /// The message could not be read, so only its arrival is stored.
@@ -273,6 +276,11 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     if matches!(offer::convergence(&record, PolicyKind::Packages), Convergence::Converged | Convergence::Quarantined) {
         record.desired.lost_packages = Lost::default();
     }
+    if report.carries_status(PolicyKind::Config) && record.desired.effective == Effective::Retried {
+        // It was offered again, and this is what became of that.
+        record.desired.effective = Effective::Drifted;
+    }
+    let to_compare = effective::follow(&before, &mut record);
     let mut verdict = answer(uid, &record, report, context);
     // A newcomer that is to take another uid is offered what it should have once its gateway knows it by that.
     if uid == report.uid {
@@ -291,7 +299,17 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     let contents = contents.filter(|(hash, _)| before.observed.effective_config != Some(*hash));
     let is_visible = is_visibly_different(&before, &record);
     let answers = convergence::answers(&before, &record);
-    Outcome::Write(Box::new(Decided { record, contents, meaning, verdict, news, answers, is_visible, unreadable }))
+    Outcome::Write(Box::new(Decided {
+        record,
+        contents,
+        meaning,
+        verdict,
+        news,
+        answers,
+        to_compare,
+        is_visible,
+        unreadable,
+    }))
 }
 
 /// Whether changes of what the agent has wait for the pace at which they go out; a sweep finds them. What an agent lacks it is

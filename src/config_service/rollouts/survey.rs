@@ -4,7 +4,7 @@
 //! agents are read again that are said to have changed, or whose time has run out: a rollout that waits reads none.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
@@ -19,7 +19,7 @@ use crate::{
     },
     model::{
         AgentRecord, Attributes, InstanceUid, Selector, UnixMs,
-        rollout::{Cohort, Counts, Rollout, Seen, Standing, overdue_at, standing},
+        rollout::{Cohort, Counts, Errors, MostFrequent, Rollout, Seen, Standing, overdue_at, standing},
     },
     store::{self, AgentFilter, MAX_BATCH},
 };
@@ -30,8 +30,7 @@ const WHOLE: Duration = Duration::from_secs(60);
 const WHOLE_SHARE: u32 = 50;
 /// If more than one in so many agents have changed, reading all of them in their order is cheaper.
 const MANY: usize = 4;
-/// Different words of agents that are kept, and how long they may be.
-const MAX_ERRORS: usize = 10;
+/// Of agents' words so many characters are kept.
 const MAX_ERROR_CHARS: usize = 300;
 
 /// A rollout that is looked at.
@@ -70,6 +69,8 @@ struct View {
 struct Place {
     /// `None` outside the cohort.
     standing: Option<Standing>,
+    /// It could take the change now.
+    is_reachable: bool,
     due: Option<UnixMs>,
 }
 
@@ -173,14 +174,15 @@ impl View {
         let deadline_ms = rollout.plan.agent_deadline_ms();
         let standing = is_inside.then(|| {
             let wanted = decide::wanted(agent, attributes, snapshot, rollout.kind);
-            bounded(standing(agent, rollout.kind, wanted, deadline_ms, now))
+            bounded(standing(agent, rollout.kind, wanted, &rollout.plan, now))
         });
         let due = match standing {
             None | Some(Standing::NotCapable | Standing::Waiting | Standing::Healthy | Standing::Failed(_)) => None,
             Some(_) => overdue_at(agent, rollout.kind, deadline_ms).filter(|due| *due > now),
         };
         self.due.extend(due.map(|due| (due, agent.uid)));
-        self.agents.insert(agent.uid, Place { standing, due });
+        let is_reachable = agent.presence.connected && agent.observed.accepts(rollout.kind);
+        self.agents.insert(agent.uid, Place { standing, is_reachable, due });
         self.counts = None;
         true
     }
@@ -198,7 +200,7 @@ impl View {
     }
 
     fn counts(&mut self) -> &Counts {
-        self.counts.get_or_insert_with(|| count(self.agents.values().map(|place| place.standing.as_ref())))
+        self.counts.get_or_insert_with(|| count(&self.agents))
     }
 }
 
@@ -212,11 +214,11 @@ fn bounded(standing: Standing) -> Standing {
     }
 }
 
-fn count<'a>(places: impl Iterator<Item = Option<&'a Standing>>) -> Counts {
-    let mut counts = Counts::default();
-    let mut errors = BTreeMap::<&str, u64>::new();
-    for standing in places {
+fn count(places: &HashMap<InstanceUid, Place>) -> Counts {
+    let (mut counts, mut errors) = (Counts::default(), Errors::default());
+    for (uid, Place { standing, is_reachable, .. }) in places {
         counts.matching += 1;
+        counts.reachable += u64::from(*is_reachable);
         let Some(standing) = standing else { continue };
         counts.in_cohort += 1;
         match standing {
@@ -240,14 +242,12 @@ fn count<'a>(places: impl Iterator<Item = Option<&'a Standing>>) -> Counts {
             Standing::Failed(error) => {
                 counts.offered += 1;
                 counts.failed += 1;
-                *errors.entry(error).or_default() += 1;
+                errors.add(*uid, error);
             }
         }
     }
-    let mut errors: Vec<(&str, u64)> = errors.into_iter().collect();
-    errors.sort_by_key(|(_, agents)| std::cmp::Reverse(*agents));
-    counts.errors = errors.into_iter().take(MAX_ERRORS).map(|(text, agents)| (text.to_owned(), agents)).collect();
-    counts
+    let MostFrequent { agents, examples } = errors.most_frequent();
+    Counts { errors: agents, examples, ..counts }
 }
 
 #[cfg(test)]
@@ -255,12 +255,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_most_frequent_words_are_kept() {
+    fn agents_are_counted_by_their_standing_and_their_words() {
         let failed = |text: &str| Some(Standing::Failed(text.to_owned()));
-        let mut places = vec![None, Some(Standing::Healthy), failed("often"), failed("often")];
-        places.extend((0..20).map(|n| failed(&format!("once {n:02}"))));
-        let counts = count(places.iter().map(Option::as_ref));
-        assert_eq!((counts.matching, counts.in_cohort, counts.healthy, counts.failed), (24, 23, 1, 22));
-        assert_eq!((counts.errors.len(), counts.errors["often"]), (MAX_ERRORS, 2));
+        let standings =
+            [None, Some(Standing::Healthy), Some(Standing::NotCapable), failed("often 1"), failed("often 2")];
+        let place = |(n, standing): (u8, Option<Standing>)| {
+            let is_reachable = standing != Some(Standing::NotCapable);
+            (InstanceUid::from_slice(&[n; 16]).unwrap(), Place { standing, is_reachable, due: None })
+        };
+        let counts = count(&(1..).zip(standings).map(place).collect());
+        assert_eq!((counts.matching, counts.reachable, counts.in_cohort), (5, 4, 4));
+        assert_eq!((counts.healthy, counts.failed, counts.not_capable), (1, 2, 1));
+        assert_eq!((counts.errors["often #"], counts.examples["often #"].len()), (2, 2));
     }
 }

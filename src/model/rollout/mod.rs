@@ -7,6 +7,8 @@ mod advance;
 mod agent;
 mod cohort;
 mod control;
+mod errors;
+mod pace;
 mod plan;
 #[cfg(test)]
 mod simulation;
@@ -20,6 +22,8 @@ pub use advance::advance;
 pub use agent::{Standing, overdue_at, standing};
 pub use cohort::Cohort;
 pub use control::{Control, Refused, control};
+pub use errors::{Errors, MostFrequent};
+pub use pace::{Estimate, Pace, Trail};
 pub use plan::{ALL, BasisPoints, MAX_SECONDS, OnFailure, Plan, Step, Window, parse_percent, percent};
 
 use super::{UnixMs, policy::PolicyKind};
@@ -133,8 +137,16 @@ pub struct Counts {
     /// Run it and are not unhealthy.
     pub healthy: u64,
     pub failed: u64,
-    /// The most frequent words of those that failed.
+    /// The most frequent words of those that failed, alike but for numbers and the like.
     pub errors: BTreeMap<String, u64>,
+    /// Some of the agents that say each.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub examples: BTreeMap<String, Vec<String>>,
+    /// Of those matching, the ones that are connected and accept this kind of offer, in the cohort or not.
+    pub reachable: u64,
+    /// How the counts came to be what they are.
+    #[serde(skip_serializing_if = "Trail::is_empty")]
+    pub trail: Trail,
 }
 
 impl Counts {

@@ -34,6 +34,9 @@ pub struct Plan {
     pub approval: bool,
     /// Steps begin in one of these, if there are any.
     pub windows: Vec<Window>,
+    /// An agent is only healthy while its effective configuration contains what it was offered.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub effective_config: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +78,7 @@ impl Default for Plan {
             on_failure: OnFailure::Rollback,
             approval: false,
             windows: Vec::new(),
+            effective_config: false,
         }
     }
 }

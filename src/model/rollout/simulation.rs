@@ -120,6 +120,7 @@ fn plans() -> impl Strategy<Value = Option<Plan>> {
             on_failure,
             approval,
             windows,
+            effective_config: false,
         },
     );
     prop_oneof![9 => plan.prop_map(Some), 1 => Just(None)]

@@ -1,7 +1,17 @@
 //! Counts over all agents. Each is one pass over the table: there is no index to count by, on purpose.
 
+use std::collections::BTreeMap;
+
+use futures_util::TryStreamExt;
+
 use super::{Backend, Tx};
-use crate::store::{FleetSummary, Result, VersionCount};
+use crate::{
+    model::{
+        policy::PolicyKind,
+        status::{Status, status},
+    },
+    store::{FleetSummary, Result, VersionCount, row},
+};
 
 const MAX_VERSIONS: i64 = 100;
 
@@ -24,8 +34,9 @@ pub(super) async fn summary(store: &Backend) -> Result<FleetSummary> {
     let counts = counts(&mut tx).await?;
     let versions = versions(&mut tx).await?;
     let gateways = gateways(&mut tx).await?;
+    let statuses = statuses(&mut tx).await?;
     tx.commit().await?;
-    Ok(FleetSummary { versions, gateways, ..counts })
+    Ok(FleetSummary { versions, gateways, statuses, ..counts })
 }
 
 async fn counts(tx: &mut Tx) -> Result<FleetSummary> {
@@ -68,6 +79,26 @@ async fn versions(tx: &mut Tx) -> Result<Vec<VersionCount>> {
         agents: agents.cast_unsigned(),
     };
     Ok(rows.into_iter().map(version).collect())
+}
+
+/// What [`status`] looks at: agents that are alike in it are counted by the database, so that as few as possible come here.
+async fn statuses(tx: &mut Tx) -> Result<BTreeMap<(PolicyKind, Status), u64>> {
+    let statement =
+        "SELECT connected, healthy, capabilities, config_status, reported_config_hash, desired_config, quarantined,
+            offered_at_unix_ms IS NOT NULL AS is_offered, more, count(*) AS agents
+        FROM agents
+        GROUP BY connected, healthy, capabilities, config_status, reported_config_hash, desired_config, quarantined,
+            offered_at_unix_ms IS NOT NULL, more";
+    let mut counts = BTreeMap::new();
+    let mut rows = sqlx::query_as::<_, row::AlikeRow>(statement).fetch(&mut **tx);
+    while let Some(row) = rows.try_next().await? {
+        let agents = row.agents.cast_unsigned();
+        let agent = row.try_into()?;
+        for kind in PolicyKind::ALL {
+            *counts.entry((kind, status(&agent, kind))).or_default() += agents;
+        }
+    }
+    Ok(counts)
 }
 
 pub(super) async fn gateways_in_use(store: &Backend) -> Result<Vec<(String, u64)>> {

@@ -57,7 +57,7 @@ pub(super) async fn write_desired(store: &Backend, agents: &[DesiredWrite]) -> R
     let batch = Batch::new(agents);
     let hash = |hash: Option<ContentHash>| hash.map(|hash| hex::encode(hash.0));
     let rows = batch.agents.iter().map(|DesiredWrite { uid, version, desired, more, more_behind }| {
-        let Wanted { hash: config, generation, quarantined, offered_at, offer_attempts, unproven: _ } = &desired.config;
+        let Wanted { hash: config, generation, quarantined, offered_at, offer_attempts, .. } = &desired.config;
         let numbers = (generation.cast_signed(), desired.epoch.cast_signed());
         let uid = hex::encode(uid.as_bytes());
         let offers = (offered_at, offer_attempts);

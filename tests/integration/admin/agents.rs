@@ -7,8 +7,8 @@ use muster::{
     model::{agent::OfferStatus, health::Transition},
     proto::{
         admin::{
-            self, ForgetAgentRequest, GetAgentConfigRequest, GetAgentHealthRequest, GetAgentRequest, ListAgentsRequest,
-            ListHealthTransitionsRequest, RetryConfigRequest, SetLabelsRequest,
+            self, AgentStatus, ForgetAgentRequest, GetAgentConfigRequest, GetAgentHealthRequest, GetAgentRequest,
+            ListAgentsRequest, ListHealthTransitionsRequest, RetryConfigRequest, SetLabelsRequest,
         },
         opamp,
     },
@@ -31,6 +31,10 @@ async fn list(world: &World, request: ListAgentsRequest) -> Vec<admin::ListAgent
         }
         request.page_token = next;
     }
+}
+
+fn uids_of(numbers: &[u128]) -> Vec<String> {
+    numbers.iter().map(|n| uid(*n).to_string()).collect()
 }
 
 fn uids(pages: &[admin::ListAgentsResponse]) -> Vec<String> {
@@ -129,6 +133,64 @@ async fn an_agent_shows_what_it_reported() {
         (shown.last_seen.unwrap().seconds > 1_700_000_000).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_are_listed_by_their_status() {
+    use muster::model::effective::Effective;
+    let world = World::start().await;
+    let with = |n, change: fn(&mut muster::model::AgentRecord)| {
+        let mut record = agent(n, &[]);
+        (record.desired.config.hash, record.observed.config.hash) = (Some(hash(1)), hash(1).to_bytes());
+        record.observed.config.status = OfferStatus::Applied;
+        change(&mut record);
+        record
+    };
+    let failed = |record: &mut muster::model::AgentRecord| {
+        record.desired.config.quarantined = Some(hash(1));
+        (record.observed.config.status, record.observed.config.error) = (OfferStatus::Failed, "no such key".into());
+    };
+    let went_back = |record: &mut muster::model::AgentRecord| {
+        record.desired.config.quarantined = Some(hash(1));
+        record.desired.config.refusal = "no such key".into();
+        record.observed.config.hash = hash(2).to_bytes();
+    };
+    world
+        .put(&[
+            with(1, |_| {}),
+            with(2, failed),
+            with(3, went_back),
+            with(4, |record| record.desired.effective = Effective::Drifted),
+            with(5, |record| record.presence.connected = false),
+            agent(6, &[]),
+        ])
+        .await;
+    let listed = async |statuses: &[AgentStatus]| {
+        let statuses = statuses.iter().map(|status| i32::from(*status)).collect();
+        list(&world, ListAgentsRequest { statuses, page_size: 2, ..Default::default() }).await
+    };
+    assert_eq!(uids(&listed(&[AgentStatus::Failed, AgentStatus::Drifted]).await), uids_of(&[2, 4]));
+    assert_eq!(uids(&listed(&[AgentStatus::Healthy, AgentStatus::Applied]).await), uids_of(&[1, 5]));
+    assert_eq!(uids(&listed(&[AgentStatus::NothingDesired]).await), uids_of(&[6]));
+    let went_back = listed(&[AgentStatus::RolledBack]).await.remove(0).agents.remove(0);
+    assert_eq!((went_back.status(), went_back.offers[0].status()), (AgentStatus::RolledBack, AgentStatus::RolledBack));
+    assert_eq!(went_back.offers[0].error, "no such key", "its words from before it went back");
+    let unknown = ListAgentsRequest { statuses: vec![1, 99], ..Default::default() };
+    let status = world.agents().list_agents(world.request(unknown)).await.unwrap_err();
+    assert_eq!(violated(&status), ["statuses[1]".to_owned()].into());
+
+    let summary = world.fleet().get_fleet_summary(world.request(admin::GetFleetSummaryRequest {})).await.unwrap();
+    let counts: BTreeSet<_> =
+        summary.into_inner().statuses.iter().map(|it| (it.kind(), it.status(), it.agents)).collect();
+    let once = [
+        AgentStatus::Healthy,
+        AgentStatus::Failed,
+        AgentStatus::RolledBack,
+        AgentStatus::Drifted,
+        AgentStatus::Applied,
+        AgentStatus::NothingDesired,
+    ];
+    assert_eq!(counts, once.map(|status| (admin::PolicyKind::Config, status, 1)).into());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,7 +18,7 @@ use super::{
 use crate::support::PATIENCE;
 
 async fn watch(world: &World, selector: &str) -> Streaming<WatchAgentsResponse> {
-    let request = world.request(WatchAgentsRequest { selector: selector.into(), connected: None });
+    let request = world.request(WatchAgentsRequest { selector: selector.into(), ..Default::default() });
     world.agents().watch_agents(request).await.unwrap().into_inner()
 }
 

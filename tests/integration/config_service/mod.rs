@@ -5,6 +5,7 @@
 mod certificates;
 pub mod cluster;
 mod commands;
+mod drift;
 mod gateway;
 mod moves;
 mod offers;
@@ -63,6 +64,10 @@ on_both! {
         who_leaves_before_it_hears_of_its_uid_leaves_nothing
         two_owners_move_an_agent_once
         a_command_goes_to_the_agent_by_its_new_uid;
+    drift:
+        an_agent_drifts_from_what_it_applied_and_comes_back
+        what_never_was_the_same_has_not_drifted
+        what_is_right_again_without_a_report_is_found;
     offers:
         a_verdict_offers_and_the_body_comes_on_request
         a_change_of_policies_reaches_every_gateway_with_its_body_first

@@ -1,12 +1,16 @@
 //! The contract: agents.
 
+use std::collections::BTreeMap;
+
 use muster::{
     model::{
         AgentRecord, ContentHash,
         agent::{Certificate, Desired, Lost, Observed, OfferStatus, Presence, Reported, Transport, Wanted},
+        effective::Effective,
         offer::{self, Convergence},
         policy::PolicyKind,
         proof::Unproven,
+        status::status,
         uid::SHARD_COUNT,
     },
     proto::opamp::{PackageStatus, PackageStatusEnum, PackageStatuses},
@@ -39,6 +43,7 @@ pub fn extreme(n: u128) -> AgentRecord {
         hash: Some(ContentHash([0; 32])),
         generation: i64::MAX as u64,
         quarantined: Some(ContentHash([7; 32])),
+        refusal: "no\0".into(),
         offered_at: Some(i64::MIN),
         offer_attempts: u16::MAX,
         unproven: Some(Unproven { since: i64::MIN, returns: u16::MAX }),
@@ -71,6 +76,7 @@ pub fn extreme(n: u128) -> AgentRecord {
             config: wanted.clone(),
             packages: wanted.clone(),
             connection_settings: wanted,
+            effective: Effective::Drifted,
             epoch: i64::MAX as u64 - 1,
             connection_settings_parts: ["own_metrics".to_owned(), "other_connections/\0".to_owned()].into(),
             certificate: Some(Certificate {
@@ -258,9 +264,15 @@ pub async fn quarantine_is_lifted(store: &SharedStore) {
     let hash = ContentHash([1; 32]);
     for kind in PolicyKind::ALL {
         let wanted = held.desired.of_mut(kind);
-        let (offered_at, offer_attempts) = (Some(4), 9);
-        let quarantined = Some(hash);
-        *wanted = Wanted { hash: Some(hash), generation: 3, quarantined, offered_at, offer_attempts, unproven: None };
+        *wanted = Wanted {
+            hash: Some(hash),
+            generation: 3,
+            quarantined: Some(hash),
+            refusal: "no".into(),
+            offered_at: Some(4),
+            offer_attempts: 9,
+            unproven: None,
+        };
     }
     let held = stored(&**store, vec![held, agent(2)]).await.remove(0);
     let lifted = store.lift_quarantine(uid(1), &actor()).await.unwrap();
@@ -342,6 +354,10 @@ pub async fn the_fleet_is_counted(store: &SharedStore) {
         row(5, true, Some(true), Applied, false, "2"),
         row(6, false, Some(false), Unset, true, "3"),
     ];
+    let mut statuses = BTreeMap::new();
+    for (agent, kind) in agents.iter().flat_map(|agent| PolicyKind::ALL.map(|kind| (agent, kind))) {
+        *statuses.entry((kind, status(agent, kind))).or_default() += 1;
+    }
     stored(&**store, agents).await;
     let version = |version: &str, agents| VersionCount {
         // Counting is not verbatim: Postgres cannot hold U+0000.
@@ -362,6 +378,7 @@ pub async fn the_fleet_is_counted(store: &SharedStore) {
         converged: 2,
         versions: vec![version("2", 3), version("1", 2), version("3", 1)],
         gateways: vec![("g1".into(), 3), ("g0".into(), 1)],
+        statuses,
     };
     assert_eq!(store.fleet_summary().await.unwrap(), expected);
 }

@@ -8,6 +8,7 @@ use muster::{
         agent::OfferStatus,
         offer::{self, Convergence},
         policy::{Policy, PolicyKind, Revision},
+        status::status,
     },
     store::{AgentFilter, ApplyOutcome, ApplyPolicy, Error, LabelChanges, SharedStore, apply_label_changes},
 };
@@ -319,6 +320,11 @@ async fn compare(store: &SharedStore, model: &Model, epoch: u64) {
         (summary.agents, summary.connected, summary.desired),
         (count(|_| true), count(|agent| agent.presence.connected), count(|agent| agent.desired.config.hash.is_some()))
     );
+    let mut statuses = BTreeMap::new();
+    for (agent, kind) in agents.iter().flat_map(|agent| PolicyKind::ALL.map(|kind| (agent, kind))) {
+        *statuses.entry((kind, status(agent, kind))).or_default() += 1;
+    }
+    assert_eq!(summary.statuses, statuses);
 
     let policies = store.list_policies(None, 100).await.unwrap();
     let newest = |policy: &Policy| (policy.name.clone(), policy.revision.clone());

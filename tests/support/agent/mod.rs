@@ -10,8 +10,9 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use muster::proto::opamp::{
-    AgentCapabilities, AgentDescription, AgentRemoteConfig, AgentToServer, AnyValue, ComponentHealth, EffectiveConfig,
-    KeyValue, RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent, ServerToAgentFlags, any_value::Value,
+    AgentCapabilities, AgentConfigMap, AgentConfigObject, AgentDescription, AgentRemoteConfig, AgentToServer, AnyValue,
+    ComponentHealth, EffectiveConfig, KeyValue, RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent,
+    ServerToAgentFlags, any_value::Value,
 };
 
 pub use fleet::Fleet;
@@ -31,6 +32,8 @@ pub struct Agent {
     /// It crashes when it is given one, and does not live to tell.
     crashes: bool,
     has_crashed: bool,
+    /// What it says that it runs, whatever it was offered.
+    runs: Option<String>,
     /// The hash of the last offer, if it failed.
     refused: Option<Bytes>,
     pub others: Others,
@@ -80,6 +83,7 @@ impl Agent {
             refuses: None,
             crashes: false,
             has_crashed: false,
+            runs: None,
             refused: None,
             others: Others::default(),
             sequence_num: 0,
@@ -111,6 +115,11 @@ impl Agent {
     /// One that crashes when it is given a configuration in which this text is, and is started again with what it had.
     pub fn crashing(self, text: &str) -> Self {
         Self { crashes: true, ..self.refusing(text) }
+    }
+
+    /// One that says that it runs this text, whatever it was offered.
+    pub fn running(self, text: &str) -> Self {
+        Self { runs: Some(text.to_owned()), ..self }
     }
 
     /// The status of its health, as last said.
@@ -304,7 +313,10 @@ impl Agent {
     }
 
     fn effective_config(&self) -> Option<EffectiveConfig> {
-        self.config.as_ref().map(|config| EffectiveConfig { config_map: config.config.clone() })
+        let config = self.config.as_ref()?;
+        let Some(runs) = &self.runs else { return Some(EffectiveConfig { config_map: config.config.clone() }) };
+        let file = AgentConfigObject { body: runs.clone().into_bytes().into(), ..Default::default() };
+        Some(EffectiveConfig { config_map: Some(AgentConfigMap { config_map: [(String::new(), file)].into() }) })
     }
 }
 
