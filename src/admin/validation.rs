@@ -81,7 +81,7 @@ async fn configurations(context: &Context, apply: &ApplyPolicy, policy: Policy) 
     let texts = templates.keys().filter_map(|hash| Some((*hash, bodies.get(hash)?.clone())));
     let set = set.with_templates(texts.collect::<Vec<_>>());
 
-    let query = Query { selector: apply.content.selector.clone(), connected: None };
+    let query = Query { selector: apply.content.selector.clone(), connected: None, statuses: Vec::new() };
     let page = scan::page(&*context.store, &query, None, MAX_LOOKED_AT).await.map_err(from_store)?;
     let (mut seen, mut candidates) = (BTreeSet::new(), Vec::new());
     for agent in page.agents {

@@ -87,9 +87,11 @@ async fn compare(
             by_offer.entry(pair.0).or_default().push((*pair, body.clone()));
         }
     }
+    let offers: Vec<ContentHash> = by_offer.keys().copied().collect();
     let mut results = HashMap::new();
-    for (offered, effective) in by_offer {
-        let Some(offered) = shared.bodies.get(&shared.store, offered).await? else { continue };
+    for offered in shared.bodies.get(&shared.store, &offers).await? {
+        let effective = ContentHash::from_slice(&offered.hash).and_then(|hash| by_offer.remove(&hash));
+        let effective = effective.unwrap_or_default();
         // Large ones take milliseconds.
         let compared = tokio::task::spawn_blocking(move || {
             let offered = files(AgentRemoteConfig::decode(offered.body).ok().and_then(|offered| offered.config));
