@@ -169,7 +169,7 @@ mod cases {
             .await;
             copy
         };
-        let mut copy = client.alive_while(asking).await;
+        let mut copy = Box::pin(client.alive_while(asking)).await;
         // Nothing is known of it, and it may not know that.
         eventually("it is asked for everything", async || {
             let heartbeat = copy.heartbeat();

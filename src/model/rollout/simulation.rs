@@ -164,7 +164,7 @@ fn wanted(rollout: &Rollout, agent: &Agent) -> u64 {
 }
 
 fn hash(revision: u64) -> Option<ContentHash> {
-    (revision > 0).then(|| ContentHash([revision as u8; 32]))
+    (revision > 0).then_some(ContentHash([revision as u8; 32]))
 }
 
 impl World {
