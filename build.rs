@@ -15,6 +15,7 @@ const PROTO_FILES: &[&str] = &[
     "muster/admin/v1/package_files.proto",
     "muster/admin/v1/policies.proto",
     "muster/admin/v1/rollouts.proto",
+    "muster/admin/v1/overrides.proto",
     "muster/admin/v1/fleet.proto",
     "muster/admin/v1/tokens.proto",
     "muster/admin/v1/commands.proto",

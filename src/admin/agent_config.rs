@@ -6,7 +6,11 @@ use bytes::Bytes;
 
 use super::convert;
 use crate::{
-    model::{AgentRecord, Attributes, ContentHash, desired::DesiredConfig, template::Subject},
+    model::{
+        AgentRecord, Attributes, ContentHash,
+        desired::{DesiredConfig, PolicySet},
+        template::Subject,
+    },
     proto::admin::{AgentConfig, DesiredFile},
     store::{Error, Result, Store},
 };
@@ -33,7 +37,7 @@ pub async fn get(store: &dyn Store, agent: &AgentRecord) -> Result<AgentConfig> 
     };
     if let Some(desired) = desired {
         config.desired_config_hash = desired.hash.to_bytes();
-        config.desired = desired_files(store, &desired).await?;
+        config.desired = desired_files(store, &policies, agent, &desired).await?;
     }
     if let Some(hash) = agent.observed.effective_config {
         let body = bodies(store, &[hash]).await?.remove(&hash);
@@ -43,7 +47,12 @@ pub async fn get(store: &dyn Store, agent: &AgentRecord) -> Result<AgentConfig> 
     Ok(config)
 }
 
-async fn desired_files(store: &dyn Store, desired: &DesiredConfig) -> Result<Vec<DesiredFile>> {
+async fn desired_files(
+    store: &dyn Store,
+    policies: &PolicySet,
+    agent: &AgentRecord,
+    desired: &DesiredConfig,
+) -> Result<Vec<DesiredFile>> {
     let stored = desired.files.values().filter(|file| file.template.is_none());
     let mut bodies = bodies(store, &stored.map(|file| file.file.content).collect::<Vec<_>>()).await?;
     bodies.extend(desired.rendered.iter().cloned());
@@ -59,6 +68,7 @@ async fn desired_files(store: &dyn Store, desired: &DesiredConfig) -> Result<Vec
             policy: desired.policy.clone(),
             revision: desired.revision,
             template: desired.template.is_some(),
+            overridden: policies.override_of(agent.placement(), &desired.policy).is_some(),
         })
     });
     files.collect()

@@ -25,7 +25,8 @@ pub async fn get(store: &dyn Store, agent: &AgentRecord) -> Result<AgentPackages
     };
     for (name, DesiredPackage { package, policy, revision }) in policies.packages(&matching) {
         packages.desired.insert(name.clone(), convert::policy::without_secrets(package));
-        packages.origins.insert(name, PackageOrigin { policy, revision });
+        let overridden = policies.override_of(agent.placement(), &policy).is_some();
+        packages.origins.insert(name, PackageOrigin { policy, revision, overridden });
     }
     // It was read when it was stored.
     let statuses = PackageStatuses::decode(agent.observed.package_statuses.clone()).unwrap_or_default();

@@ -18,7 +18,7 @@ use super::{
     watch,
 };
 use crate::{
-    model::{AgentRecord, InstanceUid},
+    model::{AgentRecord, InstanceUid, overrides::MAX_OVERRIDES},
     proto::admin::{
         self, AgentComponents, AgentConfig, AgentHealth, AgentPackages, ForgetAgentRequest, ForgetAgentResponse,
         GetAgentComponentsRequest, GetAgentConfigRequest, GetAgentHealthRequest, GetAgentPackagesRequest,
@@ -26,6 +26,7 @@ use crate::{
         ListHealthTransitionsResponse, RetryConfigRequest, SetLabelsRequest, WatchAgentsRequest, WatchAgentsResponse,
         agents_server::Agents,
     },
+    store::OverrideFilter,
 };
 
 pub struct Service(pub Arc<Context>);
@@ -130,7 +131,10 @@ impl Service {
 
     async fn get(&self, request: Authorized<GetAgentRequest>) -> Result<admin::Agent, Status> {
         let record = self.read(errors::uid(&request.message.instance_uid)?).await?;
-        Ok(self.full(&record).await)
+        let filter = OverrideFilter { uid: Some(record.uid), policy: None };
+        let overrides = self.0.store.list_overrides(filter, None, MAX_OVERRIDES as u32).await.map_err(from_store)?;
+        let overrides = overrides.into_iter().map(convert::overrides::one).collect();
+        Ok(admin::Agent { overrides, ..self.full(&record).await })
     }
 
     async fn forget(&self, request: Authorized<ForgetAgentRequest>) -> Result<ForgetAgentResponse, Status> {

@@ -143,11 +143,38 @@ pub fn from_store(error: store::Error) -> Status {
             details.set_bad_request(vec![FieldViolation::new("etag", message.as_str())]);
             Status::with_error_details(Code::Aborted, message, details)
         }
+        Error::TooMany { kind, limit, count } => {
+            let metadata = [("limit", &*limit.to_string()), ("count", &*count.to_string())];
+            status(Code::ResourceExhausted, &reason(kind, "TOO_MANY"), message, &metadata)
+        }
+        Error::Refused(refusals) => refused(refusals),
         Error::Schema(_) | Error::Internal(_) => {
             tracing::error!(%message, "an admin call failed");
             status(Code::Internal, "INTERNAL", "internal error; the server's log has more", &[])
         }
     }
+}
+
+/// The first refusal's code and reason, and a violation for each.
+fn refused(store::Refusals(refusals): store::Refusals) -> Status {
+    use store::Error;
+    let violation = |refusal: &store::Refusal| {
+        let field = match refusal.error {
+            Error::EtagMismatch { .. } => ".etag",
+            _ => "",
+        };
+        FieldViolation::new(format!("policies[{}]{field}", refusal.index), refusal.error.to_string())
+    };
+    let violations: Vec<FieldViolation> = refusals.iter().map(violation).collect();
+    let Some(first) = refusals.into_iter().next() else { return Status::internal("no refusal") };
+    let first = from_store(first.error);
+    let message = match violations.len() {
+        1 => first.message().to_owned(),
+        n => format!("{} (and {} more)", first.message(), n - 1),
+    };
+    let mut details = first.get_error_details();
+    details.set_bad_request(violations);
+    Status::with_error_details(first.code(), message, details)
 }
 
 /// `AGENT_NOT_FOUND` and its like.

@@ -27,7 +27,7 @@ use crate::{
 const UNTIMED: &str = "/muster.admin.v1.PackageFiles/UploadPackageFile";
 
 /// How the names of methods begin that change nothing.
-const READS: [&str; 3] = ["Get", "List", "Watch"];
+const READS: [&str; 4] = ["Diff", "Get", "List", "Watch"];
 
 const OPEN_SERVICES: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
 

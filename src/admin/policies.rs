@@ -1,8 +1,7 @@
 //! The Policies service.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -13,18 +12,21 @@ use super::{
     errors::{self, from_store},
     pages,
     pages::Pages,
-    preview,
+    policy_sets,
+    preview::{self, Proposal},
+    revision_diff,
     scan::{self, Query},
     validation,
 };
 use crate::{
     model::ContentHash,
     proto::admin::{
-        AgentCount, ApplyPolicyRequest, ApplyPolicyResponse, DeletePolicyRequest, DeletePolicyResponse,
-        GetPolicyRequest, ListPoliciesRequest, ListPoliciesResponse, ListRevisionsRequest, ListRevisionsResponse,
-        Policy, PolicyPreview, policies_server::Policies,
+        AgentCount, ApplyPoliciesRequest, ApplyPoliciesResponse, ApplyPolicyRequest, ApplyPolicyResponse,
+        DeletePolicyRequest, DeletePolicyResponse, DiffRevisionsRequest, GetPolicyRequest, ListPoliciesRequest,
+        ListPoliciesResponse, ListRevisionsRequest, ListRevisionsResponse, Policy, PolicyDiff, PolicyPreview,
+        policies_server::Policies,
     },
-    store::{Actor, ApplyOutcome, ApplyPolicy},
+    store::{Actor, Applied, ApplyOutcome, ApplyPolicy},
 };
 
 pub struct Service(pub Arc<Context>);
@@ -36,6 +38,13 @@ impl Policies for Service {
         request: Request<ApplyPolicyRequest>,
     ) -> Result<Response<ApplyPolicyResponse>, Status> {
         self.apply(Authorized::of(request)?).await.map(Response::new)
+    }
+
+    async fn apply_policies(
+        &self,
+        request: Request<ApplyPoliciesRequest>,
+    ) -> Result<Response<ApplyPoliciesResponse>, Status> {
+        policy_sets::apply(&self.0, Authorized::of(request)?).await.map(Response::new)
     }
 
     async fn get_policy(&self, request: Request<GetPolicyRequest>) -> Result<Response<Policy>, Status> {
@@ -54,6 +63,10 @@ impl Policies for Service {
         request: Request<ListRevisionsRequest>,
     ) -> Result<Response<ListRevisionsResponse>, Status> {
         self.history(Authorized::of(request)?).await.map(Response::new)
+    }
+
+    async fn diff_revisions(&self, request: Request<DiffRevisionsRequest>) -> Result<Response<PolicyDiff>, Status> {
+        revision_diff::of_request(&*self.0.store, Authorized::of(request)?.message).await.map(Response::new)
     }
 
     async fn delete_policy(
@@ -87,9 +100,7 @@ impl Service {
             false => None,
         };
         let preview = match before {
-            None if is_preview => {
-                Some(preview::of(&*self.0.store, &applied.policy, &bodies).await.map_err(from_store)?)
-            }
+            None if is_preview => Some(self.outlook(&applied, &bodies).await?),
             preview => preview,
         };
         Ok(ApplyPolicyResponse {
@@ -105,10 +116,18 @@ impl Service {
         &self,
         apply: ApplyPolicy,
         actor: &Actor,
-        bodies: &HashMap<ContentHash, Bytes>,
+        bodies: &preview::Bodies,
     ) -> Result<PolicyPreview, Status> {
         let applied = self.0.store.apply_policy(apply, actor).await.map_err(from_store)?;
-        preview::of(&*self.0.store, &applied.policy, bodies).await.map_err(from_store)
+        self.outlook(&applied, bodies).await
+    }
+
+    async fn outlook(&self, applied: &Applied, bodies: &preview::Bodies) -> Result<PolicyPreview, Status> {
+        let Applied { policy, outcome } = applied;
+        let policies = vec![(policy, *outcome != ApplyOutcome::Unchanged)];
+        let proposal = Proposal { policies, removed: &[], bodies };
+        let outlook = preview::of(&*self.0.store, &proposal).await.map_err(from_store)?;
+        Ok(outlook.previews.into_values().next().unwrap_or_default())
     }
 
     async fn count(&self, query: Query) -> Result<AgentCount, Status> {
@@ -119,7 +138,11 @@ impl Service {
 
     async fn get(&self, request: Authorized<GetPolicyRequest>) -> Result<Policy, Status> {
         let name = errors::name("name", &request.message.name)?;
-        let policy = self.0.store.get_policy(name).await.map_err(from_store)?;
+        let mut policy = self.0.store.get_policy(name).await.map_err(from_store)?;
+        if request.message.revision > 0 {
+            let revision = self.0.store.get_revision(name, request.message.revision).await;
+            policy.revision = revision.map_err(from_store)?;
+        }
         let mut policy = convert::policy::policy(policy);
         if let Some(revision) = policy.revision.as_mut().filter(|_| request.message.include_bodies) {
             let hash = |content: &[u8]| ContentHash::from_slice(content);

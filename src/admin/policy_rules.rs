@@ -71,9 +71,7 @@ pub fn check(request: ApplyPolicyRequest, hosts: bool) -> Result<ApplyPolicy, St
         violations.add("max_per_second", format!("must be at most {MAX_PER_SECOND}"));
     }
     let plan = request.rollout.and_then(|plan| rollout::check(plan, kind, &mut violations));
-    if request.message.len() > MAX_MESSAGE_BYTES {
-        violations.add("message", format!("must be at most {MAX_MESSAGE_BYTES} bytes"));
-    }
+    violations.take("message", check_message(&request.message));
     violations.check()?;
     let (Some(kind), Some(selector)) = (kind, selector) else {
         return Err(Status::internal("a field was not checked"));
@@ -94,6 +92,14 @@ pub fn check(request: ApplyPolicyRequest, hosts: bool) -> Result<ApplyPolicy, St
         etag: request.etag,
         validate_only: request.validate_only,
     })
+}
+
+/// Why something was done, in an operator's words.
+pub fn check_message(message: &str) -> Result<(), String> {
+    match message.len() > MAX_MESSAGE_BYTES || message.contains('\0') {
+        true => Err(format!("must be at most {MAX_MESSAGE_BYTES} bytes, and without U+0000")),
+        false => Ok(()),
+    }
 }
 
 fn check_name(name: &str) -> Result<(), String> {

@@ -13,12 +13,13 @@ use super::{
     convert::rollout::rollout as shown,
     errors::{self, from_store},
     pages::{self, Pages},
+    policy_rules,
     watch::{CONFIRM, MAX_WATCHES},
 };
 use crate::{
     auth::Operator,
     model::{
-        Attributes, Selector,
+        AgentRecord, Attributes, Selector,
         policy::Revision,
         rollout::{Control, Refused, Rollout, Seen, control},
     },
@@ -173,11 +174,16 @@ impl Service {
             selectors.extend(found.into_iter().map(|revision| revision.content.selector));
         }
         let (mut seen, mut after) = (Seen::default(), None);
+        let policies = self.0.store.policy_set().await?;
         let cohort = rollout.cohort();
         let filter = AgentFilter { connected: Some(true), ..AgentFilter::default() };
         loop {
             let page = self.0.store.page_agents(filter, after, PAGE).await?;
-            for agent in page.iter().filter(|agent| agent.observed.accepts(rollout.kind)) {
+            let takes_part = |agent: &&AgentRecord| {
+                agent.observed.accepts(rollout.kind)
+                    && policies.override_of(agent.placement(), &rollout.policy).is_none()
+            };
+            for agent in page.iter().filter(takes_part) {
                 let attributes = Attributes::decode(&agent.observed.description);
                 if selectors.iter().any(|selector| selector.matches(&attributes, &agent.labels)) {
                     seen.positions.push(cohort.position(agent.placement()));
@@ -193,6 +199,7 @@ impl Service {
     async fn undo(&self, request: Authorized<UndoRolloutRequest>) -> Result<Rollout, Status> {
         let actor = request.actor();
         let UndoRolloutRequest { policy: name, to_revision, message } = request.message;
+        policy_rules::check_message(&message).map_err(|problem| errors::invalid("message", problem))?;
         let newest = self.newest(&name).await?;
         if newest.divides() && (to_revision == 0 || to_revision == newest.stable) {
             return self.act(&name, newest.revision, Control::RollBack, &actor).await;
@@ -202,11 +209,7 @@ impl Service {
             number => number,
         };
         let policy = self.0.store.get_policy(&name).await.map_err(from_store)?;
-        let earlier = self.0.store.list_revisions(&name, to.checked_add(1), 1).await.map_err(from_store)?;
-        let Some(Revision { content, .. }) = earlier.into_iter().find(|revision| revision.number == to) else {
-            let problem = format!("policy {name:?} has no revision {to}");
-            return Err(errors::status(Code::NotFound, "REVISION_NOT_FOUND", problem, &[("policy", &name)]));
-        };
+        let Revision { content, .. } = self.0.store.get_revision(&name, to).await.map_err(from_store)?;
         if policy.revision.content == content {
             let problem = format!("revision {} of policy {name:?} has this content already", policy.revision.number);
             return Err(errors::status(Code::FailedPrecondition, "NOTHING_TO_UNDO", problem, &[("policy", &name)]));

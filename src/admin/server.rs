@@ -9,8 +9,8 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_web::GrpcWebLayer;
 
 use super::{
-    Config, agents, certificates, commands, context::Context, cors::Cors, fleet, gate::Gate, listener, package_files,
-    policies, rollouts, tokens, validator::Validators,
+    Config, agents, certificates, commands, context::Context, cors::Cors, fleet, gate::Gate, listener, overrides,
+    package_files, policies, rollouts, tokens, validator::Validators,
 };
 use crate::{
     bus::SharedBus,
@@ -20,8 +20,8 @@ use crate::{
         self,
         admin::{
             agents_server::AgentsServer, certificates_server::CertificatesServer, commands_server::CommandsServer,
-            fleet_server::FleetServer, package_files_server::PackageFilesServer, policies_server::PoliciesServer,
-            rollouts_server::RolloutsServer, tokens_server::TokensServer,
+            fleet_server::FleetServer, overrides_server::OverridesServer, package_files_server::PackageFilesServer,
+            policies_server::PoliciesServer, rollouts_server::RolloutsServer, tokens_server::TokensServer,
         },
     },
     store::SharedStore,
@@ -142,6 +142,9 @@ fn routes(
         .max_decoding_message_size(MAX_SMALL_REQUEST_BYTES);
     let rollouts =
         RolloutsServer::new(rollouts::Service(context.clone())).max_decoding_message_size(MAX_SMALL_REQUEST_BYTES);
+    let overrides = OverridesServer::new(overrides::Service(context.clone()))
+        .max_decoding_message_size(MAX_SMALL_REQUEST_BYTES)
+        .max_encoding_message_size(MAX_RESPONSE_BYTES);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTORS)
@@ -155,6 +158,7 @@ fn routes(
         .add_service(package_files)
         .add_service(certificates)
         .add_service(rollouts)
+        .add_service(overrides)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))
 }

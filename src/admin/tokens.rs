@@ -126,7 +126,8 @@ fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn expiry(after: &prost_types::Duration, now: UnixMs) -> Result<UnixMs, String> {
+/// When something ends that is good for so long.
+pub fn expiry(after: &prost_types::Duration, now: UnixMs) -> Result<UnixMs, String> {
     let after_ms = after.seconds.saturating_mul(1000).saturating_add(i64::from(after.nanos / 1_000_000));
     if !(1000..=TEN_YEARS_MS).contains(&after_ms) {
         return Err("must be between a second and ten years".to_owned());

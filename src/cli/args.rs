@@ -52,11 +52,13 @@ pub enum Command {
     /// Set or remove labels
     #[command(subcommand)]
     Label(Label),
-    /// Make or change the policies that manifests describe
+    /// Make or change the policies that manifests describe: all of them together, or none
     Apply {
-        /// Manifest files (YAML, one or more documents); - is stdin
-        #[arg(short = 'f', long = "filename", value_name = "FILE", required = true, num_args = 1..)]
+        /// Manifest files (YAML or JSON, one or more documents), or folders of them (*.yaml, *.yml, *.json); - is stdin
+        #[arg(short = 'f', long = "filename", value_name = "FILE|FOLDER", required = true, num_args = 1..)]
         files: Vec<String>,
+        #[command(flatten)]
+        gathering: Gathering,
         /// Say what would happen, and change nothing
         #[arg(long)]
         dry_run: bool,
@@ -64,9 +66,45 @@ pub enum Command {
         #[arg(short = 'm', long, default_value = "", hide_default_value = true)]
         message: String,
     },
+    /// Show how two revisions of a policy differ, or what applying manifests would change: exit code 0 if nothing, 1 if anything,
+    /// 2 for errors
+    Diff {
+        #[arg(required_unless_present = "files")]
+        policy: Option<String>,
+        /// From this revision [default: the stable one]
+        #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+        from: Option<u64>,
+        /// To this revision [default: the newest]
+        #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+        to: Option<u64>,
+        /// Manifest files or folders, as for apply: each policy's newest revision is compared with its manifest
+        #[arg(short = 'f', long = "filename", value_name = "FILE|FOLDER", num_args = 1.., conflicts_with = "policy")]
+        files: Vec<String>,
+        #[command(flatten)]
+        gathering: Gathering,
+        #[command(flatten)]
+        output: Output,
+    },
     /// How the changes of policies go out, and what to do about it
     #[command(subcommand)]
     Rollout(Rollout),
+    /// Have agents keep a revision of a policy whatever rollouts do
+    Override {
+        policy: String,
+        #[command(flatten)]
+        to: Recipients,
+        #[command(flatten)]
+        what: OverrideWhat,
+        /// Why; kept with the override
+        #[arg(short = 'm', long, default_value = "", hide_default_value = true)]
+        message: String,
+        /// After which it goes by itself, such as 24h; never if left out
+        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "clear")]
+        r#for: Option<Duration>,
+        /// Say how many agents it concerns, and change nothing
+        #[arg(long, conflicts_with = "clear")]
+        dry_run: bool,
+    },
     /// Show former revisions
     #[command(subcommand)]
     History(History),
@@ -141,6 +179,17 @@ pub enum Command {
     Completion { shell: clap_complete::Shell },
 }
 
+/// Which manifests there are, and whether they are all.
+#[derive(ClapArgs, Clone, Copy)]
+pub struct Gathering {
+    /// Look into folders within folders
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// Delete every policy of the deployment that is not among the manifests
+    #[arg(long)]
+    pub prune: bool,
+}
+
 #[derive(ClapArgs)]
 pub struct Output {
     /// How to show the answer
@@ -156,6 +205,20 @@ pub struct Recipients {
     /// All agents that match, such as: os.type = linux; an empty one matches every agent
     #[arg(short = 'l', long, conflicts_with = "uid")]
     pub selector: Option<String>,
+}
+
+#[derive(ClapArgs)]
+#[group(required = true, multiple = false)]
+pub struct OverrideWhat {
+    /// Pin the agents to this revision
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub revision: Option<u64>,
+    /// Hold each agent on the revision that it should have now
+    #[arg(long)]
+    pub hold: bool,
+    /// Let them have again what is right for them
+    #[arg(long)]
+    pub clear: bool,
 }
 
 /// What a custom message says.
@@ -204,6 +267,17 @@ pub enum Get {
         #[command(flatten)]
         output: Output,
     },
+    /// Agents that keep a revision of a policy whatever rollouts do
+    Overrides {
+        /// Only of this policy
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        policy: String,
+        /// Only of this agent
+        #[arg(long, value_name = "UID", default_value = "", hide_default_value = true)]
+        agent: String,
+        #[command(flatten)]
+        output: Output,
+    },
     /// All uploaded package files
     PackageFiles {
         #[command(flatten)]
@@ -223,6 +297,9 @@ pub enum Get {
     /// One policy; with json and yaml, its files too
     Policy {
         name: String,
+        /// This revision of it [default: the newest]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        revision: Option<u64>,
         #[command(flatten)]
         output: Output,
     },

@@ -21,8 +21,8 @@ use super::{
 };
 use crate::proto::admin::{
     agents_client::AgentsClient, certificates_client::CertificatesClient, commands_client::CommandsClient,
-    fleet_client::FleetClient, package_files_client::PackageFilesClient, policies_client::PoliciesClient,
-    rollouts_client::RolloutsClient, tokens_client::TokensClient,
+    fleet_client::FleetClient, overrides_client::OverridesClient, package_files_client::PackageFilesClient,
+    policies_client::PoliciesClient, rollouts_client::RolloutsClient, tokens_client::TokensClient,
 };
 
 const DEFAULT_SERVER: &str = "http://127.0.0.1:4321";
@@ -97,6 +97,10 @@ impl Client {
 
     pub fn rollouts(&self) -> RolloutsClient<Channel> {
         RolloutsClient::new(self.channel.clone())
+    }
+
+    pub fn overrides(&self) -> OverridesClient<Channel> {
+        OverridesClient::new(self.channel.clone())
     }
 
     pub fn certificates(&self) -> CertificatesClient<Channel> {

@@ -13,7 +13,7 @@ pub enum Error {
     /// The server's answer.
     Status(Box<Status>),
     Stdout(io::Error),
-    /// With an exit code of its own.
+    /// With an exit code of its own; without words, if the output has said it.
     Exit(u8, String),
 }
 

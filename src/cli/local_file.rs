@@ -50,6 +50,10 @@ impl LocalFile {
         Ok(Self { path: path.to_path_buf(), sha256: ContentHash(hasher.finalize().into()), size })
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Uploads it, unless the server has it; returns whether it had to be.
     pub async fn upload(&self, client: &Client) -> Result<bool> {
         let sha256 = self.sha256.to_bytes();

@@ -2,6 +2,7 @@
 
 mod packages;
 pub mod rollout;
+pub mod set;
 mod settings;
 
 use std::{
@@ -37,6 +38,8 @@ pub struct Document {
     pub request: ApplyPolicyRequest,
     /// Files to upload before it is applied.
     pub uploads: Vec<LocalFile>,
+    /// Files whose text is in the request.
+    bodies: Vec<PathBuf>,
 }
 
 /// Where something stands.
@@ -81,6 +84,11 @@ impl fmt::Display for Invalid {
 }
 
 impl Document {
+    /// Files that it names as bodies, or to upload.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.bodies.iter().map(PathBuf::as_path).chain(self.uploads.iter().map(LocalFile::path))
+    }
+
     /// Where a field is that the server refuses: its own line, that of what it is in, or the document's.
     pub fn place_of(&self, field: &str) -> Place {
         let mut enclosing = Some(field);
@@ -236,10 +244,11 @@ fn document(place: Place, folder: &Path, manifest: Spanned<Manifest>) -> Result<
             refuse(line, format!("{field}: is not a field of kind {}", manifest.kind.value));
         }
     }
-    let mut files = Vec::new();
+    let (mut files, mut bodies) = (Vec::new(), Vec::new());
     for (name, file) in manifest.files.map(|files| files.value).unwrap_or_default() {
         let line = file.referenced.line();
         lines.insert(format!("files[{name:?}]"), line);
+        bodies.extend(file.value.path.as_ref().map(|path| folder.join(path)));
         match body(folder, &file.value) {
             Ok(body) => files.push(PolicyFile {
                 name,
@@ -284,7 +293,7 @@ fn document(place: Place, folder: &Path, manifest: Spanned<Manifest>) -> Result<
         etag: manifest.etag.map(|etag| etag.value),
         ..Default::default()
     };
-    Ok(Document { place, lines, request, uploads: offered.uploads })
+    Ok(Document { place, lines, request, uploads: offered.uploads, bodies })
 }
 
 impl Manifest {

@@ -7,6 +7,7 @@ mod args;
 mod command;
 mod connection;
 mod contexts;
+mod difference;
 mod error;
 mod local_file;
 pub mod manifest;
@@ -36,7 +37,9 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error::Error::Exit(code, message)) => {
-            eprintln!("error: {message}");
+            if !message.is_empty() {
+                eprintln!("error: {message}");
+            }
             ExitCode::from(code)
         }
         Err(error) => {
@@ -53,6 +56,17 @@ async fn run(args: Args) -> Result<()> {
         Command::Config(Config::SetContext { name }) => command::contexts::set(&name, &global),
         Command::Config(Config::UseContext { name }) => command::contexts::choose(&name),
         Command::Config(Config::GetContexts { output }) => command::contexts::list(output.format),
+        Command::Diff { policy, from, to, files, gathering, output } => {
+            let what = match policy {
+                Some(_) if gathering.recursive || gathering.prune => {
+                    let problem = "-R and --prune are about manifests, and need -f";
+                    return Err(error::Error::Exit(command::diff::TROUBLE, problem.to_owned()));
+                }
+                Some(policy) => command::diff::What::Revisions { policy, from, to },
+                None => command::diff::What::Manifests { files, gathering },
+            };
+            command::diff::diff(&global, what, output.format).await
+        }
         command => Box::pin(call(command, Client::connect(&global).await?)).await,
     }
 }
@@ -68,7 +82,9 @@ async fn call(command: Command, client: Client) -> Result<()> {
         }
         Command::Get(Get::Agent { uid, output }) => agents::get(&client, uid, output.format).await,
         Command::Get(Get::Policies { output }) => policies::list(&client, output.format).await,
-        Command::Get(Get::Policy { name, output }) => policies::get(&client, name, output.format).await,
+        Command::Get(Get::Policy { name, revision, output }) => {
+            policies::get(&client, name, revision, output.format).await
+        }
         Command::Get(Get::PackageFiles { output }) => package_files::list(&client, output.format).await,
         Command::Get(Get::Certificates { agent, state, output }) => {
             certificates::list(&client, agent, state, output.format).await
@@ -80,8 +96,17 @@ async fn call(command: Command, client: Client) -> Result<()> {
             command::watch::agents(&client, selector, &status, output.format).await
         }
         Command::Label(Label::Agent { uid, changes }) => agents::label(&client, uid, &changes).await,
-        Command::Apply { files, dry_run, message } => apply::apply(&client, &files, dry_run, &message).await,
+        Command::Apply { files, gathering, dry_run, message } => {
+            apply::apply(&client, &files, gathering, dry_run, &message).await
+        }
         Command::Rollout(rollout) => self::rollout(rollout, &client).await,
+        Command::Override { policy, to, what, message, r#for, dry_run } => {
+            let how = command::overrides::How { message, expires: r#for, is_dry: dry_run };
+            command::overrides::change(&client, policy, to, what, how).await
+        }
+        Command::Get(Get::Overrides { policy, agent, output }) => {
+            command::overrides::list(&client, policy, agent, output.format).await
+        }
         Command::Get(Get::Rollouts { output }) => command::rollouts::list(&client, output.format).await,
         Command::History(History::Policy { name, output }) => policies::history(&client, name, output.format).await,
         Command::Delete(Delete::Policy { name, etag }) => policies::delete(&client, name, etag).await,
@@ -110,7 +135,7 @@ async fn call(command: Command, client: Client) -> Result<()> {
         Command::Token(Token::Create { kind, name, expires }) => tokens::create(&client, kind, name, expires).await,
         Command::Token(Token::List { output }) => tokens::list(&client, output.format).await,
         Command::Token(Token::Revoke { id_or_name }) => tokens::revoke(&client, id_or_name).await,
-        Command::Completion { .. } | Command::Config(_) => Ok(()),
+        Command::Completion { .. } | Command::Config(_) | Command::Diff { .. } => Ok(()),
     }
 }
 

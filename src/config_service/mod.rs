@@ -32,6 +32,7 @@ mod metrics;
 mod moves;
 mod openings;
 mod outbox;
+mod overrides;
 mod pace;
 mod package_files;
 mod policies;
@@ -136,6 +137,7 @@ impl ConfigService {
         tasks.spawn(tokens::run(shared.clone(), inputs.token_requests, stop.clone()));
         tasks.spawn(commands::run(shared.clone(), inputs.command_results, stop.clone()));
         tasks.spawn(rollouts::run(shared.clone(), stop.clone()));
+        tasks.spawn(overrides::run(shared.clone(), stop.clone()));
         tasks.spawn(components::run(shared.clone(), stop.clone()));
         tasks.spawn(vouching::run(shared.clone(), inputs.uid_questions, stop.clone()));
         tasks.spawn(bodies::run(shared.clone(), inputs.body_requests, stop.clone()));

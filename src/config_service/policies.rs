@@ -132,6 +132,11 @@ impl Snapshot {
         merged
     }
 
+    /// Whether the agent has a revision of the policy whatever rollouts do.
+    pub fn is_overridden(&self, uid: InstanceUid, policy: &str) -> bool {
+        self.set.override_of(uid, policy).is_some()
+    }
+
     fn packages(&self, matching: &[u32]) -> Option<DesiredOffer> {
         self.set.merge_packages(matching, |file| match &self.locator {
             Some(locator) => locator.locate(file),

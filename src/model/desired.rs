@@ -1,12 +1,19 @@
 //! Desired state: a pure function of an agent's attributes and labels, and the policies.
 
-use std::collections::BTreeMap;
+mod stored;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Attributes, ContentHash, InstanceUid, Labels, packages,
+    Attributes, ContentHash, InstanceUid, Labels,
+    overrides::Overrides,
+    packages,
     policy::{FileRef, Policy, PolicyKind, PolicyOffer, Revision},
     rendering::{Templates, Unrendered},
     rollout::Cohort,
@@ -14,6 +21,8 @@ use super::{
     template::Subject,
 };
 use crate::proto::opamp::{self, DownloadableFile};
+
+pub use stored::Stored;
 
 /// All policies at one epoch, in the order in which they are consulted: highest priority first, then by
 /// name. The epoch grows with every change of any policy, and of whom a rollout has reached.
@@ -24,6 +33,9 @@ pub struct PolicySet {
     /// Of the rollouts that divide the fleet.
     cohorts: Vec<Cohort>,
     templates: Templates,
+    overrides: Arc<Overrides>,
+    /// Indices of the policies that agents without overrides may have.
+    general: Vec<u32>,
 }
 
 /// A revision that some agents have.
@@ -41,6 +53,8 @@ pub enum Part {
     Everybody,
     Inside(usize),
     Outside(usize),
+    /// Only agents with an override.
+    Overridden,
 }
 
 /// A configuration as an agent should have it.
@@ -88,7 +102,9 @@ impl PolicySet {
             let priority = |p: &InForce| std::cmp::Reverse(p.revision.content.priority);
             (priority(a), &a.name).cmp(&(priority(b), &b.name))
         });
-        Self { epoch, policies, cohorts, templates: Templates::default() }
+        let general = (0u32..).zip(&policies).filter(|(_, policy)| policy.part != Part::Overridden);
+        let general = general.map(|(index, _)| index).collect();
+        Self { epoch, policies, cohorts, templates: Templates::default(), overrides: Arc::default(), general }
     }
 
     /// With the texts of templates that its policies have.
@@ -103,6 +119,11 @@ impl PolicySet {
         files.filter(|(_, file)| file.is_template).map(|(_, file)| (file.content, file.size)).collect()
     }
 
+    /// With overrides, whose revisions are among the policies.
+    pub fn overridden(self, overrides: Overrides) -> Self {
+        Self { overrides: Arc::new(overrides), ..self }
+    }
+
     /// Policies with one revision each, for everybody.
     pub fn undivided(epoch: u64, policies: Vec<Policy>) -> Self {
         let in_force = |policy: Policy| InForce {
@@ -114,11 +135,22 @@ impl PolicySet {
         Self::new(epoch, policies.into_iter().map(in_force).collect(), Vec::new())
     }
 
-    /// As if this were what there is of its policy.
-    pub fn with(&self, policy: InForce) -> Self {
-        let others = self.policies.iter().filter(|other| other.name != policy.name).cloned();
-        let set = Self::new(self.epoch, others.chain([policy.clone()]).collect(), self.cohorts.clone());
-        Self { templates: self.templates.clone(), ..set }
+    /// As if each of `changed` were what there is of its policy, and there were no policies called `removed`.
+    pub fn with<'a>(&self, changed: Vec<InForce>, removed: impl Iterator<Item = &'a str>) -> Self {
+        let removed: BTreeSet<&str> = removed.collect();
+        let names: BTreeSet<&str> = changed.iter().map(|policy| policy.name.as_str()).collect();
+        let others = self.policies.iter().filter(|policy| !removed.contains(policy.name.as_str()));
+        let others = others.filter_map(|policy| match names.contains(policy.name.as_str()) {
+            false => Some(policy.clone()),
+            // Agents with an override keep what they have.
+            true => self
+                .overrides
+                .name(&policy.name, policy.revision.number)
+                .then(|| InForce { part: Part::Overridden, ..policy.clone() }),
+        });
+        let policies = others.chain(changed.iter().cloned()).collect();
+        let set = Self::new(self.epoch, policies, self.cohorts.clone());
+        Self { overrides: self.overrides.clone(), templates: self.templates.clone(), ..set }
     }
 
     pub fn policies(&self) -> &[InForce] {
@@ -128,19 +160,39 @@ impl PolicySet {
     /// Indices into [`Self::policies`] of those that match. Two agents with equal results have equal
     /// desired configurations, so this is a key to remember [`Self::merge`] by.
     pub fn matching(&self, uid: InstanceUid, attributes: &Attributes, labels: &Labels) -> Vec<u32> {
-        let is_inside = |cohort: usize| self.cohorts[cohort].contains(uid, attributes, labels);
-        (0u32..)
-            .zip(&self.policies)
-            .filter(|(_, policy)| {
-                let is_for = match policy.part {
-                    Part::Everybody => true,
-                    Part::Inside(cohort) => is_inside(cohort),
-                    Part::Outside(cohort) => !is_inside(cohort),
-                };
-                is_for && policy.revision.content.selector.matches(attributes, labels)
-            })
-            .map(|(index, _)| index)
-            .collect()
+        let has = |policy: &InForce| {
+            let is_inside = |cohort: usize| self.cohorts[cohort].contains(uid, attributes, labels);
+            let is_for = match policy.part {
+                Part::Everybody => true,
+                Part::Inside(cohort) => is_inside(cohort),
+                Part::Outside(cohort) => !is_inside(cohort),
+                Part::Overridden => false,
+            };
+            is_for && policy.revision.content.selector.matches(attributes, labels)
+        };
+        let Some(own) = self.overrides.of(uid) else {
+            let general = self.general.iter().copied();
+            return general.filter(|&index| has(&self.policies[index as usize])).collect();
+        };
+        let has = |policy: &InForce| match own.of(&policy.name) {
+            Some(number) => {
+                policy.revision.number == number && policy.revision.content.selector.matches(attributes, labels)
+            }
+            None => has(policy),
+        };
+        (0u32..).zip(&self.policies).filter(|(_, policy)| has(policy)).map(|(index, _)| index).collect()
+    }
+
+    /// The revision of a policy that an agent has by an override; 0: nothing of it. `None`: there is no override.
+    pub fn override_of(&self, uid: InstanceUid, policy: &str) -> Option<u64> {
+        self.overrides.of(uid)?.of(policy)
+    }
+
+    /// The revision of a policy that an agent has; 0 if none.
+    pub fn revision_of(&self, policy: &str, uid: InstanceUid, attributes: &Attributes, labels: &Labels) -> u64 {
+        let matching = self.matching(uid, attributes, labels);
+        let mut policies = matching.into_iter().map(|index| &self.policies[index as usize]);
+        policies.find(|one| one.name == policy).map_or(0, |one| one.revision.number)
     }
 
     /// The union of the files of the policies at `matching`; on the same name the earlier policy wins.

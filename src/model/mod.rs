@@ -12,6 +12,7 @@ pub mod desired;
 pub mod effective;
 pub mod health;
 pub mod offer;
+pub mod overrides;
 pub mod packages;
 pub mod policy;
 pub mod proof;

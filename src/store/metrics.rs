@@ -46,7 +46,9 @@ pub(super) async fn observed<T>(
             | Error::InUse { .. }
             | Error::Ambiguous { .. }
             | Error::WrongState { .. }
-            | Error::EtagMismatch { .. } => return error,
+            | Error::EtagMismatch { .. }
+            | Error::TooMany { .. }
+            | Error::Refused(_) => return error,
         };
         metrics::counter!(ERRORS, "operation" => operation).increment(1);
         span.failed(|| named.to_string());

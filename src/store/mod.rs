@@ -19,6 +19,7 @@
 //! - `secrets`: what a deployment makes for itself once, such as the key of the package files' tokens.
 //! - `certificates`: requests of agents for client certificates, and those that were issued.
 //! - `rollouts`: how changes of policies go out, and who drives them.
+//! - `overrides`: agents that have a revision of a policy whatever rollouts do.
 //! - `tokens`: hashes of agent and operator tokens; `audit`: who changed what, written with the change.
 //!
 //! Two implementations pass one contract suite. What is the same in both is in `shared`, one file an aggregate; what a
@@ -33,10 +34,12 @@ mod json;
 pub mod metrics;
 mod more;
 mod moves;
+mod overrides;
 mod plan;
 pub mod postgres;
 mod rollouts;
 mod row;
+mod sets;
 pub mod sqlite;
 mod types;
 
@@ -47,7 +50,9 @@ use bytes::Bytes;
 
 pub use certificates::*;
 pub use moves::*;
+pub use overrides::*;
 pub use rollouts::*;
+pub use sets::*;
 pub use types::*;
 
 use crate::model::{
@@ -85,6 +90,11 @@ pub enum Error {
     /// It is too late for that, or too early.
     #[error("{kind} {name:?} is {state}")]
     WrongState { kind: &'static str, name: String, state: &'static str },
+    #[error("there can be {limit} {kind}, and this would make {count}")]
+    TooMany { kind: &'static str, limit: u64, count: u64 },
+    /// A set of policies is not applied.
+    #[error("{0}")]
+    Refused(Refusals),
     /// The schema is older or newer than this program.
     #[error("database schema: {0}")]
     Schema(String),
@@ -95,7 +105,7 @@ pub enum Error {
 
 /// Every method is one transaction. A batch may be of any size up to [`MAX_BATCH`].
 #[async_trait]
-pub trait Store: CertificateStore + MoveStore + RolloutStore + Send + Sync + 'static {
+pub trait Store: CertificateStore + MoveStore + OverrideStore + RolloutStore + Send + Sync + 'static {
     /// Brings the schema up to this program's. Safe to run from several processes at once.
     async fn migrate(&self) -> Result<()>;
     /// Succeeds if the database answers and its schema is one that this program can use.
@@ -232,12 +242,21 @@ pub trait Store: CertificateStore + MoveStore + RolloutStore + Send + Sync + 'st
     /// and the result is what would have been. `NotFound` of kind `content` if a file's body is neither given nor
     /// stored, and, unless it only validates, of kind `package file` if one that is hosted here has not been uploaded.
     async fn apply_policy(&self, apply: ApplyPolicy, actor: &Actor) -> Result<Applied>;
+    /// As [`Self::apply_policy`] of several, in one transaction with one epoch: all of them, or none. If nothing changes, the epoch
+    /// stays. `Refused` with everything that is wrong.
+    async fn apply_policies(&self, set: ApplySet, actor: &Actor) -> Result<AppliedSet>;
     async fn delete_policy(&self, name: &str, etag: Option<&str>, actor: &Actor) -> Result<()>;
     async fn get_policy(&self, name: &str) -> Result<Policy>;
     /// In the order of their names after `after`.
     async fn list_policies(&self, after: Option<&str>, limit: u32) -> Result<Vec<Policy>>;
     /// Newest first, numbers below `before`. `NotFound` if there is no such policy.
     async fn list_revisions(&self, name: &str, before: Option<u64>, limit: u32) -> Result<Vec<Revision>>;
+    /// `NotFound` of kind `policy` or `revision`.
+    async fn get_revision(&self, name: &str, number: u64) -> Result<Revision> {
+        let found = self.list_revisions(name, number.checked_add(1), 1).await?.pop();
+        let found = found.filter(|revision| revision.number == number);
+        found.ok_or_else(|| Error::not_found("revision", format!("{name}@{number}")))
+    }
     /// All policies and the epoch, read consistently.
     async fn policy_set(&self) -> Result<PolicySet>;
     async fn policy_epoch(&self) -> Result<u64>;
@@ -273,7 +292,7 @@ pub trait Store: CertificateStore + MoveStore + RolloutStore + Send + Sync + 'st
     /// In the order of their hashes after `after`; also those that are being deleted.
     async fn list_package_files(&self, after: Option<ContentHash>, limit: u32) -> Result<Vec<PackageFile>>;
     /// From now on no policy may refer to the file; to be called before it is deleted from the storage. `InUse` if the
-    /// newest revision of one does, `BeingDeleted` if another deletion of it began less than ten minutes ago.
+    /// newest revision of one does, or one that agents may have; `BeingDeleted` if another deletion of it began less than ten minutes ago.
     async fn begin_delete_package_file(&self, sha256: ContentHash, actor: &Actor) -> Result<PackageFile>;
     /// It has been deleted from the storage.
     async fn end_delete_package_file(&self, sha256: ContentHash) -> Result<()>;

@@ -60,11 +60,15 @@ pub(super) struct AgentRow {
     more: Vec<u8>,
 }
 
+pub(super) fn uid(stored: Uuid) -> Result<InstanceUid> {
+    InstanceUid::from_slice(stored.as_bytes()).map_err(|error| Error::damaged("agent", error))
+}
+
 impl TryFrom<AgentRow> for AgentRecord {
     type Error = Error;
 
     fn try_from(row: AgentRow) -> Result<Self> {
-        let uid = InstanceUid::from_slice(row.uid.as_bytes()).map_err(|error| Error::damaged("agent", error))?;
+        let uid = uid(row.uid)?;
         let mut record = Self {
             uid,
             version: row.version,

@@ -16,6 +16,7 @@ mod faults;
 mod hostile;
 mod moves;
 mod orders;
+mod overrides;
 mod packages;
 mod rollout_kinds;
 mod rollouts;

@@ -4,7 +4,7 @@ use super::otlp::{Span, find};
 
 pub const GATEWAY: &str = "muster-gateway";
 pub const SERVICE: &str = "muster-config-service";
-pub const APPLY: &str = "muster.admin.v1.Policies/ApplyPolicy";
+pub const APPLY: &str = "muster.admin.v1.Policies/ApplyPolicies";
 /// What is between a change and the offers that follow from it.
 pub const TO_SHARD: [&str; 2] = ["bring policies to agents", "bring policies to shard"];
 
@@ -32,14 +32,13 @@ pub fn of_first_report(spans: &[Span], uid: &str) -> Option<(Vec<Span>, Span)> {
 
 /// The span of the call that changed a policy.
 pub fn change(spans: &[Span]) -> Option<&Span> {
-    // `musterctl` has the change checked by another call before.
     spans.iter().find(|root| root.is(SERVICE, APPLY) && find(spans, SERVICE, "publish", root, &[]).is_some())
 }
 
 /// All spans, and the one of the call that changed a policy, if its trace goes to the offers for so many agents.
 pub fn of_change(spans: &[Span], agents: u32) -> Option<(Vec<Span>, Span)> {
     let root = change(spans)?;
-    find(spans, SERVICE, "apply_policy", root, &[])?;
+    find(spans, SERVICE, "apply_policies", root, &[])?;
     find(spans, SERVICE, "policy_set", root, &["read policies"])?;
     find(spans, SERVICE, "write_desired", root, &TO_SHARD)?;
     find(spans, SERVICE, "publish", root, &TO_SHARD)?;

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod certificate;
 pub mod command;
+pub mod overrides;
 pub mod policy;
 pub mod rollout;
 mod settings;

@@ -53,6 +53,7 @@ fn counts(counts: &Counts) -> admin::RolloutCounts {
         failed: counts.failed,
         not_capable: counts.not_capable,
         pending: counts.pending,
+        overridden: counts.overridden,
         reachable: counts.reachable,
     }
 }

@@ -1,4 +1,4 @@
-//! What a revision would change, and for whom, before it is applied.
+//! What revisions would change, and for whom, before they are applied.
 
 mod items;
 mod shown;
@@ -6,7 +6,7 @@ mod side;
 mod warnings;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -16,9 +16,9 @@ use crate::{
     model::{
         AgentRecord, Attributes, ContentHash, InstanceUid,
         desired::{InForce, Part, PolicySet},
-        policy::Policy,
+        policy::{Policy, PolicyKind},
     },
-    proto::admin::PolicyPreview,
+    proto::admin::{AgentCount, PolicyPreview},
     store::{AgentFilter, Result, Store},
 };
 use items::Items;
@@ -41,18 +41,62 @@ struct Change {
 /// Bodies that need not be stored yet.
 pub type Bodies = HashMap<ContentHash, Bytes>;
 
-/// `policy` with the revision that would be applied, whose file bodies are `given`.
-pub async fn of(store: &dyn Store, policy: &Policy, given: &Bodies) -> Result<PolicyPreview> {
+/// What is about to change.
+pub struct Proposal<'a> {
+    /// Policies with the revisions that would be applied, and whether each is another than now.
+    pub policies: Vec<(&'a Policy, bool)>,
+    /// Policies that would be deleted.
+    pub removed: &'a [Policy],
+    pub bodies: &'a Bodies,
+}
+
+/// What it comes to, all changes together.
+pub struct Outlook {
+    /// Of each kind of policy that is concerned.
+    pub previews: BTreeMap<PolicyKind, PolicyPreview>,
+    /// Agents that each policy matches, in their order.
+    pub counts: Vec<AgentCount>,
+}
+
+/// Compares what the policies in force give each agent with what they would give once every agent has what is proposed.
+pub async fn of(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Outlook> {
     let before = store.policy_set().await?;
-    let after = after(&before, policy, given);
-    let (mut old, mut new) = (Side::new(&before, policy), Side::new(&after, policy));
-    let mut survey = Survey { warnings: Warnings::new(policy), ..Survey::default() };
+    let after = after(&before, proposal);
+    let mut outlook =
+        Outlook { previews: BTreeMap::new(), counts: vec![AgentCount::default(); proposal.policies.len()] };
+    let kinds = proposal.policies.iter().map(|(policy, _)| policy.kind);
+    let kinds: BTreeSet<PolicyKind> = kinds.chain(proposal.removed.iter().map(|policy| policy.kind)).collect();
+    for kind in kinds {
+        let preview = of_kind(store, proposal, kind, (&before, &after), &mut outlook.counts).await?;
+        outlook.previews.insert(kind, preview);
+    }
+    Ok(outlook)
+}
+
+async fn of_kind(
+    store: &dyn Store,
+    proposal: &Proposal<'_>,
+    kind: PolicyKind,
+    (before, after): (&PolicySet, &PolicySet),
+    counts: &mut [AgentCount],
+) -> Result<PolicyPreview> {
+    let changed = proposal.policies.iter().filter(|(policy, is_change)| *is_change && policy.kind == kind);
+    let changed: Vec<&Policy> = changed.map(|(policy, _)| *policy).collect();
+    let (mut old, mut new) = (Side::new(before, kind, &changed), Side::new(after, kind, &changed));
+    let mut survey = Survey { kind, changes: BTreeMap::new(), warnings: Warnings::new(kind, &changed) };
     let mut preview = PolicyPreview::default();
     let (mut cursor, mut looked_at) = (None, 0);
     loop {
         let page = store.page_agents(AgentFilter::default(), cursor, PAGE).await?;
         for agent in &page {
-            survey.see(agent, policy, (&mut old, &mut new), &mut preview);
+            let attributes = Attributes::decode(&agent.observed.description);
+            for ((policy, _), count) in proposal.policies.iter().zip(&mut *counts) {
+                if policy.kind == kind && policy.revision.content.selector.matches(&attributes, &agent.labels) {
+                    count.matching += 1;
+                    count.connected += u64::from(agent.presence.connected);
+                }
+            }
+            survey.see(agent, &attributes, (&mut old, &mut new), &mut preview);
         }
         cursor = page.last().map(|agent| agent.uid);
         looked_at += page.len();
@@ -64,28 +108,38 @@ pub async fn of(store: &dyn Store, policy: &Policy, given: &Bodies) -> Result<Po
             break;
         }
     }
+    for ((policy, _), count) in proposal.policies.iter().zip(counts).filter(|((policy, _), _)| policy.kind == kind) {
+        count.incomplete = preview.incomplete;
+        if count.matching == 0 {
+            survey.warnings.unmatched(&policy.revision.content.selector);
+        }
+    }
     preview.warnings = survey.warnings.texts();
     let changes = survey.changes.into_values().collect();
-    preview.changes = shown::changes(store, changes, (&old, &new), given).await?;
+    preview.changes = shown::changes(store, changes, (&old, &new), proposal.bodies).await?;
     Ok(preview)
 }
 
-/// The policies once every agent that the revision is for has it.
-fn after(before: &PolicySet, policy: &Policy, given: &Bodies) -> PolicySet {
-    let after = before.with(InForce {
+/// The policies once every agent that the revisions are for has them.
+fn after(before: &PolicySet, proposal: &Proposal<'_>) -> PolicySet {
+    let changed: Vec<&Policy> =
+        proposal.policies.iter().filter(|(_, is_change)| *is_change).map(|(policy, _)| *policy).collect();
+    let in_force = changed.iter().map(|policy| InForce {
         name: policy.name.clone(),
         kind: policy.kind,
         revision: policy.revision.clone(),
         part: Part::Everybody,
     });
-    let templates = policy.revision.content.offer.files().filter(|(_, file)| file.is_template);
-    let texts = templates.filter_map(|(_, file)| Some((file.content, given.get(&file.content)?.clone())));
+    let after = before.with(in_force.collect(), proposal.removed.iter().map(|policy| policy.name.as_str()));
+    let files = changed.iter().flat_map(|policy| policy.revision.content.offer.files());
+    let templates = files.filter(|(_, file)| file.is_template);
+    let texts = templates.filter_map(|(_, file)| Some((file.content, proposal.bodies.get(&file.content)?.clone())));
     let texts: Vec<_> = texts.collect();
     after.with_templates(texts)
 }
 
-#[derive(Default)]
 struct Survey {
+    kind: PolicyKind,
     /// By what was, and what will be.
     changes: BTreeMap<(ContentHash, ContentHash), Change>,
     warnings: Warnings,
@@ -95,15 +149,11 @@ impl Survey {
     fn see(
         &mut self,
         agent: &AgentRecord,
-        policy: &Policy,
+        attributes: &Attributes,
         (old, new): (&mut Side<'_>, &mut Side<'_>),
         preview: &mut PolicyPreview,
     ) {
-        let attributes = Attributes::decode(&agent.observed.description);
-        if policy.revision.content.selector.matches(&attributes, &agent.labels) {
-            self.warnings.matching();
-        }
-        let new = new.of(agent, &attributes);
+        let new = new.of(agent, attributes);
         let items = match new.items {
             Ok(items) => items,
             Err(unrendered) => {
@@ -112,7 +162,7 @@ impl Survey {
                 return;
             }
         };
-        let Given { items: before, .. } = old.of(agent, &attributes);
+        let Given { items: before, .. } = old.of(agent, attributes);
         let before = before.unwrap_or_default();
         if before.digest == items.digest {
             preview.unchanged += 1;
@@ -124,9 +174,9 @@ impl Survey {
             (false, false) => &mut preview.changing,
         };
         *counter += 1;
-        let is_capable = agent.observed.accepts(policy.kind);
+        let is_capable = agent.observed.accepts(self.kind);
         preview.not_capable += u64::from(!is_capable);
-        self.warnings.changed(&items, &new.conflicts, &attributes, is_capable);
+        self.warnings.changed(&items, &new.conflicts, attributes, is_capable);
         let change = self.changes.entry((before.digest, items.digest)).or_insert_with(|| Change {
             old: before,
             new: items,

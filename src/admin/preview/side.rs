@@ -13,7 +13,9 @@ use crate::model::{
 
 pub struct Side<'a> {
     set: &'a PolicySet,
-    policy: &'a Policy,
+    kind: PolicyKind,
+    /// Those of this kind that change.
+    changed: &'a [&'a Policy],
     /// By the indices of the matching policies.
     merged: HashMap<Vec<u32>, Merged>,
     /// Agents for whom files were written.
@@ -28,9 +30,11 @@ struct Merged {
     conflicts: Arc<Vec<Conflict>>,
 }
 
-/// Something of the policy's that others have, too: the first of them is what agents get.
-#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Something of a policy's that others have, too: the first of them is what agents get.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Conflict {
+    /// The policy.
+    pub of: String,
     pub name: String,
     pub policies: Vec<String>,
 }
@@ -42,14 +46,14 @@ pub struct Given {
 }
 
 impl<'a> Side<'a> {
-    pub fn new(set: &'a PolicySet, policy: &'a Policy) -> Self {
-        Self { set, policy, merged: HashMap::new(), written: 0 }
+    pub fn new(set: &'a PolicySet, kind: PolicyKind, changed: &'a [&'a Policy]) -> Self {
+        Self { set, kind, changed, merged: HashMap::new(), written: 0 }
     }
 
     pub fn of(&mut self, agent: &AgentRecord, attributes: &Attributes) -> Given {
         let matching = self.set.matching(agent.placement(), attributes, &agent.labels);
-        let (set, policy) = (self.set, self.policy);
-        let merged = self.merged.entry(matching).or_insert_with_key(|matching| merge(set, policy, matching));
+        let (set, kind, changed) = (self.set, self.kind, self.changed);
+        let merged = self.merged.entry(matching).or_insert_with_key(|matching| merge(set, kind, changed, matching));
         let conflicts = merged.conflicts.clone();
         let items = match &merged.config {
             None => Ok(merged.items.clone()),
@@ -74,10 +78,11 @@ impl<'a> Side<'a> {
     }
 }
 
-fn merge(set: &PolicySet, policy: &Policy, matching: &[u32]) -> Merged {
-    let conflicts = Arc::new(conflicts(set, policy, matching));
-    if policy.kind != PolicyKind::Config {
-        return Merged { items: Arc::new(Items::others(set, matching, policy.kind)), config: None, conflicts };
+fn merge(set: &PolicySet, kind: PolicyKind, changed: &[&Policy], matching: &[u32]) -> Merged {
+    let conflicts = changed.iter().flat_map(|policy| conflicts(set, policy, matching));
+    let conflicts = Arc::new(conflicts.collect::<Vec<_>>());
+    if kind != PolicyKind::Config {
+        return Merged { items: Arc::new(Items::others(set, matching, kind)), config: None, conflicts };
     }
     let config = set.merge(matching);
     let items = Arc::new(config.as_ref().map(Items::files).unwrap_or_default());
@@ -93,7 +98,7 @@ fn conflicts(set: &PolicySet, policy: &Policy, matching: &[u32]) -> Vec<Conflict
     let of = |name: String| {
         let having = policies.iter().filter(|other| other.kind == policy.kind);
         let having = having.filter(|other| own_names(&other.revision.content.offer).contains(&name));
-        Conflict { policies: having.map(|other| other.name.clone()).collect(), name }
+        Conflict { of: policy.name.clone(), policies: having.map(|other| other.name.clone()).collect(), name }
     };
     let all = own_names(&policy.revision.content.offer).into_iter().map(of);
     all.filter(|conflict| conflict.policies.len() > 1).collect()

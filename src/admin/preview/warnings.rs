@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{items::Items, side::Conflict};
 use crate::model::{
-    Attributes, InstanceUid,
-    policy::{Policy, PolicyOffer},
+    Attributes, InstanceUid, Selector,
+    policy::{Policy, PolicyKind, PolicyOffer},
     rendering::Unrendered,
     settings,
 };
@@ -19,11 +19,11 @@ const MAX_UNRENDERABLE: usize = 5;
 
 #[derive(Default)]
 pub struct Warnings {
-    selector: String,
-    name: String,
     kind: &'static str,
     allow_empty: bool,
-    matching: u64,
+    /// Selectors that match nobody.
+    unmatched: Vec<String>,
+    is_of_one: bool,
     not_capable: u64,
     emptied: u64,
     conflicts: BTreeMap<Conflict, u64>,
@@ -36,20 +36,18 @@ pub struct Warnings {
 }
 
 impl Warnings {
-    pub fn new(policy: &Policy) -> Self {
-        let content = &policy.revision.content;
+    /// Of what changes.
+    pub fn new(kind: PolicyKind, changed: &[&Policy]) -> Self {
         Self {
-            selector: content.selector.to_string(),
-            name: policy.name.clone(),
-            kind: policy.kind.name(),
-            allow_empty: content.allow_empty,
+            kind: kind.name(),
+            allow_empty: changed.iter().any(|policy| policy.revision.content.allow_empty),
+            is_of_one: changed.len() == 1,
             ..Self::default()
         }
     }
 
-    /// An agent that the selector selects.
-    pub fn matching(&mut self) {
-        self.matching += 1;
+    pub fn unmatched(&mut self, selector: &Selector) {
+        self.unmatched.push(selector.to_string());
     }
 
     pub fn unrenderable(&mut self, uid: InstanceUid, unrendered: &Unrendered) {
@@ -68,8 +66,7 @@ impl Warnings {
         }
         self.emptied += u64::from(items.is_empty());
         for conflict in conflicts {
-            let Conflict { name, policies } = conflict;
-            *self.conflicts.entry(Conflict { name: name.clone(), policies: policies.clone() }).or_default() += 1;
+            *self.conflicts.entry(conflict.clone()).or_default() += 1;
         }
         let counter = if items.size > CLIENT_LIMIT {
             &mut self.too_large
@@ -83,8 +80,8 @@ impl Warnings {
 
     pub fn texts(self) -> Vec<String> {
         let mut texts = Vec::new();
-        if self.matching == 0 {
-            texts.push(format!("no agent matches the selector {:?}", self.selector));
+        for selector in self.unmatched {
+            texts.push(format!("no agent matches the selector {selector:?}"));
         }
         if self.emptied > 0 {
             texts.push(match self.allow_empty {
@@ -95,13 +92,17 @@ impl Warnings {
                 ),
             });
         }
-        for (Conflict { name, policies }, agents) in self.conflicts {
+        for (Conflict { of, name, policies }, agents) in self.conflicts {
+            let (this, one) = match self.is_of_one {
+                true => ("this policy".to_owned(), "this one".to_owned()),
+                false => (format!("policy {of:?}"), format!("policy {of:?}")),
+            };
             let first = policies.first().cloned().unwrap_or_default();
-            let others: Vec<_> = policies.iter().filter(|other| **other != self.name).cloned().collect();
+            let others: Vec<_> = policies.iter().filter(|other| **other != of).cloned().collect();
             let others = others.join(", ");
-            texts.push(match first == self.name {
-                true => format!("{name:?} of {agents} agents is in {others} too: this policy goes before"),
-                false => format!("{name:?} of {agents} agents comes from policy {first:?}, which goes before this one"),
+            texts.push(match first == of {
+                true => format!("{name:?} of {agents} agents is in {others} too: {this} goes before"),
+                false => format!("{name:?} of {agents} agents comes from policy {first:?}, which goes before {one}"),
             });
         }
         if self.not_capable > 0 {

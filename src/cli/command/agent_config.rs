@@ -4,20 +4,17 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Serialize;
-use similar::TextDiff;
 
 use crate::{
     cli::{
         connection::Client,
+        difference,
         error::Result,
         output::{self, Format, Table},
         view::or_dash,
     },
     proto::admin::{AgentConfig, DesiredFile, EffectiveFile, GetAgentConfigRequest},
 };
-
-/// Lines around a difference.
-const CONTEXT_LINES: usize = 3;
 
 #[derive(Clone, Copy)]
 pub enum Part {
@@ -59,6 +56,9 @@ struct File {
     /// Written for this agent, from a template.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     template: bool,
+    /// The agent has this revision whatever rollouts do.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    overridden: bool,
     content_type: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<String>,
@@ -81,7 +81,7 @@ pub async fn show(client: &Client, instance_uid: String, part: Part, format: For
         eprintln!("note: the agent has not reported an effective configuration");
     }
     match (part, format) {
-        (Part::Difference, _) => output::write(&difference(&config)),
+        (Part::Difference, _) => output::write(&differences(&config)),
         (_, Format::Json | Format::Yaml) => output::structured(format, &view(part, config)),
         (_, Format::Name) => {
             let files = view(part, config).files;
@@ -112,6 +112,7 @@ fn desired(file: DesiredFile) -> (String, File) {
         policy: Some(file.policy),
         revision: Some(file.revision),
         template: file.template,
+        overridden: file.overridden,
         content_type: file.content_type,
         role: Some(file.role),
         body,
@@ -123,7 +124,16 @@ fn desired(file: DesiredFile) -> (String, File) {
 fn effective(file: EffectiveFile) -> (String, File) {
     let (body, body_base64) = text_or_base64(&file.body);
     let content_type = file.content_type;
-    let view = File { policy: None, revision: None, template: false, content_type, role: None, body, body_base64 };
+    let view = File {
+        policy: None,
+        revision: None,
+        template: false,
+        overridden: false,
+        content_type,
+        role: None,
+        body,
+        body_base64,
+    };
     (file.name, view)
 }
 
@@ -147,8 +157,13 @@ fn text(part: Part, view: View) -> Result<()> {
     for (name, file) in &view.files {
         let mut row = vec![quoted(name), or_dash(&file.content_type)];
         row.extend(file.policy.clone());
-        let from = if file.template { " (template)" } else { "" };
-        row.extend(file.revision.map(|revision| format!("{revision}{from}")));
+        let how = match (file.template, file.overridden) {
+            (true, true) => " (template, override)",
+            (true, false) => " (template)",
+            (false, true) => " (override)",
+            (false, false) => "",
+        };
+        row.extend(file.revision.map(|revision| format!("{revision}{how}")));
         rows.push(row);
     }
     let mut out = Table::default().lines(rows);
@@ -174,7 +189,7 @@ fn quoted(name: &str) -> String {
 
 /// From what the agent runs to what it should run, file by file. Agents name what they run as they like: one file on each
 /// side is the same file whatever its name.
-fn difference(config: &AgentConfig) -> String {
+fn differences(config: &AgentConfig) -> String {
     let text = |body: &[u8]| String::from_utf8_lossy(body).into_owned();
     let mut old: BTreeMap<&str, String> = config.effective.iter().map(|f| (f.name.as_str(), text(&f.body))).collect();
     let new: BTreeMap<&str, String> = config.desired.iter().map(|f| (f.name.as_str(), text(&f.body))).collect();
@@ -183,16 +198,9 @@ fn difference(config: &AgentConfig) -> String {
     }
     let mut out = String::new();
     for name in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
-        let side = |files: &BTreeMap<&str, String>| files.get(name).cloned().unwrap_or_default();
-        let header = |prefix: &str, files: &BTreeMap<&str, String>| match files.contains_key(name) {
-            true => format!("{prefix}/{name}"),
-            false => "/dev/null".to_owned(),
-        };
-        let (before, after) = (side(&old), side(&new));
-        let diff = TextDiff::from_lines(&before, &after);
-        let mut unified = diff.unified_diff();
-        unified.context_radius(CONTEXT_LINES).header(&header("effective", &old), &header("desired", &new));
-        out.push_str(&unified.to_string());
+        let side = |files: &BTreeMap<&str, String>| files.get(name).cloned();
+        let (old, new) = (side(&old), side(&new));
+        out += &difference::unified(name, ("effective", old.as_deref()), ("desired", new.as_deref()));
     }
     out
 }
@@ -218,16 +226,16 @@ mod tests {
 
     #[test]
     fn one_file_on_each_side_is_compared_whatever_its_name() {
-        assert_eq!(difference(&config(&[("", "a\n")], &[("collector.yaml", "a\n")])), "");
+        assert_eq!(differences(&config(&[("", "a\n")], &[("collector.yaml", "a\n")])), "");
         assert_eq!(
-            difference(&config(&[("", "a\n")], &[("c.yaml", "b\n")])),
+            differences(&config(&[("", "a\n")], &[("c.yaml", "b\n")])),
             "--- effective/c.yaml\n+++ desired/c.yaml\n@@ -1 +1 @@\n-a\n+b\n"
         );
     }
 
     #[test]
     fn files_come_and_go() {
-        let text = difference(&config(&[("old", "a\n"), ("same", "s\n")], &[("new", "b\n"), ("same", "s\n")]));
+        let text = differences(&config(&[("old", "a\n"), ("same", "s\n")], &[("new", "b\n"), ("same", "s\n")]));
         assert_eq!(
             text,
             "--- effective/old\n+++ /dev/null\n@@ -1 +0,0 @@\n-a\n--- /dev/null\n+++ desired/new\n@@ -0,0 +1 @@\n+b\n"

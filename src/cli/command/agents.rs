@@ -68,6 +68,9 @@ fn description(agent: &Agent) -> String {
         line("Capabilities:", &agent.capabilities.join(", ")),
     ]);
     describe_offers(&mut out, agent);
+    if !agent.overrides.is_empty() {
+        pairs(&mut out, "Overrides", agent.overrides.iter().map(|one| (&one.policy, one.what())));
+    }
     pairs(&mut out, "Labels", agent.labels.iter().map(|(key, value)| (key, value.clone())));
     pairs(&mut out, "Attributes", agent.attributes.iter().map(|(key, value)| (key, text(value))));
     if !agent.components.is_empty() {

@@ -1,162 +1,154 @@
-//! Applying manifests: all of them are looked at by the server before any is applied.
+//! Applying manifests: all of them together, or none.
 
-use std::collections::BTreeMap;
-
-use similar::TextDiff;
 use tonic::Status;
 
 use super::package_files;
 use crate::{
     cli::{
+        args::Gathering,
         connection::Client,
+        difference,
         error::{Error, Result, violations},
-        manifest::{self, Document, Place},
+        manifest::{Document, set},
         output,
+        view::policy::kind_name,
     },
     proto::admin::{
-        AgentCount, ApplyPolicyRequest, ApplyPolicyResponse, PolicyPreview, PreviewChange,
+        AgentCount, ApplyPoliciesRequest, ApplyPoliciesResponse, ApplyPolicyResponse, KindPreview, PreviewChange,
         apply_policy_response::Outcome,
     },
 };
 
-/// Unchanged lines around a difference.
-const CONTEXT_LINES: usize = 3;
+/// What goes before the reasons.
+const REFUSED: &str = "nothing was applied";
 
-pub async fn apply(client: &Client, files: &[String], is_dry: bool, message: &str) -> Result<()> {
-    let mut documents = load(files)?;
+pub async fn apply(
+    client: &Client,
+    files: &[String],
+    Gathering { recursive, prune }: Gathering,
+    is_dry: bool,
+    message: &str,
+) -> Result<()> {
+    let mut documents = load(files, recursive, REFUSED)?;
     for document in &mut documents {
         document.request.message = message.to_owned();
     }
-    let mut problems = Vec::new();
-    let mut outcomes = Vec::new();
-    for document in &documents {
-        let request = ApplyPolicyRequest {
-            validate_only: true,
-            count_agents: is_dry,
-            preview: is_dry,
-            ..document.request.clone()
-        };
-        match send(client, request).await {
-            Ok(outcome) => outcomes.push(outcome),
-            Err(status) => problems.extend(explain(document, &status)),
-        }
-    }
-    refuse(problems)?;
+    let request = request(&documents, prune);
     if is_dry {
-        return output::write(
-            &outcomes.iter().map(|outcome| line(outcome, true) + &preview(outcome)).collect::<String>(),
-        );
+        let request = ApplyPoliciesRequest { validate_only: true, preview: true, ..request };
+        let would = send(client, &documents, REFUSED, request).await?;
+        return output::write(&(lines(&would, true) + &warnings(&would) + &previews(&would.previews)));
     }
-    for (done, document) in documents.iter().enumerate() {
+    if documents.iter().any(|document| !document.uploads.is_empty()) {
+        // Nothing is uploaded for what is refused.
+        send(client, &documents, REFUSED, ApplyPoliciesRequest { validate_only: true, ..request.clone() }).await?;
+    }
+    for document in &documents {
         for file in &document.uploads {
             let uploaded = package_files::upload_one(client, file).await;
-            let problem = |error: Error| vec![format!("{}: {error}", document.place)];
-            uploaded.map_err(|error| stopped(&documents, done, &problem(error)))?;
+            uploaded.map_err(|error| refused(REFUSED, vec![format!("{}: {error}", document.place)]))?;
         }
-        let applied = send(client, document.request.clone()).await;
-        let applied = applied.map_err(|status| stopped(&documents, done, &explain(document, &status)))?;
-        output::write(&line(&applied, false))?;
-        applied.warnings.iter().for_each(|warning| eprintln!("warning: {}", output::plain(warning)));
     }
+    let applied = send(client, &documents, REFUSED, request).await?;
+    output::write(&lines(&applied, false))?;
+    eprint!("{}", warnings(&applied));
     Ok(())
 }
 
-/// Each policy is a transaction of its own: what was applied before one that fails stays applied.
-fn stopped(documents: &[Document], done: usize, problems: &[String]) -> Error {
-    let problems = problems.join("\n");
-    if let [_] = documents {
-        return Error::Message(problems);
-    }
-    let rest: Vec<_> = documents[done..].iter().map(|document| format!("policy/{}", document.request.name)).collect();
-    let rest = rest.join(", ");
-    let total = documents.len();
-    Error::Message(format!(
-        "{problems}\n{done} of {total} policies were applied before that; not applied: {rest}\nthe same command can be given again"
-    ))
+/// Of single policies.
+fn warnings(response: &ApplyPoliciesResponse) -> String {
+    let of = |one: &ApplyPolicyResponse| -> String {
+        let name = one.policy.as_ref().map(|policy| policy.name.as_str()).unwrap_or_default();
+        one.warnings.iter().map(|warning| format!("warning: policy/{name}: {}\n", output::plain(warning))).collect()
+    };
+    response.policies.iter().map(of).collect()
 }
 
-async fn send(client: &Client, request: ApplyPolicyRequest) -> std::result::Result<ApplyPolicyResponse, Status> {
-    let mut policies = client.policies();
-    Ok(policies.apply_policy(client.request(request)).await?.into_inner())
+/// The manifests of files and folders, each policy once. `head` goes before what is wrong with them.
+pub fn load(files: &[String], is_recursive: bool, head: &str) -> Result<Vec<Document>> {
+    set::load(files, is_recursive).map_err(|problems| refused(head, problems))
 }
 
-fn load(files: &[String]) -> Result<Vec<Document>> {
-    let mut documents = Vec::new();
-    let mut problems = Vec::new();
-    for file in files {
-        match manifest::load(file) {
-            Ok(loaded) => documents.extend(loaded),
-            Err(invalid) => problems.extend(invalid.iter().map(ToString::to_string)),
-        }
-    }
-    let mut places: BTreeMap<&str, &Place> = BTreeMap::new();
-    for document in &documents {
-        let name = document.request.name.as_str();
-        if let Some(first) = places.insert(name, &document.place) {
-            let place = document.place_of("name");
-            problems.push(format!("{place}: name: policy {name:?} is there already, in {first}"));
-        }
-    }
-    refuse(problems)?;
-    Ok(documents)
+pub fn request(documents: &[Document], prune: bool) -> ApplyPoliciesRequest {
+    let policies = documents.iter().map(|document| document.request.clone()).collect();
+    ApplyPoliciesRequest { policies, prune, ..Default::default() }
 }
 
-fn refuse(problems: Vec<String>) -> Result<()> {
-    match problems.len() {
-        0 => Ok(()),
-        1 => Err(Error::Message(format!("nothing was applied: {}", problems[0]))),
-        _ => Err(Error::Message(format!("nothing was applied:\n  {}", problems.join("\n  ")))),
+/// Refusals are in terms of the manifests.
+pub async fn send(
+    client: &Client,
+    documents: &[Document],
+    head: &str,
+    request: ApplyPoliciesRequest,
+) -> Result<ApplyPoliciesResponse> {
+    let answer = client.policies().apply_policies(client.request(request)).await;
+    answer.map(tonic::Response::into_inner).map_err(|status| explain(documents, head, status))
+}
+
+fn refused(head: &str, problems: Vec<String>) -> Error {
+    match &problems[..] {
+        [one] => Error::Message(format!("{head}: {one}")),
+        _ => Error::Message(format!("{head}:\n  {}", problems.join("\n  "))),
     }
 }
 
-/// The server's refusal, in terms of the manifest.
-fn explain(document: &Document, status: &Status) -> Vec<String> {
-    let violations = violations(status);
+fn explain(documents: &[Document], head: &str, status: Status) -> Error {
+    let violations = violations(&status);
     if violations.is_empty() {
-        return vec![format!("{}: {}", document.place, Error::from(status.clone()))];
+        return status.into();
     }
-    let one = |(field, problem): (String, String)| format!("{}: {field}: {problem}", document.place_of(&field));
-    violations.into_iter().map(one).collect()
+    let one = |(field, problem): (String, String)| match document_of(documents, &field) {
+        Some((document, "")) => format!("{}: policy {:?}: {problem}", document.place, document.request.name),
+        Some((document, field)) => format!("{}: {field}: {problem}", document.place_of(field)),
+        None => format!("{field}: {problem}"),
+    };
+    refused(head, violations.into_iter().map(one).collect())
 }
 
-/// Whom it touches and how, for people.
-fn preview(response: &ApplyPolicyResponse) -> String {
-    let Some(preview) = &response.preview else { return String::new() };
-    let PolicyPreview { gaining, losing, changing, unchanged, .. } = preview;
+/// Of `policies[3].selector`, the fourth document and `selector`.
+fn document_of<'a>(documents: &'a [Document], field: &'a str) -> Option<(&'a Document, &'a str)> {
+    let (index, rest) = field.strip_prefix("policies[")?.split_once(']')?;
+    Some((documents.get(index.parse::<usize>().ok()?)?, rest.strip_prefix('.').unwrap_or(rest)))
+}
+
+/// Whom the set touches and how, for people.
+fn previews(previews: &[KindPreview]) -> String {
     let mut out = String::new();
-    if preview.unrenderable > 0 {
-        out +=
-            &format!("  {} agents keep what they have: templates cannot be filled in for them\n", preview.unrenderable);
-    }
-    if gaining + losing + changing > 0 {
-        out += &format!("  {changing} agents change, {gaining} gain, {losing} lose; {unchanged} stay as they are\n");
-    }
-    for warning in response.warnings.iter().chain(&preview.warnings) {
-        out += &format!("  warning: {}\n", output::plain(warning));
-    }
-    for change in &preview.changes {
-        let PreviewChange { agents, example_instance_uid, items } = change;
-        out += &format!("  {agents} agents, such as {example_instance_uid}:\n");
-        for item in items {
-            let text = |body: &Option<bytes::Bytes>| {
-                body.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned()
-            };
-            let header = |prefix: &str, body: &Option<bytes::Bytes>| match body {
-                Some(_) => format!("{prefix}/{}", item.name),
-                None => "/dev/null".to_owned(),
-            };
-            let (before, after) = (text(&item.before), text(&item.after));
-            let diff = TextDiff::from_lines(&before, &after);
-            let mut unified = diff.unified_diff();
-            unified.context_radius(CONTEXT_LINES).header(&header("now", &item.before), &header("then", &item.after));
-            out += &output::plain_lines(&unified.to_string());
+    for one in previews {
+        let Some(preview) = &one.preview else { continue };
+        let (gaining, losing, changing) = (preview.gaining, preview.losing, preview.changing);
+        let kind = kind_name(one.kind());
+        if preview.unrenderable > 0 {
+            let agents = preview.unrenderable;
+            out += &format!("{kind}: {agents} agents keep what they have: templates cannot be filled in for them\n");
+        }
+        if gaining + losing + changing > 0 {
+            let least = if preview.incomplete { "at least " } else { "" };
+            let unchanged = preview.unchanged;
+            out += &format!(
+                "{kind}: {least}{changing} agents change, {gaining} gain, {losing} lose; {unchanged} stay as they are\n"
+            );
+        }
+        for warning in &preview.warnings {
+            out += &format!("  warning: {}\n", output::plain(warning));
+        }
+        for PreviewChange { agents, example_instance_uid, items } in &preview.changes {
+            out += &format!("  {agents} agents, such as {example_instance_uid}:\n");
+            out.extend(items.iter().map(|item| difference::of_item(item, "now", "then")));
         }
     }
     out
 }
 
 /// `policy/NAME created`, as kubectl says it.
-fn line(response: &ApplyPolicyResponse, is_dry: bool) -> String {
+fn lines(response: &ApplyPoliciesResponse, is_dry: bool) -> String {
+    let dry = if is_dry { " (dry run)" } else { "" };
+    let applied = response.policies.iter().map(|applied| line(applied, dry));
+    let pruned = response.pruned.iter().map(|policy| format!("policy/{} pruned{dry}\n", policy.name));
+    applied.chain(pruned).collect()
+}
+
+fn line(response: &ApplyPolicyResponse, dry: &str) -> String {
     let name = response.policy.as_ref().map(|policy| policy.name.as_str()).unwrap_or_default();
     let outcome = match response.outcome() {
         Outcome::Created => "created",
@@ -171,11 +163,14 @@ fn line(response: &ApplyPolicyResponse, is_dry: bool) -> String {
         }
         None => String::new(),
     };
-    let stable = response.policy.as_ref().filter(|policy| {
-        let newest = policy.revision.as_ref().map_or(0, |revision| revision.number);
-        response.outcome() == Outcome::Unchanged && policy.stable_revision != newest
-    });
-    let stable =
-        stable.map(|policy| format!(" (the stable revision is {}; see rollout status {name})", policy.stable_revision));
-    format!("policy/{name} {outcome}{}{count}{}\n", if is_dry { " (dry run)" } else { "" }, stable.unwrap_or_default())
+    let stable = not_stable(response).map(|note| format!(" ({note})"));
+    format!("policy/{name} {outcome}{dry}{count}{}\n", stable.unwrap_or_default())
+}
+
+/// Of a policy that stays as it is, but whose newest revision agents do not have.
+pub fn not_stable(response: &ApplyPolicyResponse) -> Option<String> {
+    let policy = response.policy.as_ref().filter(|_| response.outcome() == Outcome::Unchanged)?;
+    let newest = policy.revision.as_ref().map_or(0, |revision| revision.number);
+    let (name, stable) = (&policy.name, policy.stable_revision);
+    (stable != newest).then(|| format!("the stable revision is {stable}; see rollout status {name}"))
 }

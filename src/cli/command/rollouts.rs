@@ -71,21 +71,22 @@ fn show(rollout: &admin::Rollout, format: Format) -> Result<()> {
 }
 
 pub async fn list(client: &Client, format: Format) -> Result<()> {
-    history_of(client, String::new(), format).await
+    output::list(format, &all(client, String::new()).await?)
 }
 
 pub async fn history(client: &Client, policy: String, format: Format) -> Result<()> {
-    history_of(client, policy, format).await
+    output::list(format, &all(client, policy).await?)
 }
 
-async fn history_of(client: &Client, policy: String, format: Format) -> Result<()> {
+/// Of a policy, or of all if it is empty, newest first.
+pub async fn all(client: &Client, policy: String) -> Result<Vec<Rollout>> {
     let mut rollouts: Vec<Rollout> = Vec::new();
     let mut request = ListRolloutsRequest { policy, page_size: PAGE_SIZE, ..Default::default() };
     loop {
         let page = client.rollouts().list_rollouts(client.request(request.clone())).await?.into_inner();
         rollouts.extend(page.rollouts.into_iter().map(Rollout::from));
         if page.next_page_token.is_empty() {
-            return output::list(format, &rollouts);
+            return Ok(rollouts);
         }
         request.page_token = page.next_page_token;
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{age, or_dash, policy::kind_name, rfc3339, short, status};
+use super::{age, or_dash, overrides::Override, policy::kind_name, rfc3339, short, status};
 use crate::{
     cli::output::View,
     model::agent::{OfferStatus, Transport},
@@ -42,6 +42,9 @@ pub struct Agent {
     pub first_seen: Option<String>,
     pub last_seen: Option<String>,
     pub etag: String,
+    /// Revisions of policies that the agent has whatever rollouts do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<Override>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub components: BTreeMap<String, Component>,
     #[serde(skip)]
@@ -123,6 +126,7 @@ impl From<admin::Agent> for Agent {
             first_seen: rfc3339(agent.first_seen),
             last_seen: rfc3339(agent.last_seen),
             etag: agent.etag,
+            overrides: agent.overrides.into_iter().map(Override::from).collect(),
             components: components(agent.components),
             last_seen_age: age(agent.last_seen),
             instance_uid: agent.instance_uid,

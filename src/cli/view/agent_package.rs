@@ -37,6 +37,9 @@ pub struct Desired {
     pub package: Package,
     pub policy: String,
     pub revision: u64,
+    /// The agent has this revision whatever rollouts do.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub overridden: bool,
 }
 
 #[derive(Serialize)]
@@ -61,8 +64,8 @@ impl From<admin::AgentPackages> for AgentPackages {
         let names: BTreeSet<String> = desired.keys().chain(statuses.keys()).cloned().collect();
         let package = |name: String| AgentPackage {
             desired: desired.remove(&name).map(|package| {
-                let admin::PackageOrigin { policy, revision } = origins.remove(&name).unwrap_or_default();
-                Desired { package: package.into(), policy, revision }
+                let admin::PackageOrigin { policy, revision, overridden } = origins.remove(&name).unwrap_or_default();
+                Desired { package: package.into(), policy, revision, overridden }
             }),
             reported: statuses.remove(&name).map(Reported::from),
             name,
@@ -97,6 +100,12 @@ impl From<opamp::PackageStatus> for Reported {
     }
 }
 
+impl Desired {
+    fn origin(&self) -> String {
+        format!("{}/{}{}", self.policy, self.revision, if self.overridden { " (override)" } else { "" })
+    }
+}
+
 impl View for AgentPackage {
     const COLUMNS: &'static [&'static str] = &["NAME", "DESIRED", "POLICY", "INSTALLED", "STATUS", "ERROR"];
     const WIDE_COLUMNS: &'static [&'static str] = &["TYPE", "SHA256", "URL"];
@@ -112,7 +121,7 @@ impl View for AgentPackage {
         vec![
             if self.name.is_empty() { "\"\"".to_owned() } else { self.name.clone() },
             or_dash(desired.map_or("", |desired| &desired.package.version)),
-            or_dash(&desired.map(|desired| format!("{}/{}", desired.policy, desired.revision)).unwrap_or_default()),
+            or_dash(&desired.map(Desired::origin).unwrap_or_default()),
             or_dash(reported.map_or("", |reported| &reported.installed_version)),
             or_dash(&status.unwrap_or_default()),
             or_dash(reported.map_or("", |reported| &reported.error)),

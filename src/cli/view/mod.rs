@@ -7,6 +7,7 @@ pub mod command;
 pub mod components;
 pub mod fleet;
 pub mod health;
+pub mod overrides;
 pub mod package_file;
 pub mod policy;
 pub mod rollout;

@@ -46,6 +46,9 @@ pub struct Revision {
     pub rollout: Option<Plan>,
     pub author: String,
     pub message: String,
+    /// What became of its newest rollout, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<&'static str>,
     pub applied_at: Option<String>,
     #[serde(skip)]
     applied_age: String,
@@ -135,6 +138,7 @@ impl From<admin::PolicyRevision> for Revision {
             rollout: revision.rollout.map(Plan::from),
             author: revision.author,
             message: revision.message,
+            outcome: None,
             applied_at: rfc3339(revision.create_time),
             applied_age: age(revision.create_time),
         }
@@ -168,6 +172,10 @@ impl Revision {
         if self.selector.is_empty() { "(every agent)".to_owned() } else { self.selector.clone() }
     }
 
+    fn strategy(&self) -> String {
+        self.rollout.as_ref().map_or_else(|| "at once".to_owned(), |plan| plan.steps.join(", "))
+    }
+
     fn rate(&self) -> String {
         if self.max_per_second == 0 { "default".to_owned() } else { format!("{}/s", self.max_per_second) }
     }
@@ -199,22 +207,24 @@ impl View for Policy {
 }
 
 impl View for Revision {
-    const COLUMNS: &'static [&'static str] = &["REVISION", "APPLIED", "AUTHOR", "PRIORITY", "SELECTOR", "CONTENT"];
-    const WIDE_COLUMNS: &'static [&'static str] = &["RATE", "ALLOW EMPTY", "MESSAGE"];
+    const COLUMNS: &'static [&'static str] =
+        &["REVISION", "APPLIED", "AUTHOR", "ROLLOUT", "OUTCOME", "SELECTOR", "MESSAGE"];
+    const WIDE_COLUMNS: &'static [&'static str] = &["PRIORITY", "CONTENT", "RATE", "ALLOW EMPTY"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.revision.to_string(),
             self.applied_age.clone(),
             or_dash(&self.author),
-            self.priority.to_string(),
+            self.strategy(),
+            or_dash(self.outcome.unwrap_or_default()),
             self.selector(),
-            self.content_names(),
+            or_dash(&self.message),
         ]
     }
 
     fn wide_cells(&self) -> Vec<String> {
-        vec![self.rate(), self.allow_empty.to_string(), or_dash(&self.message)]
+        vec![self.priority.to_string(), self.content_names(), self.rate(), self.allow_empty.to_string()]
     }
 
     fn name(&self) -> String {

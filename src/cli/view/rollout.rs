@@ -49,6 +49,8 @@ pub struct Counts {
     pub not_capable: u64,
     pub pending: u64,
     pub reachable: u64,
+    /// Of those that match, the ones with an override.
+    pub overridden: u64,
 }
 
 #[derive(Serialize)]
@@ -146,6 +148,7 @@ impl From<admin::Rollout> for Rollout {
                 not_capable: counts.not_capable,
                 pending: counts.pending,
                 reachable: counts.reachable,
+                overridden: counts.overridden,
             },
             errors: rollout.errors.into_iter().map(failure).collect(),
             pace: rollout.pace.map(pace),

@@ -31,7 +31,17 @@ impl Rollout {
             lines.push(self.step_line(index as u32 + 1, step, width));
         }
         let Counts {
-            matching, in_cohort, disconnected, offered, applied, healthy, failed, not_capable, pending, ..
+            matching,
+            in_cohort,
+            disconnected,
+            offered,
+            applied,
+            healthy,
+            failed,
+            not_capable,
+            pending,
+            overridden,
+            ..
         } = &self.counts;
         let bad = if *failed > 0 { Style::Bad } else { Style::Plain };
         lines.push(
@@ -43,6 +53,9 @@ impl Rollout {
         );
         if disconnected + not_capable > 0 {
             lines.push(Line::new(&format!("  not waited for: {disconnected} disconnected, {not_capable} not capable")));
+        }
+        if *overridden > 0 {
+            lines.push(Line::new(&format!("  take no part: {overridden} with an override")));
         }
         lines.extend(self.progress(age_seconds).map(|text| Line::new(&format!("  {text}"))));
         if !self.reason.is_empty() {

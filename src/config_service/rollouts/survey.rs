@@ -67,6 +67,8 @@ struct View {
 }
 
 struct Place {
+    /// It matches, and takes no part.
+    is_overridden: bool,
     /// `None` outside the cohort.
     standing: Option<Standing>,
     /// It could take the change now.
@@ -156,7 +158,7 @@ fn reach(rollout: &Rollout) -> (u32, u64) {
 }
 
 impl View {
-    /// Returns whether the rollout concerns the agent.
+    /// Returns whether the rollout may reach the agent.
     fn see(
         &mut self,
         watched: &Watched,
@@ -168,6 +170,12 @@ impl View {
         self.forget(agent.uid);
         let Watched { rollout, cohort, selectors } = watched;
         if !selectors.iter().any(|selector| selector.matches(attributes, &agent.labels)) {
+            return false;
+        }
+        if snapshot.is_overridden(agent.placement(), &rollout.policy) {
+            self.agents
+                .insert(agent.uid, Place { is_overridden: true, standing: None, is_reachable: false, due: None });
+            self.counts = None;
             return false;
         }
         let is_inside = rollout.step > 0 && cohort.contains(agent.placement(), attributes, &agent.labels);
@@ -182,7 +190,7 @@ impl View {
         };
         self.due.extend(due.map(|due| (due, agent.uid)));
         let is_reachable = agent.presence.connected && agent.observed.accepts(rollout.kind);
-        self.agents.insert(agent.uid, Place { standing, is_reachable, due });
+        self.agents.insert(agent.uid, Place { is_overridden: false, standing, is_reachable, due });
         self.counts = None;
         true
     }
@@ -216,8 +224,9 @@ fn bounded(standing: Standing) -> Standing {
 
 fn count(places: &HashMap<InstanceUid, Place>) -> Counts {
     let (mut counts, mut errors) = (Counts::default(), Errors::default());
-    for (uid, Place { standing, is_reachable, .. }) in places {
+    for (uid, Place { is_overridden, standing, is_reachable, .. }) in places {
         counts.matching += 1;
+        counts.overridden += u64::from(*is_overridden);
         counts.reachable += u64::from(*is_reachable);
         let Some(standing) = standing else { continue };
         counts.in_cohort += 1;
@@ -261,7 +270,10 @@ mod tests {
             [None, Some(Standing::Healthy), Some(Standing::NotCapable), failed("often 1"), failed("often 2")];
         let place = |(n, standing): (u8, Option<Standing>)| {
             let is_reachable = standing != Some(Standing::NotCapable);
-            (InstanceUid::from_slice(&[n; 16]).unwrap(), Place { standing, is_reachable, due: None })
+            (
+                InstanceUid::from_slice(&[n; 16]).unwrap(),
+                Place { is_overridden: false, standing, is_reachable, due: None },
+            )
         };
         let counts = count(&(1..).zip(standings).map(place).collect());
         assert_eq!((counts.matching, counts.reachable, counts.in_cohort), (5, 4, 4));

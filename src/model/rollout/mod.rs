@@ -123,6 +123,8 @@ impl State {
 pub struct Counts {
     /// Agents that either revision selects.
     pub matching: u64,
+    /// Of those, the ones with an override, which take no part in it.
+    pub overridden: u64,
     /// Of those, the ones that are to have the new revision (when rolling back: that had it).
     pub in_cohort: u64,
     /// Of those in the cohort; the same with all that follow.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::types::Json;
 
-use super::{Backend, Tx, agent_batches, audit};
+use super::{Backend, Tx, agent_batches, audit, overrides};
 use crate::{
     model::{AgentRecord, InstanceUid, uid::SHARD_COUNT},
     store::{
@@ -114,6 +114,7 @@ pub(super) async fn put_more(tx: &mut Tx, agent: &AgentRecord) -> Result<()> {
 
 pub(super) async fn forget(store: &Backend, uid: InstanceUid, etag: Option<&str>, actor: &Actor) -> Result<()> {
     let mut tx = store.begin().await?;
+    overrides::announce_forgotten(&mut tx, uid).await?;
     let agent = lock(&mut tx, uid).await?;
     plan::check_agent_etag(&agent, etag)?;
     sqlx::query("DELETE FROM agents WHERE uid = $1").bind(uid.as_uuid()).execute(&mut *tx).await?;

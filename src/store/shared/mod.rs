@@ -17,6 +17,7 @@ mod fleet;
 mod moves;
 mod news;
 mod operations;
+mod overrides;
 mod package_files;
 mod policies;
 mod rollouts;

@@ -17,9 +17,9 @@ use crate::{
         uid::Shard,
     },
     store::{
-        Actor, AgentFilter, Announced, Applied, ApplyPolicy, AuditEntry, Claim, CommandProgress, ConfigFiles,
-        DesiredWrite, FleetSummary, LabelChanges, NewCommand, NewPackageFile, NewToken, News, PackageFile, Result,
-        Store, Token, TokenDigest, TokenKind, UnknownComponents,
+        Actor, AgentFilter, Announced, Applied, AppliedSet, ApplyPolicy, ApplySet, AuditEntry, Claim, CommandProgress,
+        ConfigFiles, DesiredWrite, FleetSummary, LabelChanges, NewCommand, NewPackageFile, NewToken, News, PackageFile,
+        Result, Store, Token, TokenDigest, TokenKind, UnknownComponents,
     },
 };
 
@@ -207,6 +207,10 @@ impl Store for Backend {
 
     async fn apply_policy(&self, apply: ApplyPolicy, actor: &Actor) -> Result<Applied> {
         observed("apply_policy", self.limit(), policies::apply(self, apply, actor)).await
+    }
+
+    async fn apply_policies(&self, set: ApplySet, actor: &Actor) -> Result<AppliedSet> {
+        observed("apply_policies", self.limit(), policies::apply_set(self, set, actor)).await
     }
 
     async fn delete_policy(&self, name: &str, etag: Option<&str>, actor: &Actor) -> Result<()> {

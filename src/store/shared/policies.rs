@@ -1,22 +1,22 @@
 //! Policies and their revisions. All changes take turns on the epoch's row, so that epochs are in the order in which
 //! the changes became visible.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use serde_json::json;
 use sqlx::types::Json;
 
-use super::{Backend, Tx, audit, contents, counters, package_files, rollouts};
+use super::{Backend, Tx, audit, contents, counters, overrides, package_files, rollouts};
 use crate::{
     model::{
         ContentHash,
-        desired::{InForce, Part, PolicySet},
+        desired::{PolicySet, Stored},
         packages,
         policy::{Policy, PolicyKind, PolicyOffer, Revision},
         rendering,
     },
     store::{
-        Actor, Applied, ApplyOutcome, ApplyPolicy, Error, Result,
+        Actor, Applied, AppliedSet, ApplyOutcome, ApplyPolicy, ApplySet, Error, Refusal, Refusals, Result,
         json::Files,
         plan,
         row::{self, PolicyRow, RevisionRow},
@@ -42,44 +42,127 @@ macro_rules! select_policies {
 }
 
 pub(super) async fn apply(store: &Backend, apply: ApplyPolicy, actor: &Actor) -> Result<Applied> {
+    let set = ApplySet { validate_only: apply.validate_only, policies: vec![apply], prune: false };
+    let applied = match apply_set(store, set, actor).await {
+        Ok(AppliedSet { mut applied, .. }) => applied.pop(),
+        Err(Error::Refused(Refusals(mut refusals))) => match refusals.pop() {
+            Some(Refusal { error, .. }) => return Err(error),
+            None => None,
+        },
+        Err(error) => return Err(error),
+    };
+    applied.ok_or_else(|| Error::Internal("nothing came of a policy".to_owned()))
+}
+
+pub(super) async fn apply_set(store: &Backend, set: ApplySet, actor: &Actor) -> Result<AppliedSet> {
     let mut tx = store.begin().await?;
     let epoch = counters::bump(&mut tx, counters::POLICY_EPOCH).await?;
-    let current = find(&mut tx, &apply.name).await?;
-    let stable = current.as_ref().map_or(0, |policy| policy.stable);
-    let plan::PolicyPlan { policy, outcome } = plan::apply_policy(current, &apply, epoch, actor)?;
-    if outcome != ApplyOutcome::Unchanged {
-        contents::put(&mut tx, &apply.bodies).await?;
-        hold_files(&mut tx, &policy.revision).await?;
-        if !apply.validate_only {
-            hold_package_files(&mut tx, &policy.revision).await?;
-        }
-        write(&mut tx, &policy, epoch).await?;
-        rollouts::begin(&mut tx, &policy, stable, actor).await?;
-        audit::record(&mut tx, actor, "policy.apply", &policy.name, plan::audit_detail(&policy)).await?;
-        if !apply.validate_only {
-            tx.commit().await?;
+    let mut plans = Vec::with_capacity(set.policies.len());
+    let mut refusals = Vec::new();
+    for (index, apply) in set.policies.iter().enumerate() {
+        let current = find(&mut tx, &apply.name).await?;
+        let stable = current.as_ref().map_or(0, |policy| policy.stable);
+        match plan::apply_policy(current, apply, epoch, actor) {
+            Ok(plan::PolicyPlan { policy, outcome }) => {
+                plans.push(Planned { index, applied: Applied { policy, outcome }, stable });
+            }
+            Err(error) => refusals.push(Refusal { index, policy: apply.name.clone(), error }),
         }
     }
-    Ok(Applied { policy, outcome })
+    let changes: Vec<&Planned> = plans.iter().filter(|plan| plan.is_change()).collect();
+    let bodies: Vec<_> = changes.iter().flat_map(|plan| set.policies[plan.index].bodies.iter().cloned()).collect();
+    contents::put(&mut tx, &bodies).await?;
+    refusals.extend(hold_files(&mut tx, &changes).await?);
+    if !set.validate_only {
+        refusals.extend(hold_package_files(&mut tx, &changes).await?);
+    }
+    if !refusals.is_empty() {
+        refusals.sort_by_key(|refusal| refusal.index);
+        return Err(Error::Refused(Refusals(refusals)));
+    }
+    for Planned { applied: Applied { policy, .. }, stable, .. } in &changes {
+        write(&mut tx, policy, epoch).await?;
+        rollouts::begin(&mut tx, policy, *stable, actor).await?;
+        audit::record(&mut tx, actor, "policy.apply", &policy.name, plan::audit_detail(policy)).await?;
+    }
+    let is_changed = !changes.is_empty();
+    let pruned = if set.prune { prune(&mut tx, &set.policies, actor).await? } else { Vec::new() };
+    if (is_changed || !pruned.is_empty()) && !set.validate_only {
+        tx.commit().await?;
+    }
+    Ok(AppliedSet { applied: plans.into_iter().map(|plan| plan.applied).collect(), pruned })
+}
+
+/// What becomes of one policy of a set.
+struct Planned {
+    /// Within the set.
+    index: usize,
+    applied: Applied,
+    /// Before.
+    stable: u64,
+}
+
+impl Planned {
+    fn is_change(&self) -> bool {
+        self.applied.outcome != ApplyOutcome::Unchanged
+    }
+
+    fn refused(&self, error: Error) -> Refusal {
+        Refusal { index: self.index, policy: self.applied.policy.name.clone(), error }
+    }
+
+    fn files(&self) -> impl Iterator<Item = ContentHash> {
+        self.applied.policy.revision.content.offer.files().map(|(_, file)| file.content)
+    }
+
+    fn package_files(&self) -> impl Iterator<Item = ContentHash> {
+        hosted(&self.applied.policy.revision.content.offer)
+    }
 }
 
 /// Makes sure that every file's body is stored, and stays until the revision that refers to it is visible.
-async fn hold_files(tx: &mut Tx, revision: &Revision) -> Result<()> {
-    let hashes: BTreeSet<_> = revision.content.offer.files().map(|(_, file)| file.content).collect();
-    for hash in hashes {
+async fn hold_files(tx: &mut Tx, changes: &[&Planned]) -> Result<Vec<Refusal>> {
+    let mut missing = BTreeSet::new();
+    // The same order for all, against deadlocks.
+    for hash in changes.iter().flat_map(|plan| plan.files()).collect::<BTreeSet<_>>() {
         if !contents::hold(tx, hash).await? {
-            return Err(Error::not_found("content", hash));
+            missing.insert(hash);
         }
     }
-    Ok(())
+    let refusal = |plan: &&Planned| {
+        let hash = plan.files().find(|hash| missing.contains(hash))?;
+        Some(plan.refused(Error::not_found("content", hash)))
+    };
+    Ok(changes.iter().filter_map(refusal).collect())
 }
 
 /// Makes sure that uploaded files of packages are there, and stay until the revision that refers to them is visible.
-async fn hold_package_files(tx: &mut Tx, revision: &Revision) -> Result<()> {
-    let PolicyOffer::Packages(packages) = &revision.content.offer else { return Ok(()) };
-    // The same order for all, against deadlocks.
-    let hashes: BTreeSet<_> = packages::hosted(packages).collect();
-    for hash in hashes {
+async fn hold_package_files(tx: &mut Tx, changes: &[&Planned]) -> Result<Vec<Refusal>> {
+    let mut missing = BTreeSet::new();
+    for hash in changes.iter().flat_map(|plan| plan.package_files()).collect::<BTreeSet<_>>() {
+        if !package_files::hold(tx, hash).await? {
+            missing.insert(hash);
+        }
+    }
+    let refusal = |plan: &&Planned| {
+        let hash = plan.package_files().find(|hash| missing.contains(hash))?;
+        Some(plan.refused(Error::not_found("package file", hash)))
+    };
+    Ok(changes.iter().filter_map(refusal).collect())
+}
+
+/// Makes sure that these revisions of a policy are there, with all that they need, until the transaction ends: `NotFound` otherwise.
+pub(super) async fn hold_revisions(tx: &mut Tx, name: &str, numbers: &BTreeSet<u64>) -> Result<()> {
+    let kind = find(tx, name).await?.ok_or_else(|| Error::not_found("policy", name))?.kind;
+    let statement = concat!("SELECT ", revision_columns!(), " FROM revisions r WHERE r.policy = $1 AND r.number = $2");
+    let mut files = BTreeSet::new();
+    for number in numbers {
+        let query = sqlx::query_as(statement).bind(name).bind(number.cast_signed());
+        let row: Option<RevisionRow> = query.fetch_optional(&mut **tx).await?;
+        let row = row.ok_or_else(|| Error::not_found("revision", format!("{name}@{number}")))?;
+        files.extend(hosted(&row.of(kind)?.content.offer));
+    }
+    for hash in files {
         if !package_files::hold(tx, hash).await? {
             return Err(Error::not_found("package file", hash));
         }
@@ -87,15 +170,36 @@ async fn hold_package_files(tx: &mut Tx, revision: &Revision) -> Result<()> {
     Ok(())
 }
 
-/// A policy whose newest revision refers to the uploaded file.
-pub(super) async fn user_of(tx: &mut Tx, file: ContentHash) -> Result<Option<String>> {
-    let rows =
-        sqlx::query_as(select_policies!("r.number = p.newest WHERE p.kind = $1")).bind(PolicyKind::Packages.name());
-    let policies = policies(rows.fetch_all(&mut **tx).await?)?;
-    let uses = |policy: &Policy| match &policy.revision.content.offer {
-        PolicyOffer::Packages(packages) => packages::hosted(packages).any(|hosted| hosted == file),
-        _ => false,
+/// Files of packages that are hosted here.
+fn hosted(offer: &PolicyOffer) -> impl Iterator<Item = ContentHash> {
+    let packages = match offer {
+        PolicyOffer::Packages(packages) => Some(packages),
+        _ => None,
     };
+    packages.into_iter().flat_map(packages::hosted)
+}
+
+/// Deletes the policies that are not in the set.
+async fn prune(tx: &mut Tx, set: &[ApplyPolicy], actor: &Actor) -> Result<Vec<Policy>> {
+    let kept: BTreeSet<&str> = set.iter().map(|apply| apply.name.as_str()).collect();
+    let query = sqlx::query_as(select_policies!("r.number = p.newest ORDER BY p.name"));
+    let mut others = policies(query.fetch_all(&mut **tx).await?)?;
+    others.retain(|policy| !kept.contains(policy.name.as_str()));
+    for policy in &others {
+        remove(tx, policy, actor).await?;
+    }
+    Ok(others)
+}
+
+/// A policy that refers to the uploaded file in its newest revision, or in one that agents may have.
+pub(super) async fn user_of(tx: &mut Tx, file: ContentHash) -> Result<Option<String>> {
+    let rows = sqlx::query_as(select_policies!(
+        "(r.number IN (p.newest, p.stable) OR EXISTS
+                (SELECT 1 FROM overrides v WHERE v.policy = p.name AND v.revision = r.number)) WHERE p.kind = $1"
+    ))
+    .bind(PolicyKind::Packages.name());
+    let policies = policies(rows.fetch_all(&mut **tx).await?)?;
+    let uses = |policy: &Policy| hosted(&policy.revision.content.offer).any(|hosted| hosted == file);
     Ok(policies.into_iter().find(uses).map(|policy| policy.name))
 }
 
@@ -143,9 +247,14 @@ pub(super) async fn delete(store: &Backend, name: &str, etag: Option<&str>, acto
     counters::bump(&mut tx, counters::POLICY_EPOCH).await?;
     let policy = find(&mut tx, name).await?.ok_or_else(|| Error::not_found("policy", name))?;
     plan::check_present_etag(&policy, etag)?;
-    sqlx::query("DELETE FROM policies WHERE name = $1").bind(name).execute(&mut *tx).await?;
-    audit::record(&mut tx, actor, "policy.delete", name, json!({ "revision": policy.revision.number })).await?;
+    remove(&mut tx, &policy, actor).await?;
     Ok(tx.commit().await?)
+}
+
+async fn remove(tx: &mut Tx, policy: &Policy, actor: &Actor) -> Result<()> {
+    let Policy { name, revision, .. } = policy;
+    sqlx::query("DELETE FROM policies WHERE name = $1").bind(name).execute(&mut **tx).await?;
+    audit::record(tx, actor, "policy.delete", name, json!({ "revision": revision.number })).await
 }
 
 async fn find(tx: &mut Tx, name: &str) -> Result<Option<Policy>> {
@@ -195,27 +304,13 @@ pub(super) async fn set(store: &Backend) -> Result<PolicySet> {
             (SELECT 1 FROM rollouts o WHERE o.policy = p.name AND o.ended_unix_ms IS NULL AND NOT o.at_once)"
     ));
     let rolled_out = policies(query.fetch_all(&mut *tx).await?)?;
+    let overrides = overrides::all(&mut tx).await?;
+    let query = sqlx::query_as(select_policies!(
+        "EXISTS (SELECT 1 FROM overrides v WHERE v.policy = p.name AND v.revision = r.number)"
+    ));
+    let overriding = policies(query.fetch_all(&mut *tx).await?)?;
     tx.commit().await?;
-    let (mut in_force, mut cohorts) = (Vec::new(), Vec::new());
-    let mut dividing = HashMap::new();
-    for rollout in rollouts.iter().filter(|rollout| rollout.divides()) {
-        dividing.insert(rollout.policy.as_str(), cohorts.len());
-        cohorts.push(rollout.cohort());
-    }
-    let mut add = |policy: Policy, part: Part| {
-        in_force.push(InForce { name: policy.name, kind: policy.kind, revision: policy.revision, part });
-    };
-    for policy in stable {
-        let part = dividing.get(policy.name.as_str()).map_or(Part::Everybody, |cohort| Part::Outside(*cohort));
-        add(policy, part);
-    }
-    for policy in rolled_out {
-        if let Some(cohort) = dividing.get(policy.name.as_str()) {
-            let cohort = *cohort;
-            add(policy, Part::Inside(cohort));
-        }
-    }
-    let set = PolicySet::new(epoch, in_force, cohorts);
+    let set = Stored { stable, rolled_out, overriding, rollouts, overrides }.into_set(epoch);
     let (mut room, mut hashes) = (rendering::MAX_TEMPLATE_BYTES, Vec::new());
     for (hash, size) in set.template_files() {
         let Some(left) = room.checked_sub(size) else {

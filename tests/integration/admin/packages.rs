@@ -119,7 +119,7 @@ async fn manifests_upload_what_they_name() {
     let rules = &shown["packages"]["rules"];
     assert_eq!((&rules["type"], &rules["sha256"]), (&"addon".into(), &other.as_str().into()));
     assert_eq!((&rules["headers"][0], &rules["signature"]), (&"Authorization".into(), &"YnkgdXM=".into()));
-    let get = GetPolicyRequest { name: "collector".into(), include_bodies: true };
+    let get = GetPolicyRequest { name: "collector".into(), include_bodies: true, revision: 0 };
     let answer = world.policies().get_policy(world.request(get)).await.unwrap().into_inner();
     let audit = world.store.list_audit(None, 100).await.unwrap();
     assert!(!format!("{answer:?} {audit:?} {shown}").contains(SECRET), "a header's value is a secret");

@@ -43,7 +43,7 @@ async fn revisions_are_made_when_something_changed() {
         Code::InvalidArgument
     );
 
-    let get = GetPolicyRequest { name: "base".into(), include_bodies: true };
+    let get = GetPolicyRequest { name: "base".into(), include_bodies: true, revision: 0 };
     let got = world.policies().get_policy(world.request(get)).await.unwrap().into_inner().revision.unwrap();
     assert_eq!((&got.files[0].body[..], got.files[0].size), (&b"two"[..], 3));
 }
@@ -58,7 +58,7 @@ async fn validate_only_says_what_would_be_and_writes_nothing() {
     let answer = apply(&world, dry).await.unwrap();
     let count = answer.agents.unwrap();
     assert_eq!((answer.outcome(), count.matching, count.connected, count.incomplete), (Outcome::Created, 2, 1, false));
-    let get = GetPolicyRequest { name: "base".into(), include_bodies: false };
+    let get = GetPolicyRequest { name: "base".into(), include_bodies: false, revision: 0 };
     let status = world.policies().get_policy(world.request(get)).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "POLICY_NOT_FOUND"));
     assert_eq!(apply(&world, policy("base", "os = linux", "x")).await.unwrap().agents, None);

@@ -34,6 +34,10 @@ async fn no_text_of_a_request_may_contain_it() {
     let apply = async |request| world.policies().apply_policy(world.request(request)).await;
     refused(apply(policy("a\0", "", "x")).await, "name");
     refused(apply(policy("a", &selector, "x")).await, "selector");
+    refused(
+        apply(muster::proto::admin::ApplyPolicyRequest { message: "\0".into(), ..policy("a", "", "x") }).await,
+        "message",
+    );
     let with_file = |file| muster::proto::admin::ApplyPolicyRequest { files: vec![file], ..policy("a", "", "x") };
     let file = |name: &str| PolicyFile { name: name.into(), body: vec![0].into(), ..Default::default() };
     refused(apply(with_file(file("a\0"))).await, "files[\"a\\0\"].name");
@@ -42,7 +46,7 @@ async fn no_text_of_a_request_may_contain_it() {
     apply(with_file(file("a"))).await.expect("a body may have any bytes");
 
     let name = || "a\0".to_owned();
-    let get = GetPolicyRequest { name: name(), include_bodies: false };
+    let get = GetPolicyRequest { name: name(), include_bodies: false, revision: 0 };
     refused(world.policies().get_policy(world.request(get)).await, "name");
     let history = ListRevisionsRequest { name: name(), ..Default::default() };
     refused(world.policies().list_revisions(world.request(history)).await, "name");

@@ -1,6 +1,9 @@
 //! Every test of the contract, run over both stores.
 
-use super::{agents, certificates, commands, concurrency, contents, moves, package_files, policies, rollouts, tokens};
+use super::{
+    agents, certificates, commands, concurrency, contents, moves, overrides, package_files, policies, rollouts, sets,
+    tokens,
+};
 
 macro_rules! contract {
     ($($module:ident: $($test:ident)*;)*) => {
@@ -59,6 +62,13 @@ contract! {
     contents:
         bodies_and_configs_are_kept
         garbage_is_what_nothing_refers_to;
+    overrides:
+        overrides_are_made_together_and_once
+        overrides_that_cannot_be_are_refused
+        there_are_only_so_many_overrides
+        overrides_go_with_their_policy_and_their_agent
+        overrides_stand_while_a_rollout_goes_on
+        overrides_expire;
     policies:
         revisions_follow_each_other
         nothing_is_written_when_only_validating
@@ -72,6 +82,11 @@ contract! {
         only_the_agent_that_was_read_is_moved_and_to_a_free_uid
         all_former_uids_lead_to_the_present_one
         temporary_uids_are_forgotten;
+    sets:
+        a_set_is_applied_with_one_epoch
+        a_set_is_refused_as_a_whole
+        validating_a_set_writes_nothing
+        revisions_are_read_one_by_one;
     tokens:
         tokens_live_until_they_expire_or_are_revoked
         names_are_unique_while_alive
@@ -80,6 +95,7 @@ contract! {
     package_files:
         package_files_are_known_until_they_are_deleted
         a_package_file_that_a_policy_offers_stays
+        a_package_file_that_agents_may_have_stays
         offering_and_deleting_a_package_file_take_turns
         the_package_key_is_made_once;
     concurrency:

@@ -10,10 +10,12 @@ mod contract;
 mod migrations;
 mod model;
 mod moves;
+mod overrides;
 mod package_files;
 mod policies;
 mod postgres;
 mod rollouts;
+mod sets;
 mod tokens;
 
 use std::sync::Arc;

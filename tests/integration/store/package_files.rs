@@ -7,9 +7,10 @@ use muster::{
     model::{
         ContentHash,
         policy::{PolicyKind, PolicyOffer, RevisionContent},
+        rollout::Plan,
     },
     proto::opamp::{DownloadableFile, PackageAvailable},
-    store::{Actor, ApplyPolicy, Error, NewPackageFile, SharedStore},
+    store::{Actor, ApplyPolicy, Error, NewOverride, NewOverrides, NewPackageFile, SharedStore},
 };
 
 use super::{NOW, actor};
@@ -121,6 +122,42 @@ pub async fn a_package_file_that_a_policy_offers_stays(store: &SharedStore) {
     assert!(matches!(begin(&two).await, Err(Error::InUse { policy, .. }) if policy == "q"));
     store.delete_policy("q", None, &actor()).await.unwrap();
     begin(&two).await.unwrap();
+}
+
+/// Not only the newest revision counts.
+pub async fn a_package_file_that_agents_may_have_stays(store: &SharedStore) {
+    let (one, two, three) = (new("one"), new("two"), new("three"));
+    for file in [&one, &two, &three] {
+        store.put_package_file(file, &actor()).await.unwrap();
+    }
+    let begin = async |file: &NewPackageFile| store.begin_delete_package_file(file.sha256, &actor()).await;
+    let in_use = |result| matches!(result, Err(Error::InUse { policy, .. }) if policy == "p");
+    super::stored(&**store, vec![super::agent(1)]).await;
+    for file in [&one, &two] {
+        store.apply_policy(offers("p", &[file]), &actor()).await.unwrap();
+    }
+    let mut third = offers("p", &[&three]);
+    third.content.plan =
+        Some(Plan { steps: ["1", "100%"].map(|step| step.parse().unwrap()).into(), ..Plan::default() });
+    store.apply_policy(third, &actor()).await.unwrap();
+    let uid = super::uid(1);
+    let pin = |revision| NewOverrides {
+        policy: "p".into(),
+        agents: vec![NewOverride { uid, placement: uid, revision }],
+        is_hold: false,
+        message: String::new(),
+        expires_at: None,
+        epoch: None,
+        validate_only: false,
+    };
+    store.set_overrides(&pin(1), &actor()).await.unwrap();
+    for file in [&one, &two, &three] {
+        assert!(in_use(begin(file).await), "{}", file.name);
+    }
+    store.clear_overrides("p", &[uid], &actor()).await.unwrap();
+    begin(&one).await.unwrap();
+    let error = store.set_overrides(&pin(1), &actor()).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { kind: "package file", .. }), "{error}");
 }
 
 /// Whichever comes first wins, and no policy ever offers what is gone.
