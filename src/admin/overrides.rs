@@ -157,7 +157,7 @@ impl Service {
 
     /// No more than can have an override.
     async fn matching(&self, selector: &str) -> Result<Vec<AgentRecord>, Status> {
-        let query = Query { selector: errors::selector(selector)?, connected: None };
+        let query = Query { selector: errors::selector(selector)?, connected: None, statuses: Default::default() };
         let (mut agents, mut after) = (Vec::new(), None);
         loop {
             let page = scan::page(&*self.0.store, &query, after, PAGE).await.map_err(from_store)?;
@@ -179,7 +179,7 @@ impl Service {
 
     /// Agents that match and have an override of the policy.
     async fn overridden(&self, policy: &str, selector: &str) -> Result<Vec<InstanceUid>, Status> {
-        let query = Query { selector: errors::selector(selector)?, connected: None };
+        let query = Query { selector: errors::selector(selector)?, connected: None, statuses: Default::default() };
         let filter = OverrideFilter { policy: Some(policy), uid: None };
         let all = self.0.store.list_overrides(filter, None, MAX_OVERRIDES as u32).await.map_err(from_store)?;
         let uids: Vec<InstanceUid> = all.into_iter().map(|one| one.uid).collect();

@@ -171,6 +171,7 @@ fn head(content: &RevisionContent) -> String {
             on_failure,
             approval,
             windows,
+            effective_config,
         } = plan;
         let joined = |texts: Vec<String>| texts.join(", ");
         line(format!("rollout: steps: {}", joined(steps.iter().map(ToString::to_string).collect())));
@@ -186,6 +187,7 @@ fn head(content: &RevisionContent) -> String {
             }
         ));
         line(format!("rollout: approval: {approval}"));
+        line(format!("rollout: effective_config: {effective_config}"));
         line(format!("rollout: windows: {}", joined(windows.iter().map(ToString::to_string).collect())));
     }
     text
