@@ -70,17 +70,18 @@ pub async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         let look = stop.run_until_cancelled(driver.look(&shared));
         let looked = isolated("driving rollouts", Box::pin(look)).await.flatten();
         let is_busy = looked.and_then(|result| outage.note(result)).unwrap_or(false);
+        let took = started.elapsed();
         let pause = match is_busy {
-            true => TICK.max(started.elapsed() * SHARE),
+            true => TICK.max(took * SHARE),
             false => shared.config.policy_poll_interval,
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            // Not at once: offers of a change that has just been applied go out first.
+            // Not at once: offers of a change that has just been applied go out first, and half of the time is left to others.
             () = async {
                 shared.rollouts.notify.notified().await;
-                tokio::time::sleep(TICK).await;
-            }, if !is_busy => {}
+                tokio::time::sleep(TICK.max(took)).await;
+            } => {}
             () = tokio::time::sleep(pause) => {}
             () = driver.hear() => {}
         }
