@@ -88,7 +88,7 @@ impl Scene {
         let stands = |agent: &Value| agent["offers"]["ConnectionSettings"].clone();
         let runs = |agent: &Value| {
             agent["connected"] == true
-                && stands(agent)["reported_status"] == "APPLIED"
+                && stands(agent)["status"] == "APPLIED"
                 && stands(agent)["reported_hash"] == stands(agent)["desired_hash"]
         };
         self.ctl.agent_is(&self.uid, "the settings are APPLIED", runs).await;
@@ -139,7 +139,7 @@ async fn go_gets_a_certificate_over_http() {
         ))
         .await;
     scene.client.event("settings", |settings| settings["heartbeat"] == 1).await;
-    let applied = |agent: &Value| agent["offers"]["ConnectionSettings"]["reported_status"] == "APPLIED";
+    let applied = |agent: &Value| agent["offers"]["ConnectionSettings"]["status"] == "APPLIED";
     scene.ctl.agent_is(&scene.uid, "the settings of the policy are APPLIED", applied).await;
 
     scene.ask();

@@ -75,7 +75,7 @@ async fn installs_what_it_should(transport: &str) {
     let offered = |agent: &Value| agent["offers"]["Packages"].clone();
     let settled = |agent: &Value| {
         let offered = offered(agent);
-        offered["convergence"] == "CONVERGED" && offered["reported_status"] == "APPLIED"
+        offered["convergence"] == "CONVERGED" && offered["status"] == "APPLIED"
     };
     let agent = ctl.agent_is(&uid, "the agent is known to have it", settled).await;
     assert_eq!(offered(&agent)["reported_hash"], offered(&agent)["desired_hash"]);

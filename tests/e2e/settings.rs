@@ -30,7 +30,7 @@ async fn go_moves_to_where_it_is_sent() {
     let settings = client.event("settings", |_| true).await;
     assert_eq!((&settings["endpoint"], &settings["heartbeat"]), (&json!(to), &json!(1)));
     let stands = |agent: &Value| agent["offers"]["ConnectionSettings"].clone();
-    let moved = |agent: &Value| agent["transport"] == "HTTP" && stands(agent)["reported_status"] == "APPLIED";
+    let moved = |agent: &Value| agent["transport"] == "HTTP" && stands(agent)["status"] == "APPLIED";
     let agent = ctl.agent_is(&uid, "the agent has moved", moved).await;
     assert_eq!(stands(&agent)["reported_hash"], stands(&agent)["desired_hash"]);
 
@@ -89,9 +89,8 @@ async fn go_takes_a_client_certificate() {
     .await;
     let settings = client.event("settings", |_| true).await;
     assert_eq!((&settings["certificate"], &settings["headers"]), (&json!(own.certificate), &json!({})));
-    let stands = |agent: &Value| {
-        agent["connected"] == true && agent["offers"]["ConnectionSettings"]["reported_status"] == "APPLIED"
-    };
+    let stands =
+        |agent: &Value| agent["connected"] == true && agent["offers"]["ConnectionSettings"]["status"] == "APPLIED";
     ctl.agent_is(&uid, "the agent has connected with it", stands).await;
     // The token is good for nothing any more, and nobody needs it.
     ctl.run(&["token", "revoke", "standalone-agent"]).await;

@@ -50,7 +50,7 @@ async fn a_rollout_that_asks_what_agents_run_believes_them() {
     let first = state(&ctl, "SUCCEEDED").await;
     assert_eq!(first["counts"]["healthy"], AGENTS, "{first}");
     let shown = ctl.agent_is(&stubborn, "it says what it runs", |agent| agent["effective_config"] == "DIFFERS").await;
-    assert_eq!((&shown["status"], &shown["offers"]["Config"]["status"]), (&json!("HEALTHY"), &json!("HEALTHY")));
+    assert_eq!((&shown["status"], &shown["offers"]["Config"]["state"]), (&json!("HEALTHY"), &json!("HEALTHY")));
     ctl.agent_is(&refusing, "it runs it", |agent| agent["effective_config"] == "MATCHES").await;
 
     let asked =

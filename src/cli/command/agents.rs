@@ -87,8 +87,8 @@ fn describe_offers(out: &mut String, agent: &Agent) {
     let row = |(kind, offer): (&&str, &Offer)| {
         let offered = offer.offered_at.clone().unwrap_or_default();
         let hash = short(&offer.desired_hash);
-        let (status, says) = (offer.status.clone(), offer.reported_status.to_owned());
-        vec![(*kind).to_owned(), status, says, hash, or_dash(&offered), or_dash(&offer.error)]
+        let (state, says) = (offer.state.clone(), offer.status.to_owned());
+        vec![(*kind).to_owned(), state, says, hash, or_dash(&offered), or_dash(&offer.error)]
     };
     if !agent.offers.is_empty() {
         let indented = |mut row: Vec<String>| {

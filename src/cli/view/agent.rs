@@ -59,9 +59,10 @@ pub struct Offer {
     pub desired_generation: u64,
     /// Hex; empty when the agent reports none.
     pub reported_hash: String,
-    pub status: String,
+    /// How it stands, in one word.
+    pub state: String,
     /// What the agent says.
-    pub reported_status: &'static str,
+    pub status: &'static str,
     pub error: String,
     pub convergence: String,
     /// Why it is UNRENDERABLE.
@@ -75,12 +76,12 @@ pub struct Offer {
 impl From<admin::AgentOffer> for Offer {
     fn from(offer: admin::AgentOffer) -> Self {
         Self {
-            status: status::name(offer.status()),
+            state: status::name(offer.status()),
             convergence: offer.convergence().as_str_name().trim_start_matches("CONVERGENCE_").to_owned(),
             desired_hash: hex::encode(offer.desired_hash),
             desired_generation: offer.desired_generation,
             reported_hash: hex::encode(offer.reported_hash),
-            reported_status: OfferStatus::from_number(offer.reported_status).name(),
+            status: OfferStatus::from_number(offer.reported_status).name(),
             error: offer.error,
             unrendered: offer.unrendered,
             offered_at: rfc3339(offer.offer_time),

@@ -208,7 +208,7 @@ async fn packages_of_an_agent_are_shown_with_where_they_come_from() {
     assert_eq!(answer.statuses, statuses.packages, "as the agent says it");
 
     let shown = json(&world, &["agent", "packages", &id]).await;
-    assert_eq!((&shown["instance_uid"], &shown["offer"]["reported_status"]), (&id.as_str().into(), &"APPLYING".into()));
+    assert_eq!((&shown["instance_uid"], &shown["offer"]["status"]), (&id.as_str().into(), &"APPLYING".into()));
     let [otelcol, own, rules] = &shown["packages"].as_array().unwrap()[..] else { panic!("{shown}") };
     assert_eq!((&otelcol["name"], &own["name"], &rules["name"]), (&"otelcol".into(), &"own".into(), &"rules".into()));
     let desired = &otelcol["desired"];
