@@ -139,6 +139,18 @@ pub struct Collector {
     _folder: TempDir,
 }
 
+/// A Supervisor that is killed leaves its collector behind: it is asked to end first, and waited for a while.
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        let Some(process) = &mut self.process else { return };
+        process.signal(Signal::TERM);
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while process.exit_status().is_none() && std::time::Instant::now() < until {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
 impl Collector {
     /// Starts one with this configuration; `None` if it was not built.
     pub fn start(config: &str) -> Option<Self> {
