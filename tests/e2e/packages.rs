@@ -161,7 +161,7 @@ async fn stands(ctl: &Ctl, uid: &str, convergence: &str, status: &str, installed
     crate::support::eventually(&format!("the package is {status}"), async || {
         let shown = ctl.json(&["agent", "packages", uid]).await;
         if shown != last {
-            println!("{shown:#}");
+            println!("{shown}");
             last = shown.clone();
         }
         let reported = &shown["packages"][0]["reported"];

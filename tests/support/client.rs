@@ -69,8 +69,10 @@ impl Client {
     /// Waits for an event of this name that is as wanted.
     pub async fn event(&mut self, event: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
         eventually(&format!("{} says {event}", self.name), async || {
+            // In this order: its last word may come between the two.
+            let has_ended = self.process.exit_status().is_some();
             let found = self.all(event).into_iter().find(|line| is_wanted(line));
-            if found.is_none() && self.process.exit_status().is_some() {
+            if found.is_none() && has_ended {
                 panic!("the {} ended: {:?} {}", self.name, self.events(), self.process.output());
             }
             found
