@@ -42,6 +42,10 @@ impl Link {
     pub fn is(&self, connection: &Arc<Connection>) -> bool {
         matches!(self, Self::WebSocket(own) if Arc::ptr_eq(own, connection))
     }
+
+    pub fn is_open_socket(&self) -> bool {
+        matches!(self, Self::WebSocket(own) if own.outbox.is_open())
+    }
 }
 
 #[derive(Debug)]

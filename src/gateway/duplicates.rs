@@ -136,19 +136,19 @@ fn is_duplicate(shared: &Shared, old: InstanceUid, mut contender: Contender) {
     shared.metrics.duplicates.increment(1);
     let link = contender.link.clone();
     let told = address(&mut contender.waiting, uid);
-    let mut entry = Entry::new(link.clone(), contender.generation);
+    let mut entry = Box::new(Entry::new(link.clone(), contender.generation));
     contender.settle(shared, &mut entry, uid, None);
     put(shared, uid, entry);
     tell_new_uid(shared, old, uid, &link, told);
 }
 
 /// Puts the entry of an agent in its place under its new uid. The agent may have spoken under that before.
-pub fn put(shared: &Shared, uid: InstanceUid, entry: Entry) {
+pub fn put(shared: &Shared, uid: InstanceUid, entry: Box<Entry>) {
     let has_rare = entry.rare.is_some();
     let mut agents = shared.registry.lock(&uid);
     let replaced = shared.registry.insert(&mut agents, uid, entry);
     if let (Some(replaced), Some(entry)) = (replaced, agents.entries.get_mut(&uid)) {
-        entry.absorb(replaced, shared.now(), &shared.memory);
+        entry.absorb(*replaced, shared.now(), &shared.memory);
     }
     if let Some(entry) = agents.entries.get(&uid) {
         reply::limit_waiting(shared, uid, entry);

@@ -232,7 +232,7 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
             return Outcome::TooOften;
         }
         Some(entry) if origin.is(&entry.link) && !entry.is_restart(&incoming) && !has_another_certificate => false,
-        Some(Entry { link: Link::WebSocket(old), .. }) if old.outbox.is_open() => {
+        Some(entry) if entry.link.is_open_socket() => {
             return duplicates::contend(shared, agents, uid, origin, echo, &incoming, payload);
         }
         Some(entry) => {
@@ -243,7 +243,7 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
             if !has_room(shared, origin) {
                 return Outcome::Unavailable { uid: echo.uid, text: "too many agents" };
             }
-            let mut entry = Entry::new(origin.link(), 0);
+            let mut entry = Box::new(Entry::new(origin.link(), 0));
             if matches!(origin, Origin::Http(_)) {
                 entry.heard_s = shared.seldom.came_back(&uid);
             }

@@ -6,7 +6,6 @@
 use std::{
     collections::VecDeque,
     io::IoSlice,
-    sync::atomic::{AtomicU32, Ordering},
     task::{Context, Poll, Waker},
 };
 
@@ -22,14 +21,14 @@ const SLACK_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub struct Outbox {
     socket: Socket,
-    /// Since when something has been queued without progress; 0 if nothing is. Set by the sweeper.
-    pub stalled_s: AtomicU32,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
     phase: Phase,
+    /// Since when something has been queued without progress; 0 if nothing is. Set by the sweeper.
+    stalled_s: u32,
     /// The reader task.
     waker: Option<Waker>,
     queue: Option<Box<Queue>>,
@@ -66,8 +65,8 @@ pub enum Flushed {
 
 impl Outbox {
     pub fn new(socket: Socket) -> Self {
-        let state = State { phase: Phase::Open, waker: None, queue: None, uids: Uids::default() };
-        Self { socket, stalled_s: AtomicU32::new(0), state: Mutex::new(state) }
+        let state = State { phase: Phase::Open, stalled_s: 0, waker: None, queue: None, uids: Uids::default() };
+        Self { socket, state: Mutex::new(state) }
     }
 
     /// Sends one frame, in up to two parts so that the second may be shared. Returns false if it was dropped, because the
@@ -149,12 +148,12 @@ impl Outbox {
         let mut state = self.state.lock();
         let made_progress = state.queue.as_mut().is_some_and(|queue| std::mem::take(&mut queue.written) > 0);
         if state.phase == Phase::Open && (state.queue.is_none() || made_progress) {
-            self.stalled_s.store(0, Ordering::Relaxed);
+            state.stalled_s = 0;
             return 0;
         }
-        match self.stalled_s.load(Ordering::Relaxed) {
+        match state.stalled_s {
             0 => {
-                self.stalled_s.store(now_s, Ordering::Relaxed);
+                state.stalled_s = now_s;
                 0
             }
             since => now_s.saturating_sub(since),

@@ -20,7 +20,8 @@ use crate::model::{
 
 #[derive(Debug, Default)]
 pub struct Agents {
-    pub entries: HashMap<InstanceUid, Entry>,
+    /// In boxes of their own: on average a third of a hash table is empty, and that is to be cheap.
+    pub entries: HashMap<InstanceUid, Box<Entry>>,
     /// Those with [`Entry::rare`]: what the sweeper looks at.
     pub active: HashSet<InstanceUid>,
     pub polls: Polls,
@@ -54,7 +55,7 @@ impl Registry {
     }
 
     /// Adds an agent. Returns the entry that was there under its uid, if one was.
-    pub fn insert(&self, agents: &mut Agents, uid: InstanceUid, entry: Entry) -> Option<Entry> {
+    pub fn insert(&self, agents: &mut Agents, uid: InstanceUid, entry: Box<Entry>) -> Option<Box<Entry>> {
         let replaced = agents.entries.insert(uid, entry);
         if replaced.is_none() {
             self.count.fetch_add(1, Ordering::Relaxed);
@@ -62,15 +63,12 @@ impl Registry {
         replaced
     }
 
-    pub fn remove(&self, agents: &mut Agents, uid: &InstanceUid) -> Option<Entry> {
+    pub fn remove(&self, agents: &mut Agents, uid: &InstanceUid) -> Option<Box<Entry>> {
         agents.active.remove(uid);
         let entry = agents.entries.remove(uid)?;
         self.count.fetch_sub(1, Ordering::Relaxed);
         if agents.entries.len() < agents.entries.capacity() / 4 {
             agents.entries.shrink_to_fit();
-        }
-        if agents.active.len() < agents.active.capacity() / 4 {
-            agents.active.shrink_to_fit();
         }
         Some(entry)
     }
@@ -93,6 +91,17 @@ impl Registry {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(now.max(last.saturating_add(1))));
         let last = last.unwrap_or_else(|unchanged| unchanged);
         now.max(last.saturating_add(1))
+    }
+}
+
+impl Agents {
+    /// Keeps of those with something unfinished the ones that `still` have it, and gives back the memory of a burst.
+    pub fn retain_active(&mut self, mut still: impl FnMut(&InstanceUid, &mut Entry) -> bool) {
+        let Self { entries, active, .. } = self;
+        active.retain(|uid| entries.get_mut(uid).is_some_and(|entry| still(uid, entry)));
+        if active.len() < active.capacity() / 4 {
+            active.shrink_to_fit();
+        }
     }
 }
 

@@ -88,10 +88,7 @@ fn each_second(shared: &Shared, round: u64, now_ms: u64) {
 
 /// Looks at the agents that have something unfinished.
 fn sweep_active(shared: &Shared, shard: Shard, now_ms: u64) {
-    let agents = &mut *shared.registry.lock_shard(shard);
-    let entries = &mut agents.entries;
-    agents.active.retain(|uid| {
-        let Some(entry) = entries.get_mut(uid) else { return false };
+    shared.registry.lock_shard(shard).retain_active(|uid, entry| {
         if let Some(rare) = &mut entry.rare {
             rare.full_state.tick(now_ms);
         }

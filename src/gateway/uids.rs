@@ -6,10 +6,17 @@ use crate::model::InstanceUid;
 
 /// The agents of one connection: one as a rule, many behind a forwarding gateway. With the uids that agents of this
 /// connection were given in place of the ones they came with.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Uids {
-    first: Option<InstanceUid>,
+    /// [`InstanceUid::PLACEHOLDER`] if there is none: an option of it would take eight bytes more.
+    first: InstanceUid,
     more: Option<Box<More>>,
+}
+
+impl Default for Uids {
+    fn default() -> Self {
+        Self { first: InstanceUid::PLACEHOLDER, more: None }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -46,12 +53,10 @@ const MAX_ALIASES: usize = 64;
 
 impl Uids {
     pub fn insert(&mut self, uid: InstanceUid) {
-        match self.first {
-            None => self.first = Some(uid),
-            Some(first) if first == uid => {}
-            Some(_) => {
-                self.more.get_or_insert_default().uids.insert(uid);
-            }
+        if self.first().is_none() {
+            self.first = uid;
+        } else if self.first != uid {
+            self.more.get_or_insert_default().uids.insert(uid);
         }
     }
 
@@ -59,22 +64,30 @@ impl Uids {
         if let Some(more) = &mut self.more {
             more.uids.remove(uid);
         }
-        if self.first.as_ref() == Some(uid) {
-            self.first = None;
+        if self.first == *uid {
+            self.first = InstanceUid::PLACEHOLDER;
         }
     }
 
+    fn first(&self) -> Option<&InstanceUid> {
+        Some(&self.first).filter(|first| **first != InstanceUid::PLACEHOLDER)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &InstanceUid> {
+        self.first().into_iter().chain(self.more.iter().flat_map(|more| &more.uids))
+    }
+
     pub fn to_vec(&self) -> Vec<InstanceUid> {
-        self.first.iter().chain(self.more.iter().flat_map(|more| &more.uids)).copied().collect()
+        self.all().copied().collect()
     }
 
     pub fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.more.as_ref().map_or(0, |more| more.uids.len())
+        usize::from(self.first().is_some()) + self.more.as_ref().map_or(0, |more| more.uids.len())
     }
 
     /// The only agent here.
     pub fn only(&self) -> Option<InstanceUid> {
-        let mut uids = self.first.iter().chain(self.more.iter().flat_map(|more| &more.uids));
+        let mut uids = self.all();
         uids.next().filter(|_| uids.next().is_none()).copied()
     }
 
