@@ -150,10 +150,10 @@ impl<'de> Deserialize<'de> for Anything {
 struct AnythingVisitor;
 
 /// Values of one type that say nothing more here.
-macro_rules! taken {
-    ($($visit:ident($type:ty)),*) => {
-        $(fn $visit<E>(self, _: $type) -> Result<Anything, E> {
-            Ok(Anything)
+macro_rules! taken_as {
+    ($value:expr; $($visit:ident($type:ty)),*) => {
+        $(fn $visit<E>(self, _: $type) -> Result<Self::Value, E> {
+            Ok($value)
         })*
     };
 }
@@ -165,7 +165,8 @@ impl<'de> Visitor<'de> for AnythingVisitor {
         f.write_str("any value")
     }
 
-    taken!(
+    taken_as!(
+        Anything;
         visit_bool(bool),
         visit_i64(i64),
         visit_i128(i128),
@@ -222,14 +223,6 @@ impl<'de> Deserialize<'de> for Key {
 
 struct KeyVisitor;
 
-macro_rules! other_keys {
-    ($($visit:ident($type:ty)),*) => {
-        $(fn $visit<E>(self, _: $type) -> Result<Key, E> {
-            Ok(Key(None))
-        })*
-    };
-}
-
 impl<'de> Visitor<'de> for KeyVisitor {
     type Value = Key;
 
@@ -241,7 +234,8 @@ impl<'de> Visitor<'de> for KeyVisitor {
         Ok(Key(Some(key.to_owned())))
     }
 
-    other_keys!(
+    taken_as!(
+        Key(None);
         visit_bool(bool),
         visit_i64(i64),
         visit_i128(i128),

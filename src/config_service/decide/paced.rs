@@ -9,8 +9,6 @@ use crate::{
     proto::opamp::AgentToServer,
 };
 
-const NOW: UnixMs = 1_700_000_000_000;
-
 /// Decides by the policy with this text, of which there may be so many offers now. Returns the record as it is stored then, and
 /// whether anything is offered.
 fn decided(row: Option<AgentRecord>, report: &Report, text: &str, may_offer: u32) -> (AgentRecord, bool) {
@@ -24,13 +22,7 @@ fn decided(row: Option<AgentRecord>, report: &Report, text: &str, may_offer: u32
         left.set(left.get().saturating_sub(1));
         is_free
     };
-    let context = Context {
-        policies: &policies,
-        now: NOW,
-        certificates: None,
-        is_gateway_dead: &|_| true,
-        may_offer: &may_offer,
-    };
+    let context = Context { is_gateway_dead: &|_| true, may_offer: &may_offer, ..context(&policies) };
     match decide(uid(1), row.clone(), report, None, &context) {
         Outcome::Write(decided) => {
             let mut record = decided.record;

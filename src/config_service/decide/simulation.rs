@@ -164,13 +164,7 @@ impl World {
 
     /// The config service's part; a probe finds the older connection gone.
     fn take(&mut self, report: &Report) -> Option<bus::Verdict> {
-        let context = Context {
-            policies: &self.policies,
-            now: self.now,
-            certificates: None,
-            is_gateway_dead: &|_| false,
-            may_offer: &|_| true,
-        };
+        let context = Context { now: self.now, ..context(&self.policies) };
         let before = self.row.clone();
         let mut outcome = decide(uid(1), before.clone(), report, None, &context);
         if let Outcome::Probe(of) = outcome {

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use prost::Message;
 
+use super::Context;
 use crate::{
     config_service::{policies::Snapshot, report::Report},
     model::{
-        ContentHash, InstanceUid,
+        ContentHash, InstanceUid, UnixMs,
         agent::Transport,
         desired::PolicySet,
         policy::{FileRef, Policy, PolicyOffer, Revision, RevisionContent},
@@ -21,6 +22,13 @@ use crate::{
         },
     },
 };
+
+pub const NOW: UnixMs = 1_700_000_000_000;
+
+/// All gateways live, and everything may be offered at once.
+pub fn context(policies: &Snapshot) -> Context<'_> {
+    Context { policies, now: NOW, certificates: None, is_gateway_dead: &|_| false, may_offer: &|_| true }
+}
 
 pub fn uid(n: u8) -> InstanceUid {
     InstanceUid::from_slice(&[n; 16]).unwrap()

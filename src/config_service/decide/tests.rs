@@ -10,8 +10,6 @@ use crate::{
     proto::opamp::{self, AgentCapabilities, AgentToServer},
 };
 
-const NOW: UnixMs = 1_700_000_000_000;
-
 fn policies() -> Snapshot {
     snapshot(1, vec![policy("base", "group = web", 0, &[("a.yaml", "one")])])
 }
@@ -19,7 +17,7 @@ fn policies() -> Snapshot {
 fn decided_by(row: Option<AgentRecord>, report: &Report, resolution: Option<&Resolution>) -> Outcome {
     let policies = policies();
     let is_gateway_dead = &|gateway: &str| gateway == "dead";
-    let context = Context { policies: &policies, now: NOW, certificates: None, is_gateway_dead, may_offer: &|_| true };
+    let context = Context { is_gateway_dead, ..context(&policies) };
     decide(uid(1), row, report, resolution, &context)
 }
 
@@ -103,13 +101,7 @@ fn an_unknown_agents_delta_asks_for_everything_and_offers_nothing() {
     let mut first = newcomer(7, None);
     first.message = encoded(&AgentToServer { capabilities: capabilities(), ..Default::default() });
     let policies = snapshot(1, vec![policy("all", "", 0, &[("a", "b")])]);
-    let context = Context {
-        policies: &policies,
-        now: NOW,
-        certificates: None,
-        is_gateway_dead: &|_| false,
-        may_offer: &|_| true,
-    };
+    let context = context(&policies);
     let Decided { verdict, record, .. } = written(decide(uid(1), None, &first, None, &context));
     assert!(verdict.report_full_state && verdict.offers.is_empty() && !record.observed.complete);
 }
@@ -204,13 +196,7 @@ fn a_live_duplicate_gets_another_uid_and_always_the_same() {
     let mut first = newcomer(51, None);
     first.message = encoded(&full("web"));
     let policies = policies();
-    let context = Context {
-        policies: &policies,
-        now: NOW,
-        certificates: None,
-        is_gateway_dead: &|_| false,
-        may_offer: &|_| true,
-    };
+    let context = context(&policies);
     let Decided { mut record, verdict, .. } = written(decide(new, None, &first, None, &context));
     assert_eq!((record.uid, &verdict.instance_uid), (new, &uid(1).to_bytes()));
     assert_eq!((verdict.new_instance_uid, verdict.report_number), (new.to_bytes(), 1));
@@ -308,8 +294,7 @@ fn decisions_by_newer_policies_stand() {
 #[test]
 fn policies_reach_an_established_connection_by_reconciliation_alone() {
     let changed = snapshot(2, vec![policy("base", "group = web", 0, &[("a.yaml", "two")])]);
-    let context =
-        Context { policies: &changed, now: NOW, certificates: None, is_gateway_dead: &|_| false, may_offer: &|_| true };
+    let context = context(&changed);
     let health = AgentToServer { health: Some(opamp::ComponentHealth::default()), ..Default::default() };
     let delta = Report { message: encoded(&health), ..report("a", 1, 10, 6) };
     let row = written(decide(uid(1), Some(stored()), &delta, None, &context)).record;
@@ -348,13 +333,8 @@ fn connection_settings_are_offered_again_to_a_client_that_begins_anew_later_than
     let accepts = AgentCapabilities::AcceptsOpAmpConnectionSettings as u64;
     let first_message = AgentToServer { capabilities: accepts, ..full("web") };
     let connects = |row: Option<AgentRecord>, minute: UnixMs, first: u64, message: &AgentToServer| {
-        let context = Context {
-            policies: &policies,
-            now: NOW + minute * MINUTE_MS,
-            certificates: None,
-            is_gateway_dead: &|gateway| gateway == "a",
-            may_offer: &|_| true,
-        };
+        let now = NOW + minute * MINUTE_MS;
+        let context = Context { now, is_gateway_dead: &|gateway| gateway == "a", ..context(&policies) };
         let mut report = report("a", 1, 10 + minute as u64, 1);
         (report.opening, report.message) = (opening(first, None), encoded(message));
         let Decided { mut record, verdict, .. } = written(decide(uid(1), row, &report, None, &context));
