@@ -200,7 +200,7 @@ impl Operator {
     }
 
     async fn status(&self) {
-        let request = GetRolloutRequest { policy: POLICY.into() };
+        let request = GetRolloutRequest { policy: POLICY.into(), revision: 0 };
         let mut rollouts = RolloutsClient::new(self.channel.clone());
         rollouts.get_rollout(self.request(request)).await.unwrap();
     }

@@ -44,7 +44,7 @@ pub struct Service(pub Arc<Context>);
 impl Rollouts for Service {
     async fn get_rollout(&self, request: Request<GetRolloutRequest>) -> Result<Response<admin::Rollout>, Status> {
         let Authorized { message, .. } = Authorized::of(request)?;
-        self.newest(&message.policy).await.map(shown).map(Response::new)
+        self.one(&message).await.map(shown).map(Response::new)
     }
 
     async fn list_rollouts(
@@ -72,7 +72,7 @@ impl Rollouts for Service {
             let problem = format!("{MAX_WATCHES} watches are open, which is as many as this server takes");
             errors::status(Code::ResourceExhausted, "TOO_MANY_WATCHES", problem, &[])
         })?;
-        let first = self.newest(&message.policy).await?;
+        let first = self.one(&message).await?;
         let (states, receiver) = mpsc::channel(BUFFERED);
         let watch = Service(self.0.clone());
         tokio::spawn(async move {
@@ -90,6 +90,31 @@ impl Rollouts for Service {
 }
 
 impl Service {
+    /// Of the revision that is asked for.
+    async fn one(&self, request: &GetRolloutRequest) -> Result<Rollout, Status> {
+        let newest = self.newest(&request.policy).await?;
+        match request.revision {
+            0 => Ok(newest),
+            revision => self.of_revision(newest, revision).await,
+        }
+    }
+
+    /// The `newest` rollout of a policy, or the former one of this revision.
+    async fn of_revision(&self, newest: Rollout, revision: u64) -> Result<Rollout, Status> {
+        let mut rollout = newest;
+        while rollout.revision != revision {
+            let policy = rollout.policy.clone();
+            let page = self.0.store.list_rollouts(Some(&policy), Some(rollout.id), PAGE).await.map_err(from_store)?;
+            let last = page.last().map(|last| last.id);
+            let found = page.into_iter().find(|older| older.revision == revision || Some(older.id) == last);
+            rollout = found.ok_or_else(|| {
+                let problem = format!("policy {policy:?} has no rollout of revision {revision}");
+                errors::status(Code::NotFound, "ROLLOUT_NOT_FOUND", problem, &[("policy", &policy)])
+            })?;
+        }
+        Ok(rollout)
+    }
+
     async fn newest(&self, policy: &str) -> Result<Rollout, Status> {
         let policy = errors::name("policy", policy)?;
         self.0.store.get_rollout(policy).await.map_err(from_store)
@@ -111,6 +136,10 @@ impl Service {
         let before = pages.after(&message.page_token)?;
         let before = before.map(|last| Uuid::from_slice(&last).map_err(|_| pages::invalid_token())).transpose()?;
         let rollouts = self.0.store.list_rollouts(policy, before, size as u32).await.map_err(from_store)?;
+        if let Some(policy) = policy.filter(|_| rollouts.is_empty() && before.is_none()) {
+            // There may be none of it, but it is to be there.
+            self.0.store.get_policy(policy).await.map_err(from_store)?;
+        }
         let last = rollouts.last().filter(|_| rollouts.len() == size);
         Ok(ListRolloutsResponse {
             next_page_token: last.map(|last| pages.token(last.id.as_bytes())).unwrap_or_default(),
@@ -201,7 +230,8 @@ impl Service {
         let UndoRolloutRequest { policy: name, to_revision, message } = request.message;
         policy_rules::check_message(&message).map_err(|problem| errors::invalid("message", problem))?;
         let newest = self.newest(&name).await?;
-        if newest.divides() && (to_revision == 0 || to_revision == newest.stable) {
+        let goes_out = !newest.at_once && !newest.state.is_ended();
+        if goes_out && (to_revision == 0 || to_revision == newest.stable) {
             return self.act(&name, newest.revision, Control::RollBack, &actor).await;
         }
         let to = match to_revision {
@@ -237,7 +267,7 @@ impl Service {
         Err(errors::status(Code::FailedPrecondition, "NOTHING_TO_UNDO", problem, &[("policy", &newest.policy)]))
     }
 
-    /// Sends what is new until the rollout has ended, and no other has begun.
+    /// Sends what is new until the rollout has ended, also if that is because another took its place.
     async fn follow(
         &self,
         first: Rollout,
@@ -260,7 +290,8 @@ impl Service {
                     self.0.confirm(operator).await?;
                     confirmed = tokio::time::Instant::now();
                 }
-                let next = self.newest(&current.policy).await?;
+                let newest = self.newest(&current.policy).await?;
+                let next = self.of_revision(newest, current.revision).await?;
                 let state = |rollout: &Rollout| (rollout.id, rollout.version, rollout.seen_at);
                 let is_same = state(&next) == state(&current) && next.counts == current.counts;
                 if !is_same {

@@ -307,9 +307,12 @@ pub enum Get {
 
 #[derive(Subcommand)]
 pub enum Rollout {
-    /// The newest rollout of a policy
+    /// A rollout of a policy
     Status {
         policy: String,
+        /// The rollout of this revision; the newest if left out
+        #[arg(long, value_name = "N")]
+        revision: Option<u64>,
         /// Follow it until it has ended
         #[arg(long, conflicts_with = "wait")]
         watch: bool,

@@ -274,7 +274,7 @@ fn document(place: Place, folder: &Path, manifest: Spanned<Manifest>) -> Result<
     let offered = manifest.packages.map(|packages| packages.value).unwrap_or_default();
     let offered = packages::read(offered, folder, &mut refuse, &mut note);
     let connection_settings = connections.into_offers(folder, &mut refuse, &mut note);
-    let max_per_second = manifest.rollout.as_ref().map_or(0, |rollout| rollout.max_per_second);
+    let max_per_second = manifest.rollout.as_ref().map_or(0, |rollout| rollout.max_per_second(&mut note));
     let rollout = manifest.rollout.and_then(|rollout| rollout.into_plan(&mut refuse, &mut note));
     if !invalid.is_empty() {
         return Err(invalid);

@@ -143,13 +143,13 @@ async fn rollout(command: Rollout, client: &Client) -> Result<()> {
     use crate::proto::admin::control_rollout_request::Action;
     use command::rollouts::{self, Follow};
     match command {
-        Rollout::Status { policy, watch, wait, timeout, output } => {
+        Rollout::Status { policy, revision, watch, wait, timeout, output } => {
             let follow = match (watch, wait) {
                 (_, true) => Follow::Wait { timeout },
                 (true, _) => Follow::Watch,
                 _ => Follow::No,
             };
-            rollouts::status(client, policy, follow, output.format).await
+            rollouts::status(client, policy, revision.unwrap_or(0), follow, output.format).await
         }
         Rollout::History { policy, output } => rollouts::history(client, policy, output.format).await,
         Rollout::Pause { policy } => rollouts::control(client, policy, Action::Pause).await,

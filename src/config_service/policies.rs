@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::{
     model::{
         AgentRecord, Attributes, ContentHash, InstanceUid, Labels,
-        desired::{DesiredConfig, DesiredOffer, PolicySet},
+        desired::{DesiredConfig, DesiredOffer, Part, PolicySet},
         rendering::Unrendered,
         template::Subject,
     },
@@ -144,13 +144,19 @@ impl Snapshot {
         })
     }
 
-    /// The limit of the policy that changed last, of those that match: the change that is going out is most likely its.
+    /// The strictest limit of what is most likely going out: the policy that changed last, of those that match, and all that
+    /// are being rolled out.
     fn pace(&self, matching: &[u32]) -> Option<Pace> {
-        let policies = matching.iter().map(|&index| &self.set.policies()[index as usize]);
-        let newest = policies.max_by_key(|policy| policy.revision.created_at)?;
-        let per_second = newest.revision.content.max_per_second;
-        let revised_at = newest.revision.created_at;
-        (per_second > 0).then(|| Pace { policy: newest.name.as_str().into(), per_second, revised_at })
+        let policies = || matching.iter().map(|&index| &self.set.policies()[index as usize]);
+        let newest = policies().max_by_key(|policy| policy.revision.created_at);
+        let rolled_out = policies().filter(|policy| matches!(policy.part, Part::Inside(_)));
+        let limited = newest.into_iter().chain(rolled_out).filter(|policy| policy.revision.content.max_per_second > 0);
+        let strictest = limited.min_by_key(|policy| policy.revision.content.max_per_second)?;
+        Some(Pace {
+            policy: strictest.name.as_str().into(),
+            per_second: strictest.revision.content.max_per_second,
+            revised_at: strictest.revision.created_at,
+        })
     }
 
     /// When the newest revision was made.
@@ -224,5 +230,48 @@ impl Policies {
         tracing::debug!(epoch = snapshot.epoch(), policies = snapshot.set.policies().len(), "policies read");
         self.current.store(Arc::new(Some(snapshot.clone())));
         Ok(snapshot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config_service::decide::testing::{policy, uid},
+        model::{
+            desired::InForce,
+            policy::PolicyKind,
+            rollout::{Control, Plan, Rollout, Seen, control},
+        },
+    };
+
+    /// The limit that holds for everybody while `rolled_out` goes out with the one limit, and `others`, each made a second later
+    /// and with its own, are there as well.
+    fn pace_beside(rolled_out: u32, others: &[u32]) -> Option<u32> {
+        let plan = Plan { steps: vec!["100%".parse().unwrap()], ..Plan::default() };
+        let pending = Rollout::new(uuid::Uuid::nil(), "p0", PolicyKind::Config, (1, 2), Some(&plan));
+        let rollout = control(&pending, Control::PromoteFully, &Seen::default(), "", 0).unwrap();
+        let mut in_force = Vec::new();
+        for (index, limit) in [rolled_out].iter().chain(others).enumerate() {
+            let mut policy = policy(&format!("p{index}"), "", 0, &[("a", "b")]);
+            policy.revision.created_at = index as i64 * 1_000;
+            policy.revision.content.max_per_second = *limit;
+            let part = if index == 0 { Part::Inside(0) } else { Part::Everybody };
+            in_force.push(InForce { name: policy.name, kind: policy.kind, revision: policy.revision, part });
+        }
+        let set = PolicySet::new(1, in_force, vec![rollout.cohort()]);
+        let snapshot = Snapshot::new(set, "".into(), None);
+        snapshot.merged(uid(1), &Attributes::default(), &Labels::default()).pace.map(|pace| pace.per_second)
+    }
+
+    #[test]
+    fn a_rollout_keeps_its_pace_whatever_is_applied_beside_it() {
+        assert_eq!(pace_beside(7, &[]), Some(7));
+        assert_eq!(pace_beside(7, &[0]), Some(7), "one without a limit does not lift it");
+        assert_eq!(pace_beside(7, &[9]), Some(7));
+        assert_eq!(pace_beside(7, &[5]), Some(5), "which goes out as well");
+        assert_eq!(pace_beside(7, &[5, 0]), Some(7), "which has gone out");
+        assert_eq!(pace_beside(0, &[5]), Some(5));
+        assert_eq!(pace_beside(0, &[5, 0]), None);
     }
 }

@@ -11,6 +11,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use changed::Changed;
 use survey::{Survey, Watched};
@@ -55,8 +56,9 @@ impl Wake {
 
 #[derive(Default)]
 struct Driver {
-    /// Of revisions, which never change.
-    selectors: HashMap<(String, u64), Selector>,
+    /// Of the revisions of each open rollout, which never change. By its id: a policy may be deleted, and another made of
+    /// its name, whose revisions are counted from 1 again.
+    selectors: HashMap<(Uuid, u64), Selector>,
     /// While it drives.
     changed: Option<Changed>,
     survey: Option<Survey>,
@@ -103,6 +105,7 @@ impl Driver {
         };
         // Not older than the rollouts.
         let snapshot = shared.policies.refresh().await?;
+        self.selectors.retain(|(id, _), _| open.iter().any(|rollout| rollout.id == *id));
         let mut watched = Vec::with_capacity(open.len());
         for rollout in open {
             let selectors = self.selectors(shared, &rollout).await?;
@@ -112,6 +115,7 @@ impl Driver {
         let mut steps = Vec::new();
         for Watched { rollout, .. } in watched {
             let mut seen = survey.seen(&rollout);
+            seen.counts.stopped = rollout.counts.stopped.clone();
             seen.counts.trail = rollout.counts.trail.then(&rollout, &seen.counts, unix_ms());
             note(shared, &rollout, &seen).await?;
             if is_whole {
@@ -171,11 +175,11 @@ impl Driver {
     async fn selectors(&mut self, shared: &Shared, rollout: &Rollout) -> store::Result<Vec<Selector>> {
         let mut selectors = Vec::new();
         for number in [rollout.revision, rollout.stable].into_iter().filter(|number| *number > 0) {
-            let key = (rollout.policy.clone(), number);
+            let key = (rollout.id, number);
             if !self.selectors.contains_key(&key) {
                 let found = shared.store.list_revisions(&rollout.policy, Some(number + 1), 1).await;
                 let Some(revision) = found_or_gone(found)?.pop() else { continue };
-                self.selectors.insert(key.clone(), revision.content.selector);
+                self.selectors.insert(key, revision.content.selector);
             }
             selectors.extend(self.selectors.get(&key).cloned());
         }

@@ -18,6 +18,7 @@ mod moves;
 mod orders;
 mod overrides;
 mod packages;
+mod rollout_ends;
 mod rollout_kinds;
 mod rollouts;
 mod scene;

@@ -16,17 +16,17 @@ use crate::support::{
 const PATIENCE: Duration = Duration::from_secs(120);
 const STEPS: &str = "rollout: {steps: [5%, 25%, 100%], bake: 1s, agent_deadline: 60s, max_failures: 2%, min_sample: 5}";
 
-fn manifest(text: &str, rollout: &str) -> String {
+pub fn manifest(text: &str, rollout: &str) -> String {
     format!(
         "kind: Config\nname: base\nselector: service.name = web\nfiles:\n  a.yaml: {{body: \"{text}\"}}\n{rollout}\n"
     )
 }
 
-async fn rollout(ctl: &Ctl) -> Value {
+pub async fn rollout(ctl: &Ctl) -> Value {
     ctl.json(&["rollout", "status", "base"]).await
 }
 
-async fn reaches(ctl: &Ctl, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+pub async fn reaches(ctl: &Ctl, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
     eventually_within(PATIENCE, what, async || {
         let outcome = ctl.try_run(&["rollout", "status", "base", "-o", "json"]).await;
         let rollout: Value = serde_json::from_str(&outcome.stdout).ok()?;
@@ -35,7 +35,7 @@ async fn reaches(ctl: &Ctl, what: &str, holds: impl Fn(&Value) -> bool) -> Value
     .await
 }
 
-async fn state(ctl: &Ctl, state: &str) -> Value {
+pub async fn state(ctl: &Ctl, state: &str) -> Value {
     reaches(ctl, state, |rollout| rollout["state"] == state).await
 }
 

@@ -7,14 +7,6 @@ use crate::{
 };
 
 pub fn rollout(rollout: Rollout) -> admin::Rollout {
-    let mut errors: Vec<_> = rollout.counts.errors.iter().collect();
-    errors.sort_by_key(|(message, agents)| (std::cmp::Reverse(**agents), (*message).clone()));
-    let error = |(message, agents): (&String, &u64)| admin::RolloutError {
-        message: message.clone(),
-        agents: *agents,
-        example_instance_uids: rollout.counts.examples.get(message).cloned().unwrap_or_default(),
-    };
-    let errors = errors.into_iter().map(error).collect();
     let (pace, estimate) = (rollout.pace().map(pace), estimate(&rollout.estimate()));
     let is_stable = rollout.at_once || rollout.state == State::Succeeded;
     admin::Rollout {
@@ -25,7 +17,12 @@ pub fn rollout(rollout: Rollout) -> admin::Rollout {
         step: rollout.step,
         steps: rollout.plan.steps.len() as u32,
         reason: rollout.reason,
-        errors,
+        errors: errors(&rollout.counts),
+        stopped: rollout
+            .counts
+            .stopped
+            .as_deref()
+            .map(|stopped| admin::RolloutStopped { counts: Some(counts(stopped)), errors: errors(stopped) }),
         pace,
         estimate: Some(estimate),
         counts: Some(counts(&rollout.counts)),
@@ -40,6 +37,18 @@ pub fn rollout(rollout: Rollout) -> admin::Rollout {
         version: rollout.version,
         policy: rollout.policy,
     }
+}
+
+/// The most frequent first.
+fn errors(counts: &Counts) -> Vec<admin::RolloutError> {
+    let mut errors: Vec<_> = counts.errors.iter().collect();
+    errors.sort_by_key(|(message, agents)| (std::cmp::Reverse(**agents), (*message).clone()));
+    let error = |(message, agents): (&String, &u64)| admin::RolloutError {
+        message: message.clone(),
+        agents: *agents,
+        example_instance_uids: counts.examples.get(message).cloned().unwrap_or_default(),
+    };
+    errors.into_iter().map(error).collect()
 }
 
 fn counts(counts: &Counts) -> admin::RolloutCounts {

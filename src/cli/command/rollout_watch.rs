@@ -29,9 +29,14 @@ const TICK: Duration = Duration::from_secs(1);
 const INTERRUPTED: u8 = 130;
 
 /// Shows each change, until the rollout has ended, or also until it is paused; returns the last.
-pub async fn follow(client: &Client, policy: &str, ends_when_paused: bool, format: Format) -> Result<admin::Rollout> {
+pub async fn follow(
+    client: &Client,
+    request: GetRolloutRequest,
+    ends_when_paused: bool,
+    format: Format,
+) -> Result<admin::Rollout> {
     let is_lost = Cell::new(false);
-    let mut watch = Watch { client, policy, states: None, has_seen: false, is_lost: &is_lost };
+    let mut watch = Watch { client, request, states: None, has_seen: false, is_lost: &is_lost };
     if format == Format::Table && text::is_steerable() {
         let mut live = Live::default();
         return draw(&mut watch, &mut live, ends_when_paused).await;
@@ -103,10 +108,11 @@ pub fn picture(rollout: &admin::Rollout, is_lost: bool) -> Vec<Line> {
     lines
 }
 
-/// The states of the newest rollout of a policy, over as many connections as it takes.
+/// The states of one rollout, over as many connections as it takes.
 struct Watch<'a> {
     client: &'a Client,
-    policy: &'a str,
+    /// Of the revision that was seen first.
+    request: GetRolloutRequest,
     states: Option<Streaming<admin::Rollout>>,
     has_seen: bool,
     is_lost: &'a Cell<bool>,
@@ -120,6 +126,7 @@ impl Watch<'_> {
             match self.attempt().await {
                 Ok(Some(rollout)) => {
                     self.has_seen = true;
+                    self.request.revision = rollout.revision;
                     self.is_lost.set(false);
                     return Ok(rollout);
                 }
@@ -139,7 +146,7 @@ impl Watch<'_> {
 
     async fn attempt(&mut self) -> std::result::Result<Option<admin::Rollout>, Status> {
         if self.states.is_none() {
-            let request = self.client.request(GetRolloutRequest { policy: self.policy.to_owned() });
+            let request = self.client.request(self.request.clone());
             self.states = Some(self.client.rollouts().watch_rollout(request).await?.into_inner());
         }
         match &mut self.states {

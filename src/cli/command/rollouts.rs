@@ -35,16 +35,17 @@ pub enum Follow {
     Wait { timeout: Option<Duration> },
 }
 
-pub async fn status(client: &Client, policy: String, follow: Follow, format: Format) -> Result<()> {
-    let request = GetRolloutRequest { policy: policy.clone() };
+/// `revision`: 0 for the newest.
+pub async fn status(client: &Client, policy: String, revision: u64, follow: Follow, format: Format) -> Result<()> {
+    let request = GetRolloutRequest { policy: policy.clone(), revision };
     match follow {
         Follow::No => {
             let rollout = client.rollouts().get_rollout(client.request(request)).await?.into_inner();
             show(&rollout, format)
         }
-        Follow::Watch => rollout_watch::follow(client, &policy, false, format).await.map(drop),
+        Follow::Watch => rollout_watch::follow(client, request, false, format).await.map(drop),
         Follow::Wait { timeout } => {
-            let waiting = rollout_watch::follow(client, &policy, true, format);
+            let waiting = rollout_watch::follow(client, request, true, format);
             let last = match timeout {
                 None => waiting.await?,
                 Some(timeout) => tokio::time::timeout(timeout, waiting).await.map_err(|_| {

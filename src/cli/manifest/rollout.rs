@@ -11,7 +11,7 @@ use crate::proto::admin::{RolloutPlan, rollout_plan};
 #[serde(deny_unknown_fields)]
 pub(super) struct Rollout {
     #[serde(default)]
-    pub max_per_second: u32,
+    max_per_second: Option<Spanned<u32>>,
     #[serde(default)]
     steps: Option<Spanned<Vec<Spanned<Step>>>>,
     #[serde(default)]
@@ -40,6 +40,13 @@ enum Step {
 }
 
 impl Rollout {
+    /// 0 for the deployment's own.
+    pub fn max_per_second(&self, note: &mut dyn FnMut(String, u64)) -> u32 {
+        let Some(given) = &self.max_per_second else { return 0 };
+        note("max_per_second".to_owned(), given.referenced.line());
+        given.value
+    }
+
     /// `None` if it says nothing but the rate.
     pub fn into_plan(
         self,
@@ -69,6 +76,10 @@ impl Rollout {
             let Some(given) = given else { continue };
             at(field, given.referenced.line());
             match seconds(&given.value) {
+                Ok(0) if field == "agent_deadline" => {
+                    let problem = "rollout: agent_deadline: must be longer than nothing".to_owned();
+                    refuse(given.referenced.line(), problem);
+                }
                 Ok(seconds) => *into = seconds,
                 Err(problem) => refuse(given.referenced.line(), format!("rollout: {field}: {problem}")),
             }

@@ -19,6 +19,8 @@ pub struct Rollout {
     pub reason: String,
     pub counts: Counts,
     pub errors: Vec<Failure>,
+    /// Null unless it rolls back or has; `counts` and `errors` are of the way back then.
+    pub stopped: Option<Stopped>,
     /// Null if nothing moves, or too little was seen.
     pub pace: Option<Pace>,
     pub estimate: Estimate,
@@ -53,6 +55,40 @@ pub struct Counts {
     pub overridden: u64,
 }
 
+impl From<admin::RolloutCounts> for Counts {
+    fn from(counts: admin::RolloutCounts) -> Self {
+        Self {
+            matching: counts.matching,
+            in_cohort: counts.in_cohort,
+            disconnected: counts.disconnected,
+            offered: counts.offered,
+            applied: counts.applied,
+            healthy: counts.healthy,
+            failed: counts.failed,
+            not_capable: counts.not_capable,
+            pending: counts.pending,
+            reachable: counts.reachable,
+            overridden: counts.overridden,
+        }
+    }
+}
+
+/// How it stood when it began to roll back.
+#[derive(Serialize)]
+pub struct Stopped {
+    pub counts: Counts,
+    pub errors: Vec<Failure>,
+}
+
+impl From<admin::RolloutStopped> for Stopped {
+    fn from(stopped: admin::RolloutStopped) -> Self {
+        Self {
+            counts: stopped.counts.unwrap_or_default().into(),
+            errors: stopped.errors.into_iter().map(Failure::from).collect(),
+        }
+    }
+}
+
 #[derive(Serialize)]
 pub struct Failure {
     /// `#` is what differs between those who say it.
@@ -60,6 +96,12 @@ pub struct Failure {
     pub agents: u64,
     /// Uids of some of them.
     pub examples: Vec<String>,
+}
+
+impl From<admin::RolloutError> for Failure {
+    fn from(error: admin::RolloutError) -> Self {
+        Self { message: error.message, agents: error.agents, examples: error.example_instance_uids }
+    }
 }
 
 /// Agents a second, over the last minute.
@@ -117,12 +159,6 @@ pub fn state_name(state: RolloutState) -> &'static str {
 
 impl From<admin::Rollout> for Rollout {
     fn from(rollout: admin::Rollout) -> Self {
-        let counts = rollout.counts.unwrap_or_default();
-        let failure = |error: admin::RolloutError| Failure {
-            message: error.message,
-            agents: error.agents,
-            examples: error.example_instance_uids,
-        };
         let pace = |pace: admin::RolloutPace| Pace {
             healthy_per_second: rounded(pace.healthy_per_second),
             offered_per_second: rounded(pace.offered_per_second),
@@ -137,20 +173,9 @@ impl From<admin::Rollout> for Rollout {
             step: rollout.step,
             steps: rollout.steps,
             reason: rollout.reason,
-            counts: Counts {
-                matching: counts.matching,
-                in_cohort: counts.in_cohort,
-                disconnected: counts.disconnected,
-                offered: counts.offered,
-                applied: counts.applied,
-                healthy: counts.healthy,
-                failed: counts.failed,
-                not_capable: counts.not_capable,
-                pending: counts.pending,
-                reachable: counts.reachable,
-                overridden: counts.overridden,
-            },
-            errors: rollout.errors.into_iter().map(failure).collect(),
+            counts: rollout.counts.unwrap_or_default().into(),
+            errors: rollout.errors.into_iter().map(Failure::from).collect(),
+            stopped: rollout.stopped.map(Stopped::from),
             pace: rollout.pace.map(pace),
             estimate: Estimate {
                 step_seconds: estimate.step_seconds,

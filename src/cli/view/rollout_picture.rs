@@ -1,6 +1,6 @@
 //! A rollout as people see it in a terminal: a bar for each step, how fast it goes, and what is wrong.
 
-use super::rollout::{Counts, Estimate, Failure, Rollout};
+use super::rollout::{Counts, Estimate, Failure, Rollout, Stopped};
 use crate::{
     cli::text::{Line, Style},
     model::rollout::Step,
@@ -61,11 +61,16 @@ impl Rollout {
         if !self.reason.is_empty() {
             lines.push(Line::new("  ").and(Style::Bold, &self.reason));
         }
-        for Failure { message, agents, examples } in &self.errors {
-            let such_as = examples.first().map(|uid| format!("  (such as {uid})")).unwrap_or_default();
-            let words = if message.is_empty() { "(failed without a word)" } else { message };
-            lines.push(Line::new("  ").and(Style::Bad, &format!("{agents} x {words}")).and(Style::Dim, &such_as));
+        if let Some(Stopped { counts, errors }) = &self.stopped {
+            let Counts { in_cohort, healthy, failed, .. } = counts;
+            lines
+                .push(Line::new(&format!("  before it went back: {failed} failed, {healthy} healthy, of {in_cohort}")));
+            lines.extend(failures(errors));
+            if !self.errors.is_empty() {
+                lines.push(Line::new("  on the way back:"));
+            }
         }
+        lines.extend(failures(&self.errors));
         lines
     }
 
@@ -170,6 +175,14 @@ fn short_time(seconds: u64) -> String {
         3_600..172_800 => format!("{}h {}m", seconds / 3_600, seconds % 3_600 / 60),
         _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3_600),
     }
+}
+
+fn failures(failures: &[Failure]) -> impl Iterator<Item = Line> {
+    failures.iter().map(|Failure { message, agents, examples }| {
+        let such_as = examples.first().map(|uid| format!("  (such as {uid})")).unwrap_or_default();
+        let words = if message.is_empty() { "(failed without a word)" } else { message };
+        Line::new("  ").and(Style::Bad, &format!("{agents} x {words}")).and(Style::Dim, &such_as)
+    })
 }
 
 #[cfg(test)]

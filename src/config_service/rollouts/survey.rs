@@ -19,7 +19,7 @@ use crate::{
     },
     model::{
         AgentRecord, Attributes, InstanceUid, Selector, UnixMs,
-        rollout::{Cohort, Counts, Errors, MostFrequent, Rollout, Seen, Standing, overdue_at, standing},
+        rollout::{Cohort, Counts, Errors, MostFrequent, Rollout, Seen, Standing, overdue_at, reached, standing},
     },
     store::{self, AgentFilter, MAX_BATCH},
 };
@@ -66,11 +66,14 @@ struct View {
     counts: Option<Counts>,
 }
 
+#[derive(Default)]
 struct Place {
     /// It matches, and takes no part.
     is_overridden: bool,
     /// `None` outside the cohort.
     standing: Option<Standing>,
+    /// Of one that failed: whether it was offered what it should have, and whether it applied that.
+    reached: (bool, bool),
     /// It could take the change now.
     is_reachable: bool,
     due: Option<UnixMs>,
@@ -173,24 +176,25 @@ impl View {
             return false;
         }
         if snapshot.is_overridden(agent.placement(), &rollout.policy) {
-            self.agents
-                .insert(agent.uid, Place { is_overridden: true, standing: None, is_reachable: false, due: None });
+            self.agents.insert(agent.uid, Place { is_overridden: true, ..Place::default() });
             self.counts = None;
             return false;
         }
         let is_inside = rollout.step > 0 && cohort.contains(agent.placement(), attributes, &agent.labels);
         let deadline_ms = rollout.plan.agent_deadline_ms();
-        let standing = is_inside.then(|| {
-            let wanted = decide::wanted(agent, attributes, snapshot, rollout.kind);
-            bounded(standing(agent, rollout.kind, wanted, &rollout.plan, now))
-        });
+        let wanted = is_inside.then(|| decide::wanted(agent, attributes, snapshot, rollout.kind));
+        let reached = match &wanted {
+            Some(Ok(wanted)) => reached(agent, rollout.kind, *wanted),
+            _ => (false, false),
+        };
+        let standing = wanted.map(|wanted| bounded(standing(agent, rollout.kind, wanted, &rollout.plan, now)));
         let due = match standing {
             None | Some(Standing::NotCapable | Standing::Waiting | Standing::Healthy | Standing::Failed(_)) => None,
             Some(_) => overdue_at(agent, rollout.kind, deadline_ms).filter(|due| *due > now),
         };
         self.due.extend(due.map(|due| (due, agent.uid)));
         let is_reachable = agent.presence.connected && agent.observed.accepts(rollout.kind);
-        self.agents.insert(agent.uid, Place { is_overridden: false, standing, is_reachable, due });
+        self.agents.insert(agent.uid, Place { is_overridden: false, standing, reached, is_reachable, due });
         self.counts = None;
         true
     }
@@ -224,7 +228,7 @@ fn bounded(standing: Standing) -> Standing {
 
 fn count(places: &HashMap<InstanceUid, Place>) -> Counts {
     let (mut counts, mut errors) = (Counts::default(), Errors::default());
-    for (uid, Place { is_overridden, standing, is_reachable, .. }) in places {
+    for (uid, Place { is_overridden, standing, reached, is_reachable, .. }) in places {
         counts.matching += 1;
         counts.overridden += u64::from(*is_overridden);
         counts.reachable += u64::from(*is_reachable);
@@ -249,7 +253,9 @@ fn count(places: &HashMap<InstanceUid, Place>) -> Counts {
                 counts.healthy += 1;
             }
             Standing::Failed(error) => {
-                counts.offered += 1;
+                let (is_offered, is_applied) = *reached;
+                counts.offered += u64::from(is_offered);
+                counts.applied += u64::from(is_applied);
                 counts.failed += 1;
                 errors.add(*uid, error);
             }
@@ -270,14 +276,14 @@ mod tests {
             [None, Some(Standing::Healthy), Some(Standing::NotCapable), failed("often 1"), failed("often 2")];
         let place = |(n, standing): (u8, Option<Standing>)| {
             let is_reachable = standing != Some(Standing::NotCapable);
-            (
-                InstanceUid::from_slice(&[n; 16]).unwrap(),
-                Place { is_overridden: false, standing, is_reachable, due: None },
-            )
+            let reached = (true, n == 5);
+            let place = Place { standing, reached, is_reachable, ..Place::default() };
+            (InstanceUid::from_slice(&[n; 16]).unwrap(), place)
         };
         let counts = count(&(1..).zip(standings).map(place).collect());
         assert_eq!((counts.matching, counts.reachable, counts.in_cohort), (5, 4, 4));
         assert_eq!((counts.healthy, counts.failed, counts.not_capable), (1, 2, 1));
+        assert_eq!((counts.offered, counts.applied), (3, 2), "one that failed had applied it");
         assert_eq!((counts.errors["often #"], counts.examples["often #"].len()), (2, 2));
     }
 }

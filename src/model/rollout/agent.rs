@@ -5,7 +5,7 @@ use crate::{
     model::{
         AgentRecord, ContentHash, UnixMs,
         effective::Effective,
-        offer,
+        offer::{self, Convergence},
         policy::PolicyKind,
         status::{Status, status},
     },
@@ -86,6 +86,13 @@ pub fn standing(
     }
 }
 
+/// How far what an agent should have has come, whatever became of it then: whether it was offered, and whether it is applied.
+pub fn reached(agent: &AgentRecord, kind: PolicyKind, wanted: Option<ContentHash>) -> (bool, bool) {
+    let desired = agent.desired.of(kind);
+    let is_applied = desired.hash == wanted && offer::convergence(agent, kind) == Convergence::Converged;
+    (is_applied || desired.hash == wanted && desired.offered_at.is_some(), is_applied)
+}
+
 /// With an agent that has what it should.
 fn what_is_wrong(agent: &AgentRecord, kind: PolicyKind, plan: &Plan) -> Option<&'static str> {
     if agent.observed.healthy == Some(false) {
@@ -123,10 +130,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{
-        offer::{Convergence, convergence},
-        status::testing::agents,
-    };
+    use crate::model::{offer::convergence, status::testing::agents};
 
     const LONG_AFTER: UnixMs = 1_000_000_000;
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use advance::advance;
-pub use agent::{Standing, overdue_at, standing};
+pub use agent::{Standing, overdue_at, reached, standing};
 pub use cohort::Cohort;
 pub use control::{Control, Refused, control};
 pub use errors::{Errors, MostFrequent};
@@ -146,6 +146,9 @@ pub struct Counts {
     pub examples: BTreeMap<String, Vec<String>>,
     /// Of those matching, the ones that are connected and accept this kind of offer, in the cohort or not.
     pub reachable: u64,
+    /// As they were when it began to roll back; what is counted from then on is the way back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Box<Counts>>,
     /// How the counts came to be what they are.
     #[serde(skip_serializing_if = "Trail::is_empty")]
     pub trail: Trail,
@@ -211,6 +214,10 @@ impl Rollout {
     }
 
     fn enter(&mut self, state: State, reason: impl Into<String>, now: UnixMs) {
+        if state == State::RollingBack {
+            let stopped = Counts { stopped: None, trail: Trail::default(), ..self.counts.clone() };
+            self.counts.stopped = Some(Box::new(stopped));
+        }
         self.state = state;
         self.reason = reason.into();
         self.since = now;

@@ -197,7 +197,7 @@ async fn write(store: &Backend, next: &Rollout, lease: Option<Lease>, actor: &Ac
     let Some(before) = before.map(Rollout::try_from).transpose()? else { return Ok(false) };
     let statement =
         "UPDATE rollouts SET state = $2, step = $3, threshold = $4, step_since_unix_ms = $5, since_unix_ms = $6,
-            forgiven = $7, reason = $8, ended_unix_ms = $9, version = $10
+            forgiven = $7, reason = $8, ended_unix_ms = $9, version = $10, counts = $11
         WHERE id = $1 AND version = $10 - 1";
     let written = sqlx::query(statement)
         .bind(next.id)
@@ -210,6 +210,7 @@ async fn write(store: &Backend, next: &Rollout, lease: Option<Lease>, actor: &Ac
         .bind(&next.reason)
         .bind(next.ended_at)
         .bind(next.version)
+        .bind(Json(&next.counts))
         .execute(&mut *tx)
         .await?;
     if written.rows_affected() == 0 {
