@@ -82,3 +82,27 @@ async fn a_policy_made_again_is_judged_by_its_own_agents_and_its_failures_are_ke
     let shown = ctl.run(&["rollout", "status", "base"]).await;
     assert!(shown.contains(&format!("before it went back: {failed} failed")), "{shown}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_rollouts_only_the_bad_one_goes_back() {
+    let standalone = Standalone::start().await;
+    let ctl = standalone.ctl();
+    let agents = (0..10).map(|index| Agent::new(index, "web").refusing("poison")).collect();
+    let gateways = vec![standalone.node.opamp()];
+    let fleet = Fleet::of(agents, Transport::WebSocket, Duration::from_secs(2), gateways, &standalone.agent_token());
+    fleet.all_connected().await;
+    let strict = "max_failures: 0%, min_sample: 1";
+    ctl.apply_written(&manifest("good", &format!("rollout: {{steps: [100%], bake: 10m, {strict}}}"))).await;
+    state(&ctl, "BAKING").await;
+    fleet.all_run("a.yaml", "good").await;
+    let bad = format!(
+        "kind: Config\nname: bad\nselector: service.name = web\nfiles: {{b.yaml: {{body: poison}}}}\n\
+         rollout: {{steps: [3, 100%], {strict}}}\n"
+    );
+    ctl.apply_written(&bad).await;
+    let outcome = ctl.try_run(&["rollout", "status", "bad", "--wait", "--timeout", "2m"]).await;
+    assert_eq!(outcome.code, Some(3), "{}{}", outcome.stdout, outcome.stderr);
+    fleet.all_run("a.yaml", "good").await;
+    let good = reaches(&ctl, "all are well again", |it| it["counts"]["healthy"] == 10).await;
+    assert_eq!((&good["state"], &good["counts"]["failed"]), (&json!("BAKING"), &json!(0)), "{good}");
+}

@@ -151,7 +151,34 @@ impl Survey {
                     view.positions.push(watched.cohort.position(agent.placement()));
                 }
             }
+            self.blame_newest(agent.uid, watched);
         }
+    }
+
+    /// An agent that has what several rollouts of one kind bring has failed with the one that came last: the others wait for
+    /// what becomes of that.
+    fn blame_newest(&mut self, uid: InstanceUid, watched: &[Watched]) {
+        let is_reached = |survey: &Self, rollout: &Rollout| {
+            survey.place(rollout.id, uid).is_some_and(|place| place.standing.is_some())
+        };
+        for Watched { rollout, .. } in watched {
+            let came_last = |other: &&Watched| {
+                let other = &other.rollout;
+                other.kind == rollout.kind && other.id > rollout.id && is_reached(self, other)
+            };
+            if !watched.iter().any(|other| came_last(&other)) {
+                continue;
+            }
+            let view = self.views.get_mut(&rollout.id);
+            let place = view.and_then(|view| view.agents.get_mut(&uid));
+            if let Some(Place { standing: Some(standing @ Standing::Failed(_)), .. }) = place {
+                *standing = Standing::Applying;
+            }
+        }
+    }
+
+    fn place(&self, rollout: Uuid, uid: InstanceUid) -> Option<&Place> {
+        self.views.get(&rollout)?.agents.get(&uid)
     }
 }
 
