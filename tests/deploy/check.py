@@ -223,7 +223,7 @@ def structure() -> None:
 
         # Secrets are where secrets belong.
         text = yaml.safe_dump([item for item in items if item["kind"] != "Secret"])
-        check("postgres://" not in text and "redis://" not in text, f"{name}: a URL outside of a secret")
+        check(not re.search(r"(postgres|rediss?)://", text), f"{name}: a URL outside of a secret")
         job = next(item for item in items if item["kind"] == "Job")
         check("annotations" not in job["metadata"], f"{name}: the migration is no hook")
 
@@ -248,6 +248,8 @@ REFUSED: list[tuple[dict, str]] = [
     ({"trial": {"enabled": False}}, "no database is given"),
     ({"database": {"existingSecret": "x"}}, "more than one database is given"),
     ({"redis": {"url": "redis://x"}}, "more than one redis is given"),
+    ({"database": {"ca": {"existingSecret": "x"}}}, "database is reached without TLS"),
+    ({"trial": {"enabled": False}, "database": {"existingSecret": "x"}, "redis": {"url": "redis://x", "ca": {"existingSecret": "x"}}}, "redis is reached without TLS"),
     ({"trial": {"enabled": False}, "database": {"url": "mysql://x"}, "redis": {"existingSecret": "x"}}, "url"),
     ({"trial": {"enabled": False}, "database": {"existingSecret": "x"}}, "no redis is given"),
     ({"gateway": {"maxConnections": 400000}}, "drainSeconds (30) is too short"),

@@ -14,6 +14,9 @@
 {{- if gt (int $given) 1 -}}
 {{- fail (printf "more than one %s is given: set one of %s.url, %s.existingSecret and trial.enabled" $what $what $what) -}}
 {{- end -}}
+{{- if and $own.ca.existingSecret (or $values.trial.enabled (hasPrefix "redis://" $own.url)) -}}
+{{- fail (printf "%s.ca.existingSecret is given, but %s is reached without TLS" $what $what) -}}
+{{- end -}}
 {{- end -}}
 
 {{- $gateway := $values.gateway -}}
