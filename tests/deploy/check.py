@@ -208,6 +208,15 @@ def structure() -> None:
         check(deployment["progressDeadlineSeconds"] > 2 * kill, f"{name}: an upgrade may take as long as a drain")
         check(deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0, f"{name}: no gateway is missing in an upgrade")
 
+        # Agents reach all that gateways have for them, whichever way they come.
+        paths = {gateway.get("opamp_path", "/v1/opamp")} | ({"/v1/packages"} if "package_storage" in gateway else set())
+        if has("Ingress", "gateway"):
+            [rule] = named["Ingress", "release-muster-gateway"]["spec"]["rules"]
+            check({entry["path"] for entry in rule["http"]["paths"]} == paths, f"{name}: the Ingress leads to {paths}")
+        if has("HTTPRoute", "gateway"):
+            [rule] = named["HTTPRoute", "release-muster-gateway"]["spec"]["rules"]
+            check({match["path"]["value"] for match in rule["matches"]} == paths, f"{name}: the HTTPRoute leads to {paths}")
+
         # An autoscaler and a number of replicas would fight.
         scaled = has("HorizontalPodAutoscaler", "gateway")
         check(scaled != ("replicas" in deployment), f"{name}: one of them decides how many gateways there are")

@@ -237,6 +237,11 @@ topologySpreadConstraints:
 {{- .Values.gateway.settings.opamp_path | default "/v1/opamp" -}}
 {{- end -}}
 
+{{/* All that agents ask the gateways for: OpAMP, and the files of packages. */}}
+{{- define "muster.paths" -}}
+{{- list (include "muster.path" .) (ternary "/v1/packages" "" (ne .Values.packages.storage "")) | compact | uniq | toJson -}}
+{{- end -}}
+
 {{/* Parts of network policies. */}}
 {{- define "muster.peers" }}
 {{- with . }}
