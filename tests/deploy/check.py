@@ -18,6 +18,8 @@ from pathlib import Path
 
 import yaml
 
+from api_server import api_server
+
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests/deploy"
 CHART = ROOT / "helm/muster"
@@ -199,7 +201,7 @@ def structure() -> None:
             unknown = given.keys() - known_settings(f"muster {role}")
             check(not unknown, f"{name}: {role} has no settings {unknown}")
         drain = [seconds(gateway[f"drain_{part}"]) for part in ("delay", "window", "grace", "handover")]
-        values = {**yaml.safe_load((CHART / "values.yaml").read_text()), **yaml.safe_load(file.read_text())}
+        values = merged(yaml.safe_load((CHART / "values.yaml").read_text()), yaml.safe_load(file.read_text()))
         check(drain[1] == values["drainSeconds"], f"{name}: the drain window is drainSeconds")
         check(drain[0] >= 5, f"{name}: there is time to see that a gateway is not ready")
         deployment = named["Deployment", "release-muster-gateway"]["spec"]
@@ -217,9 +219,10 @@ def structure() -> None:
             [rule] = named["HTTPRoute", "release-muster-gateway"]["spec"]["rules"]
             check({match["path"]["value"] for match in rule["matches"]} == paths, f"{name}: the HTTPRoute leads to {paths}")
 
-        # An autoscaler and a number of replicas would fight.
+        # A Deployment without a number would get one gateway, whatever the autoscaler says afterwards.
         scaled = has("HorizontalPodAutoscaler", "gateway")
-        check(scaled != ("replicas" in deployment), f"{name}: one of them decides how many gateways there are")
+        fewest = values["gateway"]["autoscaling"]["minReplicas"] if scaled else values["gateway"]["replicas"]
+        check(deployment.get("replicas") == fewest, f"{name}: {deployment.get('replicas')} gateways, not {fewest}")
         if scaled:
             behavior = named["HorizontalPodAutoscaler", "release-muster-gateway"]["spec"]["behavior"]["scaleDown"]
             check(behavior["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 2 * kill}], f"{name}: one by one")
@@ -235,6 +238,21 @@ def structure() -> None:
         check(not re.search(r"(postgres|rediss?)://", text), f"{name}: a URL outside of a secret")
         job = next(item for item in items if item["kind"] == "Job")
         check("annotations" not in job["metadata"], f"{name}: the migration is no hook")
+
+
+def running_gateways() -> None:
+    """An upgrade leaves the autoscaler its number of gateways."""
+    path = "/apis/apps/v1/namespaces/fleet/deployments/release-muster-gateway"
+    values = yaml.safe_dump(merged(TRIAL, {"gateway": {"autoscaling": {"enabled": True, "minReplicas": 3, "maxReplicas": 10}}}))
+    for running, expected in [(None, 3), (1, 3), (7, 7), (12, 10)]:
+        owner = {"meta.helm.sh/release-name": "release", "meta.helm.sh/release-namespace": "fleet"}
+        metadata = {"name": "release-muster-gateway", "labels": {"app.kubernetes.io/managed-by": "Helm"}, "annotations": owner}
+        deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": {"replicas": running}}
+        with api_server({path: deployment} if running else {}) as cluster:
+            result = helm("--values", "-", "--dry-run=server", "--disable-openapi-validation", "--kubeconfig", cluster, stdin=values)
+        check(result.returncode == 0, f"an upgrade of {running} gateways: {result.stderr}")
+        found = by_name(objects(result.stdout)).get(("Deployment", "release-muster-gateway"), {"spec": {}})["spec"].get("replicas")
+        check(found == expected, f"{running} gateways become {found}, not {expected}")
 
 
 # What must be refused, and a word of what is said then.
@@ -549,7 +567,7 @@ def compose() -> None:
     passes("Prometheus' settings", "promtool", "check", "config", "--syntax-only", "deploy/compose/prometheus.yml")
 
 
-for part in (copies, image, compose, alerts, dashboards, lint, golden, upgrades, structure, negatives, first_values, every_value_is_used_and_documented):
+for part in (copies, image, compose, alerts, dashboards, lint, golden, upgrades, structure, running_gateways, negatives, first_values, every_value_is_used_and_documented):
     print(f"  {part.__name__.replace('_', ' ')}", file=sys.stderr, flush=True)
     part()
 if failures:

@@ -105,6 +105,21 @@ envFrom:
 {{- end -}}
 {{- end -}}
 
+{{/*
+How many gateways to run. With autoscaling as many as there are: a Deployment that loses the number gets one, and all gateways but that one
+would drain. Whoever renders without a cluster gets minReplicas.
+*/}}
+{{- define "muster.gateways" -}}
+{{- $scaling := .Values.gateway.autoscaling -}}
+{{- if $scaling.enabled -}}
+{{- $running := lookup "apps/v1" "Deployment" .Release.Namespace (printf "%s-gateway" (include "muster.name" .)) -}}
+{{- $count := dig "spec" "replicas" (int $scaling.minReplicas) ($running | default dict) | int -}}
+{{- min (max $count (int $scaling.minReplicas)) (int $scaling.maxReplicas) -}}
+{{- else -}}
+{{- .Values.gateway.replicas -}}
+{{- end -}}
+{{- end -}}
+
 {{/* One line of a settings file. */}}
 {{- define "muster.setting" -}}
 {{- if kindIs "string" .value -}}
