@@ -211,6 +211,12 @@ def structure() -> None:
         check(deployment["progressDeadlineSeconds"] > 2 * kill, f"{name}: an upgrade may take as long as a drain")
         check(deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0, f"{name}: no gateway is missing in an upgrade")
 
+        # What is not stored yet has room beside all else.
+        units = {"Mi": 1 << 20, "Gi": 1 << 30}
+        limit = values["gateway"]["resources"]["limits"]["memory"]
+        memory = int(limit[:-2]) * units[limit[-2:]]
+        check(gateway["max_pending_bytes"] == memory // 2, f"{name}: {gateway['max_pending_bytes']} of {limit} for reports")
+
         # Agents reach all that gateways have for them, whichever way they come.
         paths = {gateway.get("opamp_path", "/v1/opamp")} | ({"/v1/packages"} if "package_storage" in gateway else set())
         if has("Ingress", "gateway"):

@@ -28,6 +28,8 @@ REFUSED: list[tuple[dict, str]] = [
     ({"drainSeconds": 1, "gateway": {"replicas": 2}}, "set drainSeconds to 4 or more"),
     ({"gateway": {"replicas": 1, "maxConnections": 40000, "admissionPerSecond": 1000}}, "set drainSeconds to 40 or more"),
     ({"image": {"tag": 1.5}}, "tag"),
+    ({"gateway": {"resources": {"limits": {"memory": "256Mi"}}}}, "together they may take 309 MiB"),
+    ({"gateway": {"settings": {"max_pending_bytes": 1 << 30}}}, "gateway.resources.limits.memory (1Gi) is too little"),
     ({"gateway": {"drainPerSecond": 3000}}, "gateway.drainPerSecond (3000) is more than"),
     ({"gateway": {"autoscaling": {"enabled": True, "minReplicas": 11}}}, "is more than maxReplicas (10)"),
     ({"gateway": {"autoscaling": {"enabled": True, "targetConnections": 30000}}}, "could never be reached"),
@@ -63,7 +65,7 @@ OTHERS = {
     "image.pullSecrets": ["x"], "gateway.settings": {"ping_after": "1s"}, "configService.settings": {"gc_interval": "2h"},
     "networkPolicy.databasePorts": [1], "networkPolicy.redisPorts": [1], "httpRoute.hostnames": ["x"], "adminRoute.hostnames": ["x"],
     "httpRoute.parentRefs": [{"name": "x"}], "adminRoute.parentRefs": [{"name": "x"}], "gateway.autoscaling.enabled": False,
-    "telemetry.otlpEndpoint": "https://other", "certificate.dnsNames": ["x"], "gateway.admissionPerSecond": 2000,
+    "gateway.resources.limits.memory": "1500M", "telemetry.otlpEndpoint": "https://other", "certificate.dnsNames": ["x"], "gateway.admissionPerSecond": 2000,
 }
 EVERYTHING = {
     "gateway": {"autoscaling": {"enabled": True}, "service": {"type": "LoadBalancer"}},

@@ -120,6 +120,27 @@ would drain. Whoever renders without a cluster gets minReplicas.
 {{- end -}}
 {{- end -}}
 
+{{/* A quantity of Kubernetes, such as 1.5Gi, in bytes. */}}
+{{- define "muster.bytes" -}}
+{{- $units := dict "" 1 "m" 0.001 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000
+    "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- if kindIs "string" . -}}
+{{- mulf (regexFind "^[0-9.]+" . | float64) (get $units (regexFind "[A-Za-z]*$" .)) | int64 -}}
+{{- else -}}
+{{- int64 . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Memory of a gateway, in bytes; 0 for no limit. */}}
+{{- define "muster.gatewayMemory" -}}
+{{- include "muster.bytes" (dig "limits" "memory" 0 .Values.gateway.resources) -}}
+{{- end -}}
+
+{{/* What a gateway may keep of what is not stored: half of its memory, and no more than the setting takes. 0 leaves it to the program. */}}
+{{- define "muster.pendingBytes" -}}
+{{- .Values.gateway.settings.max_pending_bytes | default (min 4294967295 (div (include "muster.gatewayMemory" . | int64) 2)) | int64 -}}
+{{- end -}}
+
 {{/* One line of a settings file. */}}
 {{- define "muster.setting" -}}
 {{- if kindIs "string" .value -}}
@@ -155,6 +176,8 @@ would drain. Whoever renders without a cluster gets minReplicas.
 {{- $_ := set $settings "otlp_endpoint" . -}}
 {{- $_ := set $settings "traced_reports" ($.Values.telemetry.tracedReports | toString) -}}
 {{- end -}}
+{{- $pending := include "muster.pendingBytes" . | int64 -}}
+{{- if and $pending (not (hasKey .Values.gateway.settings "max_pending_bytes")) }}{{ $_ := set $settings "max_pending_bytes" $pending }}{{ end -}}
 {{- if .Values.gateway.tls.existingSecret -}}
 {{- $_ := set $settings "tls_certificate_file" "/etc/muster/tls/tls.crt" -}}
 {{- $_ := set $settings "tls_key_file" "/etc/muster/tls/tls.key" -}}

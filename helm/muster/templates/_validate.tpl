@@ -46,6 +46,14 @@
 {{- fail (printf "gateway.drainPerSecond (%v) is more than the other gateways admit a second (%v)" (int $gateway.drainPerSecond) $admitted) -}}
 {{- end -}}
 
+{{- /* In a long outage gateways have to turn agents away before they are killed for their memory: docs/kubernetes.md, Size. */ -}}
+{{- $memory := include "muster.gatewayMemory" . | int64 -}}
+{{- $pending := include "muster.pendingBytes" . | int64 -}}
+{{- $needed := add $pending (mul (int64 $gateway.maxConnections) 6144) 67108864 -}}
+{{- if and $memory (gt $needed $memory) -}}
+{{- fail (printf "gateway.resources.limits.memory (%v) is too little for gateway.maxConnections (%v) and max_pending_bytes (%v): together they may take %v MiB" $gateway.resources.limits.memory (int $gateway.maxConnections) $pending (div $needed 1048576)) -}}
+{{- end -}}
+
 {{- if $values.ingress.enabled -}}
 {{- if not $values.ingress.host }}{{ fail "ingress.host is not set" }}{{ end -}}
 {{- if and $values.ingress.tls.enabled (not $values.ingress.tls.secretName) -}}
