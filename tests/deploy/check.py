@@ -271,7 +271,21 @@ def merged(*layers: dict) -> dict:
     return result
 
 
+def secret_settings(command: str) -> set[str]:
+    """Those that are secrets, or files, which only a volume of the chart's can bring."""
+    page = (ROOT / "docs/settings.md").read_text()
+    section = page.split(f"\n## {command}\n")[1].split("\n## ")[0]
+    names = {name.lower() for name in re.findall(r"`MUSTER_([A-Z0-9_]+)` \| (?:SECRET|FILE) ", section)}
+    return names - {"config_file"}
+
+
 def negatives() -> None:
+    for where, role in [("gateway", "gateway"), ("configService", "config-service")]:
+        names = secret_settings(f"muster {role}")
+        check({"redis_url", "redis_url_file", "redis_ca_file"} <= names, f"{role}: secrets are {names}")
+        for key in sorted(names):
+            result = helm("--values", "-", stdin=yaml.safe_dump(merged(TRIAL, {where: {"settings": {key: "x"}}})))
+            check(f"{where}.settings.{key} cannot be set" in result.stderr, f"{where}.settings.{key} is refused")
     check(helm("--values", "-", stdin=yaml.safe_dump(TRIAL)).returncode == 0, "what is refused is refused for its reason")
     for values, reason in REFUSED:
         result = helm("--values", "-", stdin=yaml.safe_dump(merged(TRIAL, values)))

@@ -30,6 +30,13 @@ REFUSED: list[tuple[dict, str]] = [
     ({"image": {"tag": 1.5}}, "tag"),
     ({"gateway": {"resources": {"limits": {"memory": "256Mi"}}}}, "together they may take 309 MiB"),
     ({"gateway": {"settings": {"max_pending_bytes": 1 << 30}}}, "gateway.resources.limits.memory (1Gi) is too little"),
+    ({"gateway": {"settings": {"client_certificates": "optional"}}}, "needs gateway.tls.existingSecret"),
+    ({"gateway": {"clientCa": {"existingSecret": "x"}}}, "gateway.clientCa.existingSecret needs gateway.settings.client_certificates"),
+    ({"agentAuthority": {"existingSecret": "x"}}, "agentAuthority.existingSecret needs gateway.settings.client_certificates"),
+    (
+        {"agentAuthority": {"existingSecret": "x"}, "gateway": {"tls": {"existingSecret": "x"}, "settings": {"client_certificates": "required"}}},
+        "agentAuthority.existingSecret needs configService.settings.opamp_url",
+    ),
     ({"gateway": {"drainPerSecond": 3000}}, "gateway.drainPerSecond (3000) is more than"),
     ({"gateway": {"autoscaling": {"enabled": True, "minReplicas": 11}}}, "is more than maxReplicas (10)"),
     ({"gateway": {"autoscaling": {"enabled": True, "targetConnections": 30000}}}, "could never be reached"),
@@ -67,6 +74,7 @@ OTHERS = {
     "httpRoute.parentRefs": [{"name": "x"}], "adminRoute.parentRefs": [{"name": "x"}], "gateway.autoscaling.enabled": False,
     "gateway.resources.limits.memory": "1500M", "telemetry.otlpEndpoint": "https://other", "certificate.dnsNames": ["x"], "gateway.admissionPerSecond": 2000,
 }
+SHOWN = {"tls": {"existingSecret": "t"}, "settings": {"client_certificates": "optional"}}
 EVERYTHING = {
     "gateway": {"autoscaling": {"enabled": True}, "service": {"type": "LoadBalancer"}},
     "ingress": {"enabled": True, "host": "a", "tls": {"secretName": "s"}}, "certificate": {"enabled": True, "issuerRef": {"name": "i"}},
@@ -77,8 +85,10 @@ EVERYTHING = {
 }
 OUTSIDE = {"database": {"existingSecret": "d"}, "redis": {"existingSecret": "r"}}
 WITHOUT = {
-    # Values that are of use only when another one is not given.
+    # Values that are of use only when another one is not given, or is.
     "gateway.replicas": {"gateway": {"autoscaling": {"enabled": False}}},
+    "gateway.clientCa.existingSecret": {"gateway": SHOWN},
+    "agentAuthority.existingSecret": {"gateway": SHOWN, "configService": {"settings": {"opamp_url": "wss://o/v1/opamp"}}},
     "serviceAccount.name": {"serviceAccount": {"create": True}},
     "database.url": {"database": {"existingSecret": ""}}, "redis.url": {"redis": {"existingSecret": ""}},
     "ingress.enabled": {"certificate": {"enabled": False}}, "ingress.tls.enabled": {"certificate": {"enabled": False}},

@@ -120,6 +120,11 @@ would drain. Whoever renders without a cluster gets minReplicas.
 {{- end -}}
 {{- end -}}
 
+{{/* Whether agents show certificates: off, optional or required. */}}
+{{- define "muster.clientCertificates" -}}
+{{- .Values.gateway.settings.client_certificates | default "off" -}}
+{{- end -}}
+
 {{/* A quantity of Kubernetes, such as 1.5Gi, in bytes. */}}
 {{- define "muster.bytes" -}}
 {{- $units := dict "" 1 "m" 0.001 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000
@@ -182,6 +187,9 @@ would drain. Whoever renders without a cluster gets minReplicas.
 {{- $_ := set $settings "tls_certificate_file" "/etc/muster/tls/tls.crt" -}}
 {{- $_ := set $settings "tls_key_file" "/etc/muster/tls/tls.key" -}}
 {{- end -}}
+{{- if .Values.gateway.clientCa.existingSecret -}}
+{{- $_ := set $settings "client_ca_file" "/etc/muster/client-ca/ca.crt" -}}
+{{- end -}}
 {{- include "muster.settingsFile" (dict "settings" $settings "own" .Values.gateway.settings "where" "gateway") -}}
 {{- end -}}
 
@@ -199,13 +207,18 @@ would drain. Whoever renders without a cluster gets minReplicas.
 {{- $_ := set $settings "otlp_endpoint" . -}}
 {{- $_ := set $settings "traced_reports" ($.Values.telemetry.tracedReports | toString) -}}
 {{- end -}}
+{{- if .Values.agentAuthority.existingSecret -}}
+{{- $_ := set $settings "agent_ca_file" "/etc/muster/agent-ca/tls.crt" -}}
+{{- $_ := set $settings "agent_ca_key_file" "/etc/muster/agent-ca/tls.key" -}}
+{{- end -}}
 {{- include "muster.settingsFile" (dict "settings" $settings "own" .Values.configService.settings "where" "configService") -}}
 {{- end -}}
 
 {{/* A settings file, without what is given in other ways. */}}
 {{- define "muster.settingsFile" -}}
 {{- $fixed := list "opamp_listen" "admin_listen" "metrics_listen" "listen_file" "redis_url" "redis_url_file" "database_url"
-    "database_url_file" "otlp_endpoint" "traced_reports" "package_storage" "tls_certificate_file" "tls_key_file" "operator_token" "operator_token_file" "agent_token" "agent_token_file" -}}
+    "database_url_file" "otlp_endpoint" "traced_reports" "package_storage" "tls_certificate_file" "tls_key_file" "client_ca_file"
+    "redis_ca_file" "agent_ca_file" "agent_ca_key" "agent_ca_key_file" "operator_token" "operator_token_file" "agent_token" "agent_token_file" -}}
 {{- range $key, $value := .own -}}
 {{- if or (hasKey $.settings $key) (has $key $fixed) -}}
 {{- fail (printf "%s.settings.%s cannot be set: another value of the chart decides it" $.where $key) -}}

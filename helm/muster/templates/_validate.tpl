@@ -54,6 +54,22 @@
 {{- fail (printf "gateway.resources.limits.memory (%v) is too little for gateway.maxConnections (%v) and max_pending_bytes (%v): together they may take %v MiB" $gateway.resources.limits.memory (int $gateway.maxConnections) $pending (div $needed 1048576)) -}}
 {{- end -}}
 
+{{- $shown := ne (include "muster.clientCertificates" .) "off" -}}
+{{- if and $shown (not $gateway.tls.existingSecret) -}}
+{{- fail "gateway.settings.client_certificates needs gateway.tls.existingSecret: agents show certificates in TLS of the gateways' own" -}}
+{{- end -}}
+{{- if and $gateway.clientCa.existingSecret (not $shown) -}}
+{{- fail "gateway.clientCa.existingSecret needs gateway.settings.client_certificates: optional or required" -}}
+{{- end -}}
+{{- if $values.agentAuthority.existingSecret -}}
+{{- if not $shown -}}
+{{- fail "agentAuthority.existingSecret needs gateway.settings.client_certificates: optional or required, for agents could not show the certificates that they get" -}}
+{{- end -}}
+{{- if not $values.configService.settings.opamp_url -}}
+{{- fail "agentAuthority.existingSecret needs configService.settings.opamp_url: agents that are given a certificate are told where to connect with it" -}}
+{{- end -}}
+{{- end -}}
+
 {{- if $values.ingress.enabled -}}
 {{- if not $values.ingress.host }}{{ fail "ingress.host is not set" }}{{ end -}}
 {{- if and $values.ingress.tls.enabled (not $values.ingress.tls.secretName) -}}
