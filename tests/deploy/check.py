@@ -142,6 +142,13 @@ def known_settings(command: str) -> set[str]:
     return {name.lower() for name in re.findall(r"`MUSTER_([A-Z0-9_]+)`", section)}
 
 
+def admits(rules: list[dict], port: str, labels: dict[str, str]) -> bool:
+    """Whether a pod with these labels, of the same namespace, may connect to the port."""
+    is_peer = lambda peer: "podSelector" in peer and peer["podSelector"]["matchLabels"].items() <= labels.items()
+    opens = lambda rule: any(entry["port"] == port for entry in rule["ports"])
+    return any(opens(rule) and ("from" not in rule or any(map(is_peer, rule["from"]))) for rule in rules)
+
+
 def structure() -> None:
     for name, file in VALUES.items():
         items = render("--values", file)
@@ -239,6 +246,16 @@ def structure() -> None:
         for pod, (metadata, _) in everything.items():
             component = metadata["labels"]["app.kubernetes.io/component"]
             check(component == "test" or has("NetworkPolicy", component), f"{name}: {pod} has no network policy")
+
+        # `helm test` reaches what it asks, and nothing else.
+        for pod, (metadata, _) in everything.items():
+            if metadata["labels"]["app.kubernetes.io/component"] == "test":
+                is_agent = pod.endswith("-agent")
+                for policy, port, wanted in [("config-service", "admin", True), ("gateway", "opamp", is_agent)]:
+                    rules = named["NetworkPolicy", f"release-muster-{policy}"]["spec"]["ingress"]
+                    check(not wanted or admits(rules, port, metadata["labels"]), f"{name}: {pod} does not reach {port} of the {policy}")
+                    scraped = values["networkPolicy"]["scrapers"] and admits(rules, "metrics", metadata["labels"])
+                    check(not scraped, f"{name}: {pod} reaches the metrics of the {policy}")
 
         # Secrets are where secrets belong.
         text = yaml.safe_dump([item for item in items if item["kind"] != "Secret"])
