@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -499,6 +500,19 @@ def image() -> None:
     check(wanted == sent, f".dockerignore lets through {sent}, the Dockerfile copies {wanted}")
 
 
+def archives() -> None:
+    """The images that tests make are for the machine that they are made on."""
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(f"{folder}/layer.tar", "w"):
+            pass
+        passes("image.py", sys.executable, HERE / "image.py", f"{folder}/image", f"{folder}/layer.tar", "name:tag", "{}")
+        with tarfile.open(f"{folder}/image") as archive:
+            read = lambda name: json.loads(archive.extractfile(name).read())
+            found = read(read("manifest.json")[0]["Config"])["architecture"]
+    expected = run("dpkg", "--print-architecture").stdout.strip() if shutil.which("dpkg") else found
+    check(found == expected, f"images are for {found}, this machine is {expected}")
+
+
 def compose() -> None:
     text = passes("docker compose config", "docker-compose", "--profile", "load", "config")
     services = yaml.safe_load(text)["services"]
@@ -520,7 +534,7 @@ def compose() -> None:
     passes("Prometheus' settings", "promtool", "check", "config", "--syntax-only", "deploy/compose/prometheus.yml")
 
 
-for part in (copies, image, compose, alerts, dashboards, lint, golden, upgrades, structure, running_gateways, negatives, first_values, every_value_is_used_and_documented):
+for part in (copies, image, archives, compose, alerts, dashboards, lint, golden, upgrades, structure, running_gateways, negatives, first_values, every_value_is_used_and_documented):
     print(f"  {part.__name__.replace('_', ' ')}", file=sys.stderr, flush=True)
     part()
 if failures:
