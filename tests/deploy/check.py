@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 from pathlib import Path
 
 import yaml
@@ -498,6 +499,16 @@ def image() -> None:
     wanted = {word for words in copied for word in words.split()}
     sent = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     check(wanted == sent, f".dockerignore lets through {sent}, the Dockerfile copies {wanted}")
+    # Tests take binaries that are there already, so nothing else would find a target for which the Dockerfile has no stand-in.
+    stand_ins = set(re.search(r"for main in (.+); do", text)[1].split()) | set(re.findall(r"touch (\S+\.rs)", text))
+    manifest = tomllib.loads((ROOT / "Cargo.toml").read_text())
+    places = {"bin": "src/bin", "bench": "benches", "example": "examples", "test": "tests"}
+    targets = {target.get("path", f"{folder}/{target['name']}.rs") for kind, folder in places.items() for target in manifest.get(kind, [])}
+    targets |= {manifest.get("lib", {}).get("path", "src/lib.rs"), manifest["package"].get("build", "build.rs")}
+    check(stand_ins == targets, f"the Dockerfile has stand-ins for {stand_ins}, Cargo.toml the targets {targets}")
+    toolchain = tuple(map(int, re.search(r"RUST=rust:([\d.]+)", text)[1].split(".")))
+    needed = tuple(map(int, manifest["package"]["rust-version"].split(".")))
+    check(toolchain >= needed, f"the Dockerfile builds with Rust {toolchain}, Cargo.toml needs {needed}")
 
 
 def archives() -> None:
