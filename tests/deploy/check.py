@@ -235,6 +235,14 @@ def structure() -> None:
             [rule] = named["HTTPRoute", "release-muster-gateway"]["spec"]["rules"]
             check({match["path"]["value"] for match in rule["matches"]} == paths, f"{name}: the HTTPRoute leads to {paths}")
 
+        # Alerts lead to their runbooks, by a link where it is said where they are.
+        base = values["metrics"]["prometheusRule"]["runbookBaseUrl"].rstrip("/")
+        for rule in alerts_of(named.get(("PrometheusRule", "release-muster"), {"spec": {"groups": []}})["spec"]):
+            page = f"{rule['alert']}.md"
+            wanted = {"runbook_url": f"{base}/{page}"} if base else {"runbook": f"docs/runbooks/{page}"}
+            found = {key: text for key, text in rule["annotations"].items() if key.startswith("runbook")}
+            check(found == wanted, f"{name}: {rule['alert']} has {found}, not {wanted}")
+
         # A Deployment without a number would get one gateway, whatever the autoscaler says afterwards.
         scaled = has("HorizontalPodAutoscaler", "gateway")
         fewest = values["gateway"]["autoscaling"]["minReplicas"] if scaled else values["gateway"]["replicas"]
@@ -432,10 +440,14 @@ def copies() -> None:
     check(there == {copied for _, copied in pairs}, f"the chart has files of its own: {there}")
 
 
+def alerts_of(rules: dict) -> list[dict]:
+    return [rule for group in rules["groups"] for rule in group["rules"]]
+
+
 def alerts() -> None:
     passes("promtool check rules", "promtool", "check", "rules", "deploy/alerts.yaml")
     passes("promtool test rules", "promtool", "test", "rules", "tests/deploy/alerts.test.yaml")
-    rules = [rule for group in yaml.safe_load((ROOT / "deploy/alerts.yaml").read_text())["groups"] for rule in group["rules"]]
+    rules = alerts_of(yaml.safe_load((ROOT / "deploy/alerts.yaml").read_text()))
     tests = yaml.safe_load((HERE / "alerts.test.yaml").read_text())["tests"]
     cases = [case for test in tests for case in test["alert_rule_test"]]
     metrics = known_metrics()

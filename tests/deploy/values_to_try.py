@@ -72,7 +72,7 @@ OTHERS = {
     "image.pullSecrets": ["x"], "gateway.settings": {"ping_after": "1s"}, "configService.settings": {"gc_interval": "2h"},
     "networkPolicy.databasePorts": [1], "networkPolicy.redisPorts": [1], "httpRoute.hostnames": ["x"], "adminRoute.hostnames": ["x"],
     "httpRoute.parentRefs": [{"name": "x"}], "adminRoute.parentRefs": [{"name": "x"}], "gateway.autoscaling.enabled": False,
-    "gateway.resources.limits.memory": "1500M", "telemetry.otlpEndpoint": "https://other", "certificate.dnsNames": ["x"], "gateway.admissionPerSecond": 2000,
+    "gateway.resources.limits.memory": "1500M", "telemetry.otlpEndpoint": "https://other", "metrics.prometheusRule.runbookBaseUrl": "https://other", "certificate.dnsNames": ["x"], "gateway.admissionPerSecond": 2000,
 }
 SHOWN = {"tls": {"existingSecret": "t"}, "settings": {"client_certificates": "optional"}}
 EVERYTHING = {
