@@ -20,4 +20,5 @@ pub mod protocol;
 pub mod settings;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod trace;

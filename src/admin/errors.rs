@@ -114,7 +114,7 @@ pub fn from_store(error: store::Error) -> Status {
     use store::Error;
     let message = error.to_string();
     match error {
-        Error::Unreachable(_) => {
+        Error::Unreachable(_) | Error::Settings(_) => {
             tracing::warn!(%message, "an admin call failed");
             unavailable("STORE_UNAVAILABLE", message)
         }

@@ -59,13 +59,18 @@ pub async fn run(role: ConfigServiceRole, metrics: Metrics) -> anyhow::Result<()
         }
     }
     let (database_url, redis_url) = (role.store.url()?, role.bus.url()?);
+    let redis_authorities = role.bus.authorities()?;
     let calls = listeners::bind("the admin API", role.admin_listen)?;
     let scrapes = listeners::bind("metrics", role.node.metrics_listen)?;
     let addresses = [("admin", calls.local_addr()?), ("metrics", scrapes.local_addr()?)];
 
     let postgres = PostgresStore::connect(database_url.expose(), role.store.config())?;
     let store: SharedStore = Arc::new(postgres.clone());
-    let bus: SharedBus = bus::redis::Redis::connect(redis_url.expose(), &role.bus.redis_prefix)?;
+    let bus: SharedBus = bus::redis::Redis::connect_with_authorities(
+        redis_url.expose(),
+        redis_authorities.as_deref(),
+        &role.bus.redis_prefix,
+    )?;
     tokio::select! {
         prepared = prepare(&store, role.schema_wait, &first_tokens) => prepared?,
         () = shutdown.cancelled() => return Ok(()),

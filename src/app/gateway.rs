@@ -23,13 +23,17 @@ pub async fn run(role: GatewayRole, metrics: Metrics) -> anyhow::Result<()> {
     let otlp = otlp::start(&role.telemetry.otlp(), "muster-gateway", &node, &metrics)?;
     let config = gateway::Config { package_storage: role.packages.storage()?, ..role.gateway.config()? };
     let tls = listeners::tls(&role.gateway)?;
-    let redis_url = role.bus.url()?;
+    let (redis_url, redis_authorities) = (role.bus.url()?, role.bus.authorities()?);
     listeners::warn_if_open(&role.gateway, role.opamp_listen);
     let opamp = listeners::bind("OpAMP", role.opamp_listen)?;
     let scrapes = listeners::bind("metrics", role.node.metrics_listen)?;
     let addresses = [("opamp", opamp.local_addr()?), ("metrics", scrapes.local_addr()?)];
 
-    let bus: SharedBus = bus::redis::Redis::connect(redis_url.expose(), &role.bus.redis_prefix)?;
+    let bus: SharedBus = bus::redis::Redis::connect_with_authorities(
+        redis_url.expose(),
+        redis_authorities.as_deref(),
+        &role.bus.redis_prefix,
+    )?;
     let gateway = Gateway::with_tls(config, tls, node.clone(), bus);
 
     let mut health = Health::new(metrics);

@@ -64,6 +64,7 @@ gateway_metrics! {
         agents = "muster_gateway_agents", "Agents known, connected or being handed over.";
         reports_pending = "muster_gateway_reports_pending", "Reports not yet acknowledged as durable.";
         pending_bytes = "muster_gateway_reports_pending_bytes", "Memory of reports not yet acknowledged as durable.";
+        max_pending_bytes = "muster_gateway_reports_pending_bytes_limit", "Most memory that such reports may take.";
     }
 }
 

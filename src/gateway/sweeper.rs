@@ -84,6 +84,7 @@ fn each_second(shared: &Shared, round: u64, now_ms: u64) {
         .sum();
     shared.metrics.reports_pending.set(pending as f64);
     shared.metrics.pending_bytes.set(shared.memory.held_bytes() as f64);
+    shared.metrics.max_pending_bytes.set(shared.config.max_pending_bytes as f64);
 }
 
 /// Looks at the agents that have something unfinished.

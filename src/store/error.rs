@@ -3,12 +3,22 @@
 use sqlx::{error::DatabaseError, migrate::MigrateError};
 
 use super::Error;
+use crate::tls;
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
+        let refusal = match &error {
+            sqlx::Error::Io(error) => tls::refusal(error),
+            // A server without TLS, a file that is no certificate.
+            sqlx::Error::Tls(error) => Some(error.to_string()),
+            sqlx::Error::Configuration(error) => return Self::Settings(error.to_string()),
+            _ => None,
+        };
+        if let Some(refusal) = refusal {
+            return Self::Settings(format!("TLS: {refusal}"));
+        }
         let passing = match &error {
             sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
             // What is left of a message when the server dies while sending it.
             | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
@@ -62,6 +72,7 @@ impl From<MigrateError> for Error {
         match error {
             MigrateError::Execute(error) => error.into(),
             MigrateError::ExecuteMigration(error, version) => match error.into() {
+                settings @ Self::Settings(_) => settings,
                 Self::Unreachable(text) => Self::Unreachable(format!("migration {version}: {text}")),
                 other => Self::Schema(format!("migration {version}: {other}")),
             },
@@ -90,6 +101,12 @@ mod tests {
         assert!(matches!(sqlx::Error::PoolTimedOut.into(), Error::Unreachable(_)));
         assert!(matches!(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()).into(), Error::Unreachable(_)));
         assert!(matches!(sqlx::Error::RowNotFound.into(), Error::Internal(_)));
+        // What no waiting mends.
+        let refused = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let refused = std::io::Error::new(std::io::ErrorKind::InvalidData, refused);
+        for error in [sqlx::Error::Io(refused), sqlx::Error::Tls("server does not support TLS".into())] {
+            assert!(matches!(error.into(), Error::Settings(_)));
+        }
         for (code, passing) in [("57P01", true), ("08006", true), ("53300", true), ("40P01", true), ("42P01", false)] {
             assert_eq!(is_passing_in_postgres(code), passing, "{code}");
         }

@@ -37,6 +37,7 @@ pub(super) async fn observed<T>(
     result.map_err(|error| {
         let named = match error {
             Error::Unreachable(text) => Error::Unreachable(format!("{operation}: {text}")),
+            Error::Settings(text) => Error::Settings(format!("{operation}: {text}")),
             Error::Internal(text) => Error::Internal(format!("{operation}: {text}")),
             Error::Schema(_) => error,
             // Answers to the caller, not trouble of the database.

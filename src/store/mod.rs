@@ -74,6 +74,10 @@ pub enum Error {
     /// The database is away or overloaded; the same call may succeed later.
     #[error("the database is not reachable: {0}")]
     Unreachable(String),
+    /// The database's URL, its certificate or what this program knows of certificates does not allow a connection; somebody has
+    /// to mend it.
+    #[error("the database cannot be used as it is set: {0}")]
+    Settings(String),
     #[error("{kind} {name:?} does not exist")]
     NotFound { kind: &'static str, name: String },
     #[error("{kind} {name:?} is in use by policy {policy:?}")]

@@ -13,10 +13,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+import tomllib
 from pathlib import Path
 
 import yaml
+
+from api_server import api_server
+from values_to_try import EVERYTHING, FIRST, IMAGES, OTHERS, OUTSIDE, PLACES, REFUSED, TRIAL, WITHOUT
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests/deploy"
@@ -139,6 +144,13 @@ def known_settings(command: str) -> set[str]:
     return {name.lower() for name in re.findall(r"`MUSTER_([A-Z0-9_]+)`", section)}
 
 
+def admits(rules: list[dict], port: str, labels: dict[str, str]) -> bool:
+    """Whether a pod with these labels, of the same namespace, may connect to the port."""
+    is_peer = lambda peer: "podSelector" in peer and peer["podSelector"]["matchLabels"].items() <= labels.items()
+    opens = lambda rule: any(entry["port"] == port for entry in rule["ports"])
+    return any(opens(rule) and ("from" not in rule or any(map(is_peer, rule["from"]))) for rule in rules)
+
+
 def structure() -> None:
     for name, file in VALUES.items():
         items = render("--values", file)
@@ -199,7 +211,7 @@ def structure() -> None:
             unknown = given.keys() - known_settings(f"muster {role}")
             check(not unknown, f"{name}: {role} has no settings {unknown}")
         drain = [seconds(gateway[f"drain_{part}"]) for part in ("delay", "window", "grace", "handover")]
-        values = {**yaml.safe_load((CHART / "values.yaml").read_text()), **yaml.safe_load(file.read_text())}
+        values = merged(yaml.safe_load((CHART / "values.yaml").read_text()), yaml.safe_load(file.read_text()))
         check(drain[1] == values["drainSeconds"], f"{name}: the drain window is drainSeconds")
         check(drain[0] >= 5, f"{name}: there is time to see that a gateway is not ready")
         deployment = named["Deployment", "release-muster-gateway"]["spec"]
@@ -208,9 +220,33 @@ def structure() -> None:
         check(deployment["progressDeadlineSeconds"] > 2 * kill, f"{name}: an upgrade may take as long as a drain")
         check(deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0, f"{name}: no gateway is missing in an upgrade")
 
-        # An autoscaler and a number of replicas would fight.
+        # What is not stored yet has room beside all else.
+        units = {"Mi": 1 << 20, "Gi": 1 << 30}
+        limit = values["gateway"]["resources"]["limits"]["memory"]
+        memory = int(limit[:-2]) * units[limit[-2:]]
+        check(gateway["max_pending_bytes"] == memory // 2, f"{name}: {gateway['max_pending_bytes']} of {limit} for reports")
+
+        # Agents reach all that gateways have for them, whichever way they come.
+        paths = {gateway.get("opamp_path", "/v1/opamp")} | ({"/v1/packages"} if "package_storage" in gateway else set())
+        if has("Ingress", "gateway"):
+            [rule] = named["Ingress", "release-muster-gateway"]["spec"]["rules"]
+            check({entry["path"] for entry in rule["http"]["paths"]} == paths, f"{name}: the Ingress leads to {paths}")
+        if has("HTTPRoute", "gateway"):
+            [rule] = named["HTTPRoute", "release-muster-gateway"]["spec"]["rules"]
+            check({match["path"]["value"] for match in rule["matches"]} == paths, f"{name}: the HTTPRoute leads to {paths}")
+
+        # Alerts lead to their runbooks, by a link where it is said where they are.
+        base = values["metrics"]["prometheusRule"]["runbookBaseUrl"].rstrip("/")
+        for rule in alerts_of(named.get(("PrometheusRule", "release-muster"), {"spec": {"groups": []}})["spec"]):
+            page = f"{rule['alert']}.md"
+            wanted = {"runbook_url": f"{base}/{page}"} if base else {"runbook": f"docs/runbooks/{page}"}
+            found = {key: text for key, text in rule["annotations"].items() if key.startswith("runbook")}
+            check(found == wanted, f"{name}: {rule['alert']} has {found}, not {wanted}")
+
+        # A Deployment without a number would get one gateway, whatever the autoscaler says afterwards.
         scaled = has("HorizontalPodAutoscaler", "gateway")
-        check(scaled != ("replicas" in deployment), f"{name}: one of them decides how many gateways there are")
+        fewest = values["gateway"]["autoscaling"]["minReplicas"] if scaled else values["gateway"]["replicas"]
+        check(deployment.get("replicas") == fewest, f"{name}: {deployment.get('replicas')} gateways, not {fewest}")
         if scaled:
             behavior = named["HorizontalPodAutoscaler", "release-muster-gateway"]["spec"]["behavior"]["scaleDown"]
             check(behavior["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 2 * kill}], f"{name}: one by one")
@@ -221,51 +257,36 @@ def structure() -> None:
             component = metadata["labels"]["app.kubernetes.io/component"]
             check(component == "test" or has("NetworkPolicy", component), f"{name}: {pod} has no network policy")
 
+        # `helm test` reaches what it asks, and nothing else.
+        for pod, (metadata, _) in everything.items():
+            if metadata["labels"]["app.kubernetes.io/component"] == "test":
+                is_agent = pod.endswith("-agent")
+                for policy, port, wanted in [("config-service", "admin", True), ("gateway", "opamp", is_agent)]:
+                    rules = named["NetworkPolicy", f"release-muster-{policy}"]["spec"]["ingress"]
+                    check(not wanted or admits(rules, port, metadata["labels"]), f"{name}: {pod} does not reach {port} of the {policy}")
+                    scraped = values["networkPolicy"]["scrapers"] and admits(rules, "metrics", metadata["labels"])
+                    check(not scraped, f"{name}: {pod} reaches the metrics of the {policy}")
+
         # Secrets are where secrets belong.
         text = yaml.safe_dump([item for item in items if item["kind"] != "Secret"])
-        check("postgres://" not in text and "redis://" not in text, f"{name}: a URL outside of a secret")
+        check(not re.search(r"(postgres|rediss?)://", text), f"{name}: a URL outside of a secret")
         job = next(item for item in items if item["kind"] == "Job")
         check("annotations" not in job["metadata"], f"{name}: the migration is no hook")
 
 
-# What must be refused, and a word of what is said then.
-TRIAL = {"trial": {"enabled": True}}
-REFUSED: list[tuple[dict, str]] = [
-    ({"gatway": {}}, "gatway"),
-    ({"gateway": {"replica": 3}}, "replica"),
-    ({"gateway": {"replicas": "3"}}, "replicas"),
-    ({"gateway": {"replicas": 0}}, "replicas"),
-    ({"image": {"pullPolicy": "always"}}, "pullPolicy"),
-    ({"image": {"repository": "muster:latest"}}, "repository"),
-    ({"drainSeconds": 0}, "drainSeconds"),
-    ({"drainSeconds": "30s"}, "drainSeconds"),
-    ({"gateway": {"resources": {"limit": {}}}}, "limit"),
-    ({"gateway": {"settings": {"ping-after": "1s"}}}, "ping-after"),
-    ({"gateway": {"settings": {"drain_window": "1s"}}}, "gateway.settings.drain_window cannot be set"),
-    ({"gateway": {"settings": {"redis_url": "redis://x"}}}, "gateway.settings.redis_url cannot be set"),
-    ({"configService": {"settings": {"schema_wait": "1s"}}}, "configService.settings.schema_wait cannot be set"),
-    ({"gateway": {"podDisruptionBudget": {"maxUnavailable": 0}}}, "maxUnavailable"),
-    ({"trial": {"enabled": False}}, "no database is given"),
-    ({"database": {"existingSecret": "x"}}, "more than one database is given"),
-    ({"redis": {"url": "redis://x"}}, "more than one redis is given"),
-    ({"trial": {"enabled": False}, "database": {"url": "mysql://x"}, "redis": {"existingSecret": "x"}}, "url"),
-    ({"trial": {"enabled": False}, "database": {"existingSecret": "x"}}, "no redis is given"),
-    ({"gateway": {"maxConnections": 400000}}, "drainSeconds (30) is too short"),
-    ({"drainSeconds": 1, "gateway": {"replicas": 2}}, "set drainSeconds to 4 or more"),
-    ({"gateway": {"replicas": 1, "maxConnections": 40000, "admissionPerSecond": 1000}}, "set drainSeconds to 40 or more"),
-    ({"image": {"tag": 1.5}}, "tag"),
-    ({"gateway": {"drainPerSecond": 3000}}, "gateway.drainPerSecond (3000) is more than"),
-    ({"gateway": {"autoscaling": {"enabled": True, "minReplicas": 11}}}, "is more than maxReplicas (10)"),
-    ({"gateway": {"autoscaling": {"enabled": True, "targetConnections": 30000}}}, "could never be reached"),
-    ({"gateway": {"autoscaling": {"enabled": True, "scaleDownAfterSeconds": 30}}}, "shorter than a drain takes (47 s"),
-    ({"ingress": {"enabled": True}}, "ingress.host is not set"),
-    ({"ingress": {"enabled": True, "host": "a"}}, "ingress.tls.secretName is not set"),
-    ({"certificate": {"enabled": True}}, "certificate.enabled needs ingress.enabled"),
-    ({"certificate": {"enabled": True}, "gateway": {"tls": {"existingSecret": "s"}}}, "certificate.dnsNames is empty"),
-    ({"ingress": {"enabled": True, "host": "a", "tls": {"secretName": "s"}}, "certificate": {"enabled": True}}, "issuerRef.name"),
-    ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs is empty"),
-    ({"adminRoute": {"enabled": True, "parentRefs": [{"name": "x"}]}}, "adminRoute.hostnames is empty"),
-]
+def running_gateways() -> None:
+    """An upgrade leaves the autoscaler its number of gateways."""
+    path = "/apis/apps/v1/namespaces/fleet/deployments/release-muster-gateway"
+    values = yaml.safe_dump(merged(TRIAL, {"gateway": {"autoscaling": {"enabled": True, "minReplicas": 3, "maxReplicas": 10}}}))
+    for running, expected in [(None, 3), (1, 3), (7, 7), (12, 10)]:
+        owner = {"meta.helm.sh/release-name": "release", "meta.helm.sh/release-namespace": "fleet"}
+        metadata = {"name": "release-muster-gateway", "labels": {"app.kubernetes.io/managed-by": "Helm"}, "annotations": owner}
+        deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": {"replicas": running}}
+        with api_server({path: deployment} if running else {}) as cluster:
+            result = helm("--values", "-", "--dry-run=server", "--disable-openapi-validation", "--kubeconfig", cluster, stdin=values)
+        check(result.returncode == 0, f"an upgrade of {running} gateways: {result.stderr}")
+        found = by_name(objects(result.stdout)).get(("Deployment", "release-muster-gateway"), {"spec": {}})["spec"].get("replicas")
+        check(found == expected, f"{running} gateways become {found}, not {expected}")
 
 
 def merged(*layers: dict) -> dict:
@@ -277,26 +298,26 @@ def merged(*layers: dict) -> dict:
     return result
 
 
+def secret_settings(command: str) -> set[str]:
+    """Those that are secrets, or files, which only a volume of the chart's can bring."""
+    page = (ROOT / "docs/settings.md").read_text()
+    section = page.split(f"\n## {command}\n")[1].split("\n## ")[0]
+    names = {name.lower() for name in re.findall(r"`MUSTER_([A-Z0-9_]+)` \| (?:SECRET|FILE) ", section)}
+    return names - {"config_file"}
+
+
 def negatives() -> None:
+    for where, role in [("gateway", "gateway"), ("configService", "config-service")]:
+        names = secret_settings(f"muster {role}")
+        check({"redis_url", "redis_url_file", "redis_ca_file"} <= names, f"{role}: secrets are {names}")
+        for key in sorted(names):
+            result = helm("--values", "-", stdin=yaml.safe_dump(merged(TRIAL, {where: {"settings": {key: "x"}}})))
+            check(f"{where}.settings.{key} cannot be set" in result.stderr, f"{where}.settings.{key} is refused")
     check(helm("--values", "-", stdin=yaml.safe_dump(TRIAL)).returncode == 0, "what is refused is refused for its reason")
     for values, reason in REFUSED:
         result = helm("--values", "-", stdin=yaml.safe_dump(merged(TRIAL, values)))
         check(result.returncode != 0, f"{values} is refused")
         check(result.returncode == 0 or reason in result.stderr, f"{values}: {reason!r} is not in {result.stderr}")
-
-
-# Values that users reach for first: what is asked for is what comes out, alone and together.
-FIRST = [
-    {"drainSeconds": seconds, "gateway": {"replicas": gateways}, "configService": {"replicas": services}}
-    for seconds, gateways, services in [(4, 1, 1), (5, 2, 1), (10, 1, 2), (10, 2, 2), (30, 3, 2), (600, 20, 8)]
-]
-IMAGES = [({}, "muster:0.1.0"), ({"repository": "localhost:5000/a/muster", "tag": "two"}, "localhost:5000/a/muster:two"), ({"tag": 20250101}, "muster:20250101")]
-PLACES = [
-    {"database": {"url": "postgres://u:p@db:6543/m"}, "redis": {"url": "rediss://:p@redis:6380/1"}, "operatorToken": {"existingSecret": "o"}},
-    {"database": {"existingSecret": "d"}, "redis": {"existingSecret": "r"}, "image": {"pullPolicy": "Never"}},
-    {"database": {"existingSecret": "d"}, "redis": {"url": "redis://redis"}, "image": {"pullPolicy": "Always"}},
-    TRIAL,
-]
 
 
 def first_values() -> None:
@@ -341,35 +362,6 @@ def leaves(values: dict, path: tuple[str, ...] = ()):
             yield from leaves(value, path + (key,))
         else:
             yield path + (key,), value
-
-
-# Other values for those that may not be anything, and what else must be given for a value to be of use.
-OTHERS = {
-    "image.pullPolicy": "Always", "gateway.service.type": "NodePort", "gateway.service.externalTrafficPolicy": "Local",
-    "gateway.service.loadBalancerSourceRanges": ["10.0.0.0/8"], "database.url": "postgres://other", "redis.url": "redis://other",
-    "trial.postgres.pullPolicy": "Always", "trial.redis.pullPolicy": "Always", "trial.postgres.storage": "9Gi",
-    "certificate.duration": "24h", "certificate.renewBefore": "1h", "metrics.serviceMonitor.interval": "1m",
-    "image.pullSecrets": ["x"], "gateway.settings": {"ping_after": "1s"}, "configService.settings": {"gc_interval": "2h"},
-    "networkPolicy.databasePorts": [1], "networkPolicy.redisPorts": [1], "httpRoute.hostnames": ["x"], "adminRoute.hostnames": ["x"],
-    "httpRoute.parentRefs": [{"name": "x"}], "adminRoute.parentRefs": [{"name": "x"}], "gateway.autoscaling.enabled": False,
-    "telemetry.otlpEndpoint": "https://other", "certificate.dnsNames": ["x"], "gateway.admissionPerSecond": 2000,
-}
-EVERYTHING = {
-    "gateway": {"autoscaling": {"enabled": True}, "service": {"type": "LoadBalancer"}},
-    "ingress": {"enabled": True, "host": "a", "tls": {"secretName": "s"}}, "certificate": {"enabled": True, "issuerRef": {"name": "i"}},
-    "httpRoute": {"enabled": True, "parentRefs": [{"name": "g"}]},
-    "adminRoute": {"enabled": True, "parentRefs": [{"name": "g"}], "hostnames": ["h"]},
-    "metrics": {name: {"enabled": True} for name in ("serviceMonitor", "prometheusRule", "dashboards")},
-    "telemetry": {"otlpEndpoint": "http://c:4318"}, "operatorToken": {"existingSecret": "operator"}, "agentToken": {"existingSecret": "agent"},
-}
-OUTSIDE = {"database": {"existingSecret": "d"}, "redis": {"existingSecret": "r"}}
-WITHOUT = {
-    # Values that are of use only when another one is not given.
-    "gateway.replicas": {"gateway": {"autoscaling": {"enabled": False}}},
-    "serviceAccount.name": {"serviceAccount": {"create": True}},
-    "database.url": {"database": {"existingSecret": ""}}, "redis.url": {"redis": {"existingSecret": ""}},
-    "ingress.enabled": {"certificate": {"enabled": False}}, "ingress.tls.enabled": {"certificate": {"enabled": False}},
-}
 
 
 def every_value_is_used_and_documented() -> None:
@@ -448,10 +440,14 @@ def copies() -> None:
     check(there == {copied for _, copied in pairs}, f"the chart has files of its own: {there}")
 
 
+def alerts_of(rules: dict) -> list[dict]:
+    return [rule for group in rules["groups"] for rule in group["rules"]]
+
+
 def alerts() -> None:
     passes("promtool check rules", "promtool", "check", "rules", "deploy/alerts.yaml")
     passes("promtool test rules", "promtool", "test", "rules", "tests/deploy/alerts.test.yaml")
-    rules = [rule for group in yaml.safe_load((ROOT / "deploy/alerts.yaml").read_text())["groups"] for rule in group["rules"]]
+    rules = alerts_of(yaml.safe_load((ROOT / "deploy/alerts.yaml").read_text()))
     tests = yaml.safe_load((HERE / "alerts.test.yaml").read_text())["tests"]
     cases = [case for test in tests for case in test["alert_rule_test"]]
     metrics = known_metrics()
@@ -515,6 +511,29 @@ def image() -> None:
     wanted = {word for words in copied for word in words.split()}
     sent = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     check(wanted == sent, f".dockerignore lets through {sent}, the Dockerfile copies {wanted}")
+    # Tests take binaries that are there already, so nothing else would find a target for which the Dockerfile has no stand-in.
+    stand_ins = set(re.search(r"for main in (.+); do", text)[1].split()) | set(re.findall(r"touch (\S+\.rs)", text))
+    manifest = tomllib.loads((ROOT / "Cargo.toml").read_text())
+    places = {"bin": "src/bin", "bench": "benches", "example": "examples", "test": "tests"}
+    targets = {target.get("path", f"{folder}/{target['name']}.rs") for kind, folder in places.items() for target in manifest.get(kind, [])}
+    targets |= {manifest.get("lib", {}).get("path", "src/lib.rs"), manifest["package"].get("build", "build.rs")}
+    check(stand_ins == targets, f"the Dockerfile has stand-ins for {stand_ins}, Cargo.toml the targets {targets}")
+    toolchain = tuple(map(int, re.search(r"RUST=rust:([\d.]+)", text)[1].split(".")))
+    needed = tuple(map(int, manifest["package"]["rust-version"].split(".")))
+    check(toolchain >= needed, f"the Dockerfile builds with Rust {toolchain}, Cargo.toml needs {needed}")
+
+
+def archives() -> None:
+    """The images that tests make are for the machine that they are made on."""
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(f"{folder}/layer.tar", "w"):
+            pass
+        passes("image.py", sys.executable, HERE / "image.py", f"{folder}/image", f"{folder}/layer.tar", "name:tag", "{}")
+        with tarfile.open(f"{folder}/image") as archive:
+            read = lambda name: json.loads(archive.extractfile(name).read())
+            found = read(read("manifest.json")[0]["Config"])["architecture"]
+    expected = run("dpkg", "--print-architecture").stdout.strip() if shutil.which("dpkg") else found
+    check(found == expected, f"images are for {found}, this machine is {expected}")
 
 
 def compose() -> None:
@@ -538,7 +557,7 @@ def compose() -> None:
     passes("Prometheus' settings", "promtool", "check", "config", "--syntax-only", "deploy/compose/prometheus.yml")
 
 
-for part in (copies, image, compose, alerts, dashboards, lint, golden, upgrades, structure, negatives, first_values, every_value_is_used_and_documented):
+for part in (copies, image, archives, compose, alerts, dashboards, lint, golden, upgrades, structure, running_gateways, negatives, first_values, every_value_is_used_and_documented):
     print(f"  {part.__name__.replace('_', ' ')}", file=sys.stderr, flush=True)
     part()
 if failures:

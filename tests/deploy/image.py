@@ -10,8 +10,12 @@ import hashlib
 import io
 import json
 import os
+import platform
 import sys
 import tarfile
+
+# What images call the machines that have other names for themselves.
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def main(out: str, sources: str, *images: str) -> None:
@@ -22,7 +26,7 @@ def main(out: str, sources: str, *images: str) -> None:
     texts, manifest = {}, []
     for name, config in zip(images[::2], images[1::2]):
         image = {
-            "architecture": "amd64",
+            "architecture": ARCHITECTURES.get(platform.machine(), platform.machine()),
             "os": "linux",
             "config": json.loads(config),
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}" for digest in layers]},

@@ -14,8 +14,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("packages", &["model", "proto"]),
     ("pki", &["model"]),
     ("trace", &[]),
-    ("bus", &["model", "trace"]),
-    ("store", &["model", "proto", "trace"]),
+    ("tls", &[]),
+    ("bus", &["model", "tls", "trace"]),
+    ("store", &["model", "proto", "tls", "trace"]),
     ("auth", &["store"]),
     ("gateway", &["auth", "bus", "model", "packages", "pki", "proto", "protocol", "trace"]),
     ("config_service", &["bus", "model", "packages", "pki", "proto", "protocol", "store", "trace"]),
@@ -80,8 +81,8 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("reqwest", &["telemetry"], "only telemetry asks others by HTTP"),
     (
         "rustls",
-        &["gateway", "conformance", "telemetry"],
-        "TLS is the listener's, and that of the connections which conformance and telemetry open",
+        &["gateway", "conformance", "telemetry", "bus", "tls"],
+        "TLS is the listener's, and that of the connections which conformance, telemetry and the bus open",
     ),
     (
         "tokio",

@@ -106,6 +106,62 @@ async fn without_being_told_to_wait_they_say_what_is_missing() {
     assert!(migration.output().contains("cannot migrate"), "{}", migration.output());
 }
 
+/// What no waiting mends is said at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_not_believed_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let postgres = Server::start_with_tls(&tls::Ca::new("of the database").server());
+    fs::write(folder.path().join("other.pem"), &tls::Ca::new("another").pem).unwrap();
+    let database = format!("{}?sslmode=verify-full&sslrootcert=other.pem", postgres.url("postgres"));
+    let migrate = ["migrate", "--database-url", &database, "--database-wait", AS_LONG_AS_IT_TAKES];
+    let urls = ["--database-url", &database, "--redis-url", "redis://127.0.0.1:1"];
+    let listen = ["--admin-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"];
+    for arguments in [&migrate[..], &[&["config-service"][..], &urls, &listen].concat()] {
+        let mut process = muster(&folder, arguments[0], arguments);
+        assert_eq!(process.ended(PATIENCE).await.code(), Some(1));
+        let output = process.output();
+        assert!(
+            output.contains("the server's certificate is refused: ") && output.contains("UnknownIssuer"),
+            "{output}"
+        );
+    }
+}
+
+/// A gateway keeps its agents while Redis is away, and so while it is not believed; but it says what is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_not_believed_is_not_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = tls::Ca::new("of Redis");
+    let redis = redis::Server::start_with_tls(&ca.server()).await;
+    fs::write(folder.path().join("ca.pem"), &ca.pem).unwrap();
+    fs::write(folder.path().join("other.pem"), &tls::Ca::new("another").pem).unwrap();
+    let listen = ["--opamp-listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"];
+    let cases = [
+        ("127.0.0.1", Some("other.pem"), "UnknownIssuer"),
+        ("127.0.0.1", None, "UnknownIssuer"),
+        ("127.0.0.2", Some("ca.pem"), "not valid for name"),
+        ("127.0.0.1", Some("ca.pem"), "connected to Redis"),
+    ];
+    for (number, (host, ca_file, reason)) in cases.into_iter().enumerate() {
+        let url = redis.tls_url(host);
+        let authority = ca_file.map(|file| ["--redis-ca-file", file]);
+        let arguments =
+            [&["gateway", "--redis-url", &url][..], &listen, authority.as_ref().map_or(&[], |two| &two[..])];
+        let process = muster(&folder, &format!("gateway-{number}"), &arguments.concat());
+        eventually("the gateway says how it stands with Redis", async || {
+            process.output().contains(reason).then_some(())
+        })
+        .await;
+        let is_up = process.output().contains("connected to Redis");
+        assert_eq!(is_up, reason == "connected to Redis", "{}", process.output());
+    }
+
+    let bad = ["gateway", "--redis-url", "redis://127.0.0.1:1", "--redis-ca-file", "ca.pem"];
+    let mut process = muster(&folder, "gateway", &[&bad[..], &listen].concat());
+    assert_eq!(process.ended(PATIENCE).await.code(), Some(1));
+    assert!(process.output().contains("it has to begin with rediss://"), "{}", process.output());
+}
+
 /// A certificate is no use to an agent that is not told where to connect with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authority_needs_an_address_to_offer() {

@@ -4,7 +4,10 @@
 
 use std::{
     fs,
-    os::unix::{fs::chown, process::CommandExt},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -15,7 +18,7 @@ use std::{
 
 use sqlx::{Connection, PgConnection};
 
-use super::process::free_port;
+use super::{process::free_port, tls::Identity};
 
 pub struct Server {
     binaries: PathBuf,
@@ -46,6 +49,15 @@ impl Server {
 
     /// A server of the caller's own, to be stopped and started at will. It goes when this is dropped.
     pub fn start() -> Self {
+        Self::start_as(None)
+    }
+
+    /// As [`Self::start`], with TLS for those who want it, and at 127.0.0.2, too, which is no name of the certificate.
+    pub fn start_with_tls(identity: &Identity) -> Self {
+        Self::start_as(Some(identity))
+    }
+
+    fn start_as(identity: Option<&Identity>) -> Self {
         let binaries = binaries();
         let folder = tempfile::Builder::new().prefix("muster-postgres-").tempdir().unwrap().keep();
         let user = server_user();
@@ -64,11 +76,23 @@ impl Server {
         let server = Self { binaries, folder, port: free_port(), watchdog };
         server
             .run("initdb", &["-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]);
-        let settings = format!(
+        let mut settings = format!(
             "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\nmax_connections = 200\n",
             server.port,
             server.folder.display(),
         );
+        if let Some(identity) = identity {
+            let (certificate, key) = identity.write(&server.folder, "server");
+            fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+            for file in [&certificate, &key] {
+                user.map(|(uid, gid)| chown(file, Some(uid), Some(gid)).unwrap());
+            }
+            settings += &format!(
+                "listen_addresses = '127.0.0.1, 127.0.0.2'\nssl = on\nssl_cert_file = '{}'\nssl_key_file = '{}'\n",
+                certificate.display(),
+                key.display()
+            );
+        }
         let file = server.folder.join("data/postgresql.conf");
         let defaults = fs::read_to_string(&file).unwrap();
         fs::write(file, defaults + &settings).unwrap();

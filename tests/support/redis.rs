@@ -9,10 +9,12 @@ use tokio::sync::OnceCell;
 use super::{
     eventually,
     process::{Process, free_port},
+    tls::Identity,
 };
 
 pub struct Server {
     port: u16,
+    tls_port: Option<u16>,
     process: Option<Process>,
     folder: TempDir,
 }
@@ -33,7 +35,20 @@ impl Server {
 
     /// A server that has not been started: its port refuses connections.
     pub fn stopped() -> Self {
-        Self { port: free_port(), process: None, folder: tempfile::tempdir().unwrap() }
+        Self { port: free_port(), tls_port: None, process: None, folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// A server that also answers over TLS, see [`Self::tls_url`].
+    pub async fn start_with_tls(identity: &Identity) -> Self {
+        let mut server = Self { tls_port: Some(free_port()), ..Self::stopped() };
+        identity.write(server.folder.path(), "server");
+        server.restart().await;
+        server
+    }
+
+    /// At the host name or address that is given; it listens at 127.0.0.2, too, which is no name of the certificate.
+    pub fn tls_url(&self, host: &str) -> String {
+        format!("rediss://{host}:{}", self.tls_port.expect("a server with TLS"))
     }
 
     pub fn url(&self) -> String {
@@ -44,8 +59,23 @@ impl Server {
     pub async fn restart(&mut self) {
         self.kill();
         let mut command = Command::new("redis-server");
-        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+        command.args([
+            "--port",
+            &self.port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "127.0.0.2",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]);
         command.arg("--dir").arg(self.folder.path());
+        if let Some(port) = self.tls_port {
+            let file = |name: &str| self.folder.path().join(name);
+            command.args(["--tls-port", &port.to_string(), "--tls-auth-clients", "no"]);
+            command.arg("--tls-cert-file").arg(file("server.pem")).arg("--tls-key-file").arg(file("server.key"));
+        }
         let mut process = Process::spawn("redis-server", &mut command, self.folder.path().join("log"));
         let client = redis::Client::open(self.url()).unwrap();
         eventually("Redis answers", async || {

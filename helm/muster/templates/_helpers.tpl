@@ -105,6 +105,47 @@ envFrom:
 {{- end -}}
 {{- end -}}
 
+{{/*
+How many gateways to run. With autoscaling as many as there are: a Deployment that loses the number gets one, and all gateways but that one
+would drain. Whoever renders without a cluster gets minReplicas.
+*/}}
+{{- define "muster.gateways" -}}
+{{- $scaling := .Values.gateway.autoscaling -}}
+{{- if $scaling.enabled -}}
+{{- $running := lookup "apps/v1" "Deployment" .Release.Namespace (printf "%s-gateway" (include "muster.name" .)) -}}
+{{- $count := dig "spec" "replicas" (int $scaling.minReplicas) ($running | default dict) | int -}}
+{{- min (max $count (int $scaling.minReplicas)) (int $scaling.maxReplicas) -}}
+{{- else -}}
+{{- .Values.gateway.replicas -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether agents show certificates: off, optional or required. */}}
+{{- define "muster.clientCertificates" -}}
+{{- .Values.gateway.settings.client_certificates | default "off" -}}
+{{- end -}}
+
+{{/* A quantity of Kubernetes, such as 1.5Gi, in bytes. */}}
+{{- define "muster.bytes" -}}
+{{- $units := dict "" 1 "m" 0.001 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000
+    "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- if kindIs "string" . -}}
+{{- mulf (regexFind "^[0-9.]+" . | float64) (get $units (regexFind "[A-Za-z]*$" .)) | int64 -}}
+{{- else -}}
+{{- int64 . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Memory of a gateway, in bytes; 0 for no limit. */}}
+{{- define "muster.gatewayMemory" -}}
+{{- include "muster.bytes" (dig "limits" "memory" 0 .Values.gateway.resources) -}}
+{{- end -}}
+
+{{/* What a gateway may keep of what is not stored: half of its memory, and no more than the setting takes. 0 leaves it to the program. */}}
+{{- define "muster.pendingBytes" -}}
+{{- .Values.gateway.settings.max_pending_bytes | default (min 4294967295 (div (include "muster.gatewayMemory" . | int64) 2)) | int64 -}}
+{{- end -}}
+
 {{/* One line of a settings file. */}}
 {{- define "muster.setting" -}}
 {{- if kindIs "string" .value -}}
@@ -140,9 +181,14 @@ envFrom:
 {{- $_ := set $settings "otlp_endpoint" . -}}
 {{- $_ := set $settings "traced_reports" ($.Values.telemetry.tracedReports | toString) -}}
 {{- end -}}
+{{- $pending := include "muster.pendingBytes" . | int64 -}}
+{{- if and $pending (not (hasKey .Values.gateway.settings "max_pending_bytes")) }}{{ $_ := set $settings "max_pending_bytes" $pending }}{{ end -}}
 {{- if .Values.gateway.tls.existingSecret -}}
 {{- $_ := set $settings "tls_certificate_file" "/etc/muster/tls/tls.crt" -}}
 {{- $_ := set $settings "tls_key_file" "/etc/muster/tls/tls.key" -}}
+{{- end -}}
+{{- if .Values.gateway.clientCa.existingSecret -}}
+{{- $_ := set $settings "client_ca_file" "/etc/muster/client-ca/ca.crt" -}}
 {{- end -}}
 {{- include "muster.settingsFile" (dict "settings" $settings "own" .Values.gateway.settings "where" "gateway") -}}
 {{- end -}}
@@ -161,13 +207,18 @@ envFrom:
 {{- $_ := set $settings "otlp_endpoint" . -}}
 {{- $_ := set $settings "traced_reports" ($.Values.telemetry.tracedReports | toString) -}}
 {{- end -}}
+{{- if .Values.agentAuthority.existingSecret -}}
+{{- $_ := set $settings "agent_ca_file" "/etc/muster/agent-ca/tls.crt" -}}
+{{- $_ := set $settings "agent_ca_key_file" "/etc/muster/agent-ca/tls.key" -}}
+{{- end -}}
 {{- include "muster.settingsFile" (dict "settings" $settings "own" .Values.configService.settings "where" "configService") -}}
 {{- end -}}
 
 {{/* A settings file, without what is given in other ways. */}}
 {{- define "muster.settingsFile" -}}
 {{- $fixed := list "opamp_listen" "admin_listen" "metrics_listen" "listen_file" "redis_url" "redis_url_file" "database_url"
-    "database_url_file" "otlp_endpoint" "traced_reports" "package_storage" "tls_certificate_file" "tls_key_file" "operator_token" "operator_token_file" "agent_token" "agent_token_file" -}}
+    "database_url_file" "otlp_endpoint" "traced_reports" "package_storage" "tls_certificate_file" "tls_key_file" "client_ca_file"
+    "redis_ca_file" "agent_ca_file" "agent_ca_key" "agent_ca_key_file" "operator_token" "operator_token_file" "agent_token" "agent_token_file" -}}
 {{- range $key, $value := .own -}}
 {{- if or (hasKey $.settings $key) (has $key $fixed) -}}
 {{- fail (printf "%s.settings.%s cannot be set: another value of the chart decides it" $.where $key) -}}
@@ -235,6 +286,11 @@ topologySpreadConstraints:
 {{/* Where agents connect to. */}}
 {{- define "muster.path" -}}
 {{- .Values.gateway.settings.opamp_path | default "/v1/opamp" -}}
+{{- end -}}
+
+{{/* All that agents ask the gateways for: OpAMP, and the files of packages. */}}
+{{- define "muster.paths" -}}
+{{- list (include "muster.path" .) (ternary "/v1/packages" "" (ne .Values.packages.storage "")) | compact | uniq | toJson -}}
 {{- end -}}
 
 {{/* Parts of network policies. */}}

@@ -14,6 +14,9 @@
 {{- if gt (int $given) 1 -}}
 {{- fail (printf "more than one %s is given: set one of %s.url, %s.existingSecret and trial.enabled" $what $what $what) -}}
 {{- end -}}
+{{- if and $own.ca.existingSecret (or $values.trial.enabled (hasPrefix "redis://" $own.url)) -}}
+{{- fail (printf "%s.ca.existingSecret is given, but %s is reached without TLS" $what $what) -}}
+{{- end -}}
 {{- end -}}
 
 {{- $gateway := $values.gateway -}}
@@ -41,6 +44,30 @@
 {{- end -}}
 {{- if gt (int $gateway.drainPerSecond) $admitted -}}
 {{- fail (printf "gateway.drainPerSecond (%v) is more than the other gateways admit a second (%v)" (int $gateway.drainPerSecond) $admitted) -}}
+{{- end -}}
+
+{{- /* In a long outage gateways have to turn agents away before they are killed for their memory: docs/kubernetes.md, Size. */ -}}
+{{- $memory := include "muster.gatewayMemory" . | int64 -}}
+{{- $pending := include "muster.pendingBytes" . | int64 -}}
+{{- $needed := add $pending (mul (int64 $gateway.maxConnections) 6144) 67108864 -}}
+{{- if and $memory (gt $needed $memory) -}}
+{{- fail (printf "gateway.resources.limits.memory (%v) is too little for gateway.maxConnections (%v) and max_pending_bytes (%v): together they may take %v MiB" $gateway.resources.limits.memory (int $gateway.maxConnections) $pending (div $needed 1048576)) -}}
+{{- end -}}
+
+{{- $shown := ne (include "muster.clientCertificates" .) "off" -}}
+{{- if and $shown (not $gateway.tls.existingSecret) -}}
+{{- fail "gateway.settings.client_certificates needs gateway.tls.existingSecret: agents show certificates in TLS of the gateways' own" -}}
+{{- end -}}
+{{- if and $gateway.clientCa.existingSecret (not $shown) -}}
+{{- fail "gateway.clientCa.existingSecret needs gateway.settings.client_certificates: optional or required" -}}
+{{- end -}}
+{{- if $values.agentAuthority.existingSecret -}}
+{{- if not $shown -}}
+{{- fail "agentAuthority.existingSecret needs gateway.settings.client_certificates: optional or required, for agents could not show the certificates that they get" -}}
+{{- end -}}
+{{- if not $values.configService.settings.opamp_url -}}
+{{- fail "agentAuthority.existingSecret needs configService.settings.opamp_url: agents that are given a certificate are told where to connect with it" -}}
+{{- end -}}
 {{- end -}}
 
 {{- if $values.ingress.enabled -}}

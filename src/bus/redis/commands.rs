@@ -11,7 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{PING_INTERVAL, REPLY_TIMEOUT, backoff::Backoff};
+use super::{PING_INTERVAL, REPLY_TIMEOUT, backoff::Backoff, client::Outage};
 use crate::bus::{Error, metrics};
 
 const LINK: &str = "commands";
@@ -81,7 +81,7 @@ pub(super) async fn keep(client: Client, commands: std::sync::Arc<Commands>) {
         .set_response_timeout(Some(REPLY_TIMEOUT))
         .set_pipeline_buffer_size(PIPELINE_LENGTH);
     let mut backoff = Backoff::default();
-    let mut is_outage_logged = false;
+    let mut outage = Outage::default();
     loop {
         match client.get_multiplexed_async_connection_with_config(&config).await {
             Ok(connection) => {
@@ -90,14 +90,9 @@ pub(super) async fn keep(client: Client, commands: std::sync::Arc<Commands>) {
                 backoff.reset();
                 let error = watch_over(&commands, connection).await;
                 metrics::link_down(LINK);
-                tracing::warn!(link = LINK, error, "lost Redis, reconnecting");
-                is_outage_logged = true;
+                outage.lost(LINK, &error);
             }
-            Err(error) if !is_outage_logged => {
-                tracing::warn!(link = LINK, %error, "Redis is not reachable, trying on");
-                is_outage_logged = true;
-            }
-            Err(error) => tracing::debug!(link = LINK, %error, "Redis is still not reachable"),
+            Err(error) => outage.goes_on(LINK, &error.into()),
         }
         sleep(backoff.next_pause()).await;
     }

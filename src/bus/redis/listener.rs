@@ -13,7 +13,12 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
 };
 
-use super::{PING_INTERVAL, REPLY_TIMEOUT, backoff::Backoff, channel};
+use super::{
+    PING_INTERVAL, REPLY_TIMEOUT,
+    backoff::Backoff,
+    channel,
+    client::{Failed, Outage},
+};
 use crate::bus::{Topic, hub::Hub, metrics};
 
 const LINK: &str = "subscriptions";
@@ -41,7 +46,7 @@ impl Link {
 /// Keeps the link. Never ends.
 pub(super) async fn keep(client: Client, prefix: Arc<str>, hub: Arc<Hub>, link: watch::Sender<Link>) {
     let mut backoff = Backoff::default();
-    let mut is_outage_logged = false;
+    let mut outage = Outage::default();
     loop {
         let started = Instant::now();
         let end = match timeout(REPLY_TIMEOUT, client.get_async_pubsub()).await {
@@ -51,21 +56,16 @@ pub(super) async fn keep(client: Client, prefix: Arc<str>, hub: Arc<Hub>, link: 
                     Listener { sink, subscribed: HashSet::new(), prefix: &prefix, hub: &hub, link: &link };
                 listener.run(messages).await
             }
-            Ok(Err(error)) => End::Refused(error.to_string()),
-            Err(_) => End::Refused("no answer in time".to_owned()),
+            Ok(Err(error)) => End::Refused(error.into()),
+            Err(_) => End::Refused("no answer in time".to_owned().into()),
         };
         match end {
             End::Lost(error) => {
                 link.send_replace(Link::Down);
                 metrics::link_down(LINK);
-                tracing::warn!(link = LINK, error, "lost Redis, reconnecting");
-                is_outage_logged = true;
+                outage.lost(LINK, &error);
             }
-            End::Refused(error) if !is_outage_logged => {
-                tracing::warn!(link = LINK, error, "Redis is not reachable, trying on");
-                is_outage_logged = true;
-            }
-            End::Refused(error) => tracing::debug!(link = LINK, error, "Redis is still not reachable"),
+            End::Refused(attempt) => outage.goes_on(LINK, &attempt),
         }
         // A link that held for a while is not one more failure in a row.
         if started.elapsed() > STABLE_AFTER {
@@ -80,7 +80,7 @@ const STABLE_AFTER: Duration = Duration::from_secs(5);
 
 enum End {
     /// Never was up.
-    Refused(String),
+    Refused(Failed),
     /// Was up.
     Lost(String),
 }
@@ -99,7 +99,7 @@ impl Listener<'_> {
         versions.mark_unchanged();
         // Messages that come before the `Gap` below wait in the stream.
         if let Err(error) = self.take_wanted().await {
-            return End::Refused(error);
+            return End::Refused(error.into());
         }
         metrics::link_up(LINK);
         metrics::gap("reconnected");

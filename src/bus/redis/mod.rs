@@ -5,6 +5,7 @@
 //! empty is as good as the old one.
 
 mod backoff;
+mod client;
 mod commands;
 mod listener;
 mod members;
@@ -43,20 +44,26 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// A bus over the Redis at `url` (`redis://[user:password@]host[:port]`). Returns at once and connects in the
-    /// background, whether Redis is there or not. `prefix` and a colon are put in front of all
+    /// A bus over the Redis at `url` (`redis://[user:password@]host[:port]`, or `rediss://` for TLS). Returns at once and
+    /// connects in the background, whether Redis is there or not. `prefix` and a colon are put in front of all
     /// names of keys and channels.
     ///
     /// To be called within a Tokio runtime. Fails only on a URL that cannot work.
     pub fn connect(url: &str, prefix: &str) -> Result<Arc<Self>, Error> {
-        Self::connect_with_limits(url, prefix, Limits::default())
+        Self::connect_with_authorities(url, None, prefix)
+    }
+
+    /// As [`Self::connect`], believing the certificates of `authorities` (PEM), in place of the machine's.
+    pub fn connect_with_authorities(url: &str, authorities: Option<&[u8]>, prefix: &str) -> Result<Arc<Self>, Error> {
+        Ok(Self::start(client::client(url, authorities)?, prefix, Limits::default()))
     }
 
     /// As [`Self::connect`], with other bounds for what a subscriber may leave unread.
     pub fn connect_with_limits(url: &str, prefix: &str, limits: Limits) -> Result<Arc<Self>, Error> {
-        // Without the error's own text: it can quote the URL, and with it the password.
-        let client = ::redis::Client::open(url)
-            .map_err(|error| Error::Settings(format!("the Redis URL cannot be used ({})", error.category())))?;
+        Ok(Self::start(client::client(url, None)?, prefix, limits))
+    }
+
+    fn start(client: ::redis::Client, prefix: &str, limits: Limits) -> Arc<Self> {
         let prefix: Arc<str> = prefix.into();
         let commands = Arc::new(Commands::default());
         let hub = Hub::new(limits);
@@ -64,7 +71,7 @@ impl Redis {
         let mut tasks = JoinSet::new();
         tasks.spawn(commands::keep(client.clone(), commands.clone()));
         tasks.spawn(listener::keep(client, prefix.clone(), hub.clone(), link_sender));
-        Ok(Arc::new(Self { prefix, commands, hub, link, tasks: Arc::new(tasks) }))
+        Arc::new(Self { prefix, commands, hub, link, tasks: Arc::new(tasks) })
     }
 }
 
@@ -129,9 +136,25 @@ mod tests {
 
     #[tokio::test]
     async fn an_unusable_url_is_refused_without_quoting_it() {
-        for url in ["", "nonsense", "http://secret@host", "redis://:secret@host:notaport"] {
+        let bad =
+            ["", "nonsense", "http://secret@host", "redis://:secret@host:notaport", "rediss://:secret@host/#insecure"];
+        for url in bad {
             let Err(Error::Settings(text)) = Redis::connect(url, DEFAULT_PREFIX) else { panic!("{url:?} was taken") };
             assert!(!text.contains("secret"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn authorities_that_could_not_be_of_use_are_refused() {
+        let cases = [
+            ("redis://host", "", "has to begin with rediss://"),
+            ("rediss://host", "", "no certificate"),
+            ("rediss://host", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "invalid"),
+        ];
+        for (url, authorities, reason) in cases {
+            let result = Redis::connect_with_authorities(url, Some(authorities.as_bytes()), DEFAULT_PREFIX);
+            let Err(Error::Settings(text)) = result else { panic!("{url} with {authorities:?} was taken") };
+            assert!(text.contains(reason), "{text}");
         }
     }
 

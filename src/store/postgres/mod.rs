@@ -6,6 +6,7 @@ mod content_batches;
 mod desired;
 mod move_batches;
 mod news_batches;
+mod tls_files;
 
 #[path = "../shared/mod.rs"]
 mod shared;
@@ -68,8 +69,8 @@ impl PostgresStore {
     /// Fails if the URL or the settings cannot work; the server is first spoken to by the first operation. Must be
     /// called within a Tokio runtime.
     pub fn connect(url: &str, config: Config) -> Result<Self> {
-        let options =
-            PgConnectOptions::from_str(url).map_err(|error| Error::Internal(format!("database URL: {error}")))?;
+        let options = PgConnectOptions::from_str(url).map_err(|error| Error::Settings(format!("its URL: {error}")))?;
+        tls_files::check(url, options.get_ssl_mode())?;
         let statement_timeout = format!("{}ms", config.statement_timeout.as_millis());
         // Without remarks such as that a table is there already, which would be log lines at every migration.
         let session = [("statement_timeout", statement_timeout.as_str()), ("client_min_messages", "warning")];

@@ -2,6 +2,7 @@
 
 mod contract;
 mod redis_outages;
+mod redis_tls;
 
 use std::sync::Arc;
 

@@ -16,6 +16,7 @@ mod policies;
 mod postgres;
 mod rollouts;
 mod sets;
+mod tls;
 mod tokens;
 
 use std::sync::Arc;
