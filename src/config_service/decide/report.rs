@@ -13,7 +13,7 @@ use crate::{
     },
     model::{
         AgentRecord, Attributes, ContentHash, InstanceUid, UnixMs,
-        agent::{Lost, Observed, OfferStatus, Presence, Reported},
+        agent::{Forgotten, Lost, Observed, OfferStatus, Presence, Reported},
         effective::{self, Effective},
         health::{self, Transition},
         offer::{self, Convergence},
@@ -199,6 +199,29 @@ fn begins_anew(report: &Report) -> bool {
     report.opening.as_ref().is_some_and(|opening| opening.first_sequence_num <= 1)
 }
 
+/// Whether a program was started again, and says so with everything that it has: what it leaves out it has no more.
+fn is_afresh(report: &Report, start: Start) -> bool {
+    let follows_another = report.opening.as_ref().is_some_and(|opening| opening.follows_another);
+    start != Start::Established && begins_anew(report) && report.carries_description() && !follows_another
+}
+
+/// Of an agent that starts afresh. Its configuration and packages may be on a disk that it has no more.
+fn forget_unsaid(observed: &mut Observed, observation: &mut Observation, report: &Report) {
+    if !report.carries_status(PolicyKind::Config) {
+        observed.config = Reported::default();
+    }
+    if !report.carries_status(PolicyKind::Packages) {
+        (observed.packages, observed.package_statuses) = (Reported::default(), Bytes::new());
+    }
+    observation.custom_capabilities.get_or_insert_default();
+}
+
+/// Whether it is known that the agent has what it should have of this kind, whatever it made of that.
+fn has_desired(record: &AgentRecord, kind: PolicyKind) -> bool {
+    let hash = record.desired.of(kind).hash;
+    hash.is_some_and(|hash| record.observed.reported(kind).hash[..] == hash.0)
+}
+
 /// Whether a report after a gap may not say all that was missed. A description alone does not: clients send that when it changes. But
 /// what a new client says first is everything; and of an agent that was not known nothing is missing.
 fn may_lack_some(before: &AgentRecord, observed: &Observed, report: &Report) -> bool {
@@ -224,12 +247,16 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     if start == Start::Unknown {
         record.observed.complete = false;
     }
-    let (observation, unreadable) = match observe::observe(&mut record.observed, &report.message) {
+    let (mut observation, unreadable) = match observe::observe(&mut record.observed, &report.message) {
         Ok(observation) => (observation, None),
         Err(error) => (Observation::default(), Some(error.to_string())),
     };
     if start == Start::Unknown && may_lack_some(&before, &record.observed, report) {
         record.observed.complete = false;
+    }
+    let is_afresh = is_afresh(report, start) && unreadable.is_none();
+    if is_afresh && before.version > 0 {
+        forget_unsaid(&mut record.observed, &mut observation, report);
     }
     let contents = record.observed.effective_config.zip(observation.effective_config.clone());
     let news = News {
@@ -262,6 +289,13 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
         && let Some(computed) = recompute(&mut record, context.policies, context.now)
     {
         (meaning, pace) = (computed.0, Some(computed.1));
+    }
+    for kind in [PolicyKind::Config, PolicyKind::Packages] {
+        if is_afresh && has_desired(&before, kind) && !has_desired(&record, kind) {
+            offer::forget(before.desired.of(kind), record.desired.of_mut(kind), context.now);
+        } else if is_new_connection && report.carries_status(kind) && has_desired(&record, kind) {
+            record.desired.of_mut(kind).forgotten = Forgotten::default();
+        }
     }
     if report.carries_status(PolicyKind::Packages) && unreadable.is_none() {
         see_beside_offer(&mut record, context.policies);

@@ -55,6 +55,8 @@ cases! {
     "CFG-25" Must WebSocket "ServerToAgent.capabilities" "who offers configurations says OffersRemoteConfig"
         declares_offers;
     "CFG-26" Field WebSocket "Configuration" "a configuration of 256 KiB arrives whole" offers_large_files;
+    "CFG-27" Field WebSocket "AgentToServer.remote_config_status"
+        "an agent that starts afresh, and says nothing of its configuration, is offered it" offers_afresh;
 }
 
 /// The first offer that comes: with the reply, or soon after.
@@ -390,5 +392,18 @@ async fn offers_large_files(cx: &Context) -> Verdict {
     let offer = offered_files(cx, &[file("conformance.yaml", body.clone())]).await?;
     let arrived = offer.files.first().map_or(0, |file| file.body.len());
     ensure!(arrived == body.len(), "{arrived} of {} bytes arrive", body.len());
+    Ok(())
+}
+
+async fn offers_afresh(cx: &Context) -> Verdict {
+    let (mut socket, mut agent, first) = with_applied(cx).await?;
+    cx.seen_as(&agent.uid, "its configuration is APPLIED", |state| state.config_status == "APPLIED").await?;
+    no_error(&socket.say(&agent.goodbye()).await?)?;
+    drop(socket);
+    // On another disk: what it was sent is on the old one.
+    agent.next = 0;
+    let (mut socket, reply) = cx.online(&mut agent).await?;
+    let again = offered(&mut socket, reply).await?;
+    ensure!(again.hash == first.hash, "another offer: {}", hex::encode(again.hash));
     Ok(())
 }

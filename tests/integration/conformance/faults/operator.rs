@@ -91,6 +91,15 @@ fn config() -> Vec<Broken> {
         ),
         b("CFG-25", "capabilities are", reply(|it, _| it.capabilities &= !0x02)),
         b("CFG-26", "bytes arrive", files(cut)),
+        b(
+            "CFG-27",
+            "an offer: not within",
+            reply(|it, link| {
+                if link.number >= 2 {
+                    never_offers(it, link);
+                }
+            }),
+        ),
     ]
 }
 
