@@ -167,3 +167,44 @@ fn what_else_it_leaves_out_it_has_no_more() {
     assert!(world.row().observed.packages.hash.is_empty() && world.row().observed.package_statuses.is_empty());
     assert_eq!(world.news.custom_capabilities, Some(Default::default()));
 }
+
+#[test]
+fn an_agent_that_goes_back_is_offered_again_at_once_and_then_with_growing_pauses() {
+    let mut world = World::new();
+    world.connects(0, &full("web"));
+    let (hash, other) = (world.desired(), ContentHash([9; 32]));
+    assert!(world.says(&status(APPLIED, &hash.0)).is_empty());
+    let offers = world.says(&status(APPLIED, &other.0));
+    assert!(offers.len() == 1 && offers[0].repeat, "{offers:?}");
+    assert!(world.says(&status(APPLIED, &other.0)).is_empty(), "it has been offered");
+    let mut pauses = Vec::new();
+    for _ in 0..3 {
+        world.says(&status(APPLIED, &hash.0));
+        assert!(world.says(&status(APPLIED, &other.0)).is_empty());
+        pauses.push(world.pause_s());
+    }
+    assert_eq!(pauses, [30, 60, 120]);
+    // On a new connection what differs is offered, as ever.
+    let offers = world.connects(7, &status(APPLIED, &other.0));
+    assert!(offers.len() == 1 && !offers[0].repeat, "{offers:?}");
+}
+
+#[test]
+fn what_a_report_makes_due_again_is_sent_again() {
+    let mut world = World::new();
+    world.connects(0, &full("web"));
+    world.now += offer::FIRST_REPEAT_MS;
+    let offers = world.says(&AgentToServer::default());
+    assert!(offers.len() == 1 && offers[0].repeat, "{offers:?}");
+}
+
+#[test]
+fn an_agent_that_rolls_back_is_not_offered_what_it_refused() {
+    let mut world = World::new();
+    world.connects(0, &full("web"));
+    let (hash, other) = (world.desired(), ContentHash([9; 32]));
+    for (state, hash) in [(2, hash), (FAILED, hash), (APPLIED, other), (APPLIED, other)] {
+        assert!(world.says(&status(state, &hash.0)).is_empty());
+    }
+    assert_eq!(convergence(world.row(), PolicyKind::Config), Convergence::Quarantined);
+}

@@ -178,7 +178,7 @@ fn same_connection(uid: InstanceUid, row: AgentRecord, report: &Report, context:
         for kind in PolicyKind::ALL {
             let was_offered = row.desired.of(kind).offered_at.is_some();
             if was_offered && offer::convergence(&row, kind) == Convergence::Behind {
-                put_offer(&mut verdict, &row, kind);
+                put_offer(&mut verdict, &row, kind, false);
             }
         }
     }
@@ -220,6 +220,13 @@ fn forget_unsaid(observed: &mut Observed, observation: &mut Observation, report:
 fn has_desired(record: &AgentRecord, kind: PolicyKind) -> bool {
     let hash = record.desired.of(kind).hash;
     hash.is_some_and(|hash| record.observed.reported(kind).hash[..] == hash.0)
+}
+
+/// Whether the agent tells on its connection of a configuration, having had one that it did not work on. Another than that it
+/// should have it is to be offered that. (One that works on it, or refuses it, goes back by itself: see [`quarantine`].)
+fn goes_back(before: &AgentRecord, report: &Report, start: Start) -> bool {
+    let is_settled = matches!(before.observed.config.status, OfferStatus::Applied | OfferStatus::Unset);
+    start == Start::Established && is_settled && report.carries_status(PolicyKind::Config)
 }
 
 /// Whether a report after a gap may not say all that was missed. A description alone does not: clients send that when it changes. But
@@ -291,7 +298,8 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
         (meaning, pace) = (computed.0, Some(computed.1));
     }
     for kind in [PolicyKind::Config, PolicyKind::Packages] {
-        if is_afresh && has_desired(&before, kind) && !has_desired(&record, kind) {
+        let may_forget = is_afresh || kind == PolicyKind::Config && goes_back(&before, report, start);
+        if may_forget && has_desired(&before, kind) && !has_desired(&record, kind) {
             offer::forget(before.desired.of(kind), record.desired.of_mut(kind), context.now);
         } else if is_new_connection && report.carries_status(kind) && has_desired(&record, kind) {
             record.desired.of_mut(kind).forgotten = Forgotten::default();
@@ -322,7 +330,8 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
         for kind in PolicyKind::ALL {
             let waits = is_held && offer::replaces_something(&record, kind);
             if !waits && offer::offer_if_due(&mut record, kind, context.now) {
-                put_offer(&mut verdict, &record, kind);
+                let repeat = start == Start::Established && is_repeat(&before, &record, kind);
+                put_offer(&mut verdict, &record, kind, repeat);
             }
         }
     }
@@ -425,13 +434,22 @@ fn answer(uid: InstanceUid, record: &AgentRecord, report: &Report, context: &Con
     verdict
 }
 
-fn put_offer(verdict: &mut bus::Verdict, record: &AgentRecord, kind: PolicyKind) {
+/// Whether the agent may have been sent what it should have on this connection, and is to be sent that all the same.
+fn is_repeat(before: &AgentRecord, after: &AgentRecord, kind: PolicyKind) -> bool {
+    let (before, desired) = (before.desired.of(kind), after.desired.of(kind));
+    let is_forgotten = desired.forgotten.times > 0;
+    let was_offered = before.hash == desired.hash && (before.offered_at.is_some() || is_forgotten);
+    was_offered && (is_forgotten || offer::may_be_sent_again(after, kind))
+}
+
+fn put_offer(verdict: &mut bus::Verdict, record: &AgentRecord, kind: PolicyKind, repeat: bool) {
     let desired = record.desired.of(kind);
     if let Some(hash) = desired.hash {
         let offer = bus::Offer {
             hash: hash.to_bytes(),
             generation: desired.generation,
             kind: bus::OfferKind::from(kind) as i32,
+            repeat,
         };
         verdict.offers.push(offer);
     }

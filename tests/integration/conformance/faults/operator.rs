@@ -100,6 +100,15 @@ fn config() -> Vec<Broken> {
                 }
             }),
         ),
+        b(
+            "CFG-28",
+            "an offer: not within",
+            reply(|it, link| {
+                if it.remote_config.is_some() && link.count("offers") > 0 {
+                    never_offers(it, link);
+                }
+            }),
+        ),
     ]
 }
 
