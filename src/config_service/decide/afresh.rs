@@ -10,7 +10,7 @@ use crate::{
     },
     proto::{
         bus,
-        opamp::{AgentToServer, CustomCapabilities, PackageStatuses},
+        opamp::{AgentCapabilities, AgentToServer, ConnectionSettingsStatus, CustomCapabilities, PackageStatuses},
     },
 };
 
@@ -25,16 +25,17 @@ struct World {
     generation: u64,
     number: u64,
     news: crate::config_service::decide::report::News,
+    /// The settings of which the next report says that they were put on the connection.
+    sent: Option<ContentHash>,
 }
 
 impl World {
     fn new() -> Self {
         let policies = snapshot(1, vec![policy("base", "group = web", 0, &[("a.yaml", "one")])]);
         let (now, news) = (1_700_000_000_000, Default::default());
-        Self { policies, row: None, now, generation: 0, number: 0, news }
+        Self { policies, row: None, now, generation: 0, number: 0, news, sent: None }
     }
 
-    /// Its row, whatever policies make of it, has these too.
     fn row(&mut self) -> &mut AgentRecord {
         self.row.as_mut().expect("it is stored")
     }
@@ -53,7 +54,13 @@ impl World {
     fn takes(&mut self, opening: Option<bus::Opening>, message: &AgentToServer) -> Vec<bus::Offer> {
         self.number += 1;
         let report = report("a", 1, self.generation, self.number);
-        let report = crate::config_service::report::Report { opening, message: encoded(message), ..report };
+        let sent_connection_settings = self.sent.take();
+        let report = crate::config_service::report::Report {
+            opening,
+            message: encoded(message),
+            sent_connection_settings,
+            ..report
+        };
         let context = Context {
             policies: &self.policies,
             now: self.now,
@@ -149,11 +156,8 @@ fn one_that_forgets_each_time_is_offered_it_with_growing_pauses() {
 fn what_else_it_leaves_out_it_has_no_more() {
     let announced = || CustomCapabilities { capabilities: vec!["org.example".into()] };
     let statuses = PackageStatuses { server_provided_all_packages_hash: vec![7; 32].into(), ..Default::default() };
-    let everything = AgentToServer {
-        package_statuses: Some(statuses),
-        custom_capabilities: Some(announced()),
-        ..full("web")
-    };
+    let everything =
+        AgentToServer { package_statuses: Some(statuses), custom_capabilities: Some(announced()), ..full("web") };
     let mut world = World::new();
     world.connects(0, &everything);
     let known = world.row().observed.clone();
@@ -207,4 +211,36 @@ fn an_agent_that_rolls_back_is_not_offered_what_it_refused() {
         assert!(world.says(&status(state, &hash.0)).is_empty());
     }
     assert_eq!(convergence(world.row(), PolicyKind::Config), Convergence::Quarantined);
+}
+
+#[test]
+fn an_agent_that_comes_back_with_other_settings_than_it_was_sent_is_offered_them() {
+    let named = |hash: &[u8]| AgentToServer {
+        connection_settings_status: Some(ConnectionSettingsStatus {
+            last_connection_settings_hash: hash.to_vec().into(),
+            status: APPLIED,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let everything =
+        AgentToServer { capabilities: AgentCapabilities::AcceptsOpAmpConnectionSettings as u64, ..full("web") };
+    let mut world = World::new();
+    world.policies = snapshot(1, vec![connection_settings_policy("to", "group = web", "wss://a.example/v1/opamp")]);
+    assert_eq!(world.connects(0, &everything).len(), 1);
+    let hash = world.row().desired.connection_settings.hash.expect("a policy matches");
+    world.sent = Some(hash);
+    assert!(world.says(&AgentToServer::default()).is_empty());
+    // Clients that were made for them do not know their hash, and may say so.
+    for unnamed in [&AgentToServer::default(), &named(b""), &named(&hash.0)] {
+        assert!(world.connects(7, unnamed).is_empty());
+    }
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        let is_offered = !world.connects(7, &named(b"another")).is_empty();
+        pauses.push(if is_offered { 0 } else { world.pause_s() });
+        world.sent = Some(hash);
+        assert!(world.says(&named(b"another")).is_empty(), "on the same connection it says only what it had");
+    }
+    assert_eq!(pauses, [0, 30, 60, 120]);
 }

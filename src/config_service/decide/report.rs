@@ -216,6 +216,17 @@ fn forget_unsaid(observed: &mut Observed, observation: &mut Observation, report:
     observation.custom_capabilities.get_or_insert_default();
 }
 
+/// Whether an agent that connects anew says that it has other connection settings than it was sent: those were lost. One that says
+/// nothing of them may have them all the same.
+fn has_other_settings(observed: &Observed, report: &Report, start: Start) -> bool {
+    let (reported, sent) = (&observed.connection_settings.hash, observed.sent_connection_settings);
+    start != Start::Established
+        && report.sent_connection_settings.is_none()
+        && report.carries_status(PolicyKind::ConnectionSettings)
+        && !reported.is_empty()
+        && sent.is_some_and(|sent| reported[..] != sent.0)
+}
+
 /// Whether it is known that the agent has what it should have of this kind, whatever it made of that.
 fn has_desired(record: &AgentRecord, kind: PolicyKind) -> bool {
     let hash = record.desired.of(kind).hash;
@@ -281,6 +292,10 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
         record.observed.sent_connection_settings = None;
         record.observed.connection_settings = Reported::default();
     }
+    let has_other_settings = unreadable.is_none() && has_other_settings(&record.observed, report, start);
+    if has_other_settings {
+        record.observed.sent_connection_settings = None;
+    }
     let has_new_certificate = take_certificate(&mut record, context);
     for kind in PolicyKind::ALL {
         if before.observed.accepts(kind) && !record.observed.accepts(kind) {
@@ -297,9 +312,13 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     {
         (meaning, pace) = (computed.0, Some(computed.1));
     }
-    for kind in [PolicyKind::Config, PolicyKind::Packages] {
-        let may_forget = is_afresh || kind == PolicyKind::Config && goes_back(&before, report, start);
-        if may_forget && has_desired(&before, kind) && !has_desired(&record, kind) {
+    for kind in PolicyKind::ALL {
+        let forgets = match kind {
+            PolicyKind::Config => has_desired(&before, kind) && (is_afresh || goes_back(&before, report, start)),
+            PolicyKind::Packages => has_desired(&before, kind) && is_afresh,
+            PolicyKind::ConnectionSettings => has_other_settings,
+        };
+        if forgets && !has_desired(&record, kind) {
             offer::forget(before.desired.of(kind), record.desired.of_mut(kind), context.now);
         } else if is_new_connection && report.carries_status(kind) && has_desired(&record, kind) {
             record.desired.of_mut(kind).forgotten = Forgotten::default();

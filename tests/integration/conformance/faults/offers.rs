@@ -115,6 +115,15 @@ fn connection_settings() -> Vec<Broken> {
             }),
         ),
         b("SET-15", "no poll is answered with connection settings", reply(no_settings)),
+        b(
+            "SET-16",
+            lost,
+            reply(|it, link| {
+                if link.number >= 2 {
+                    no_settings(it, link);
+                }
+            }),
+        ),
     ]
 }
 
