@@ -236,12 +236,18 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
             return duplicates::contend(shared, agents, uid, origin, echo, &incoming, payload);
         }
         Some(entry) => {
+            if is_afresh(entry, origin, &incoming) {
+                shared.messages.forget(&uid);
+            }
             reopen(shared, entry, uid, origin, &incoming);
             true
         }
         None => {
             if !has_room(shared, origin) {
                 return Outcome::Unavailable { uid: echo.uid, text: "too many agents" };
+            }
+            if incoming.sequence_num <= 1 {
+                shared.messages.forget(&uid);
             }
             let mut entry = Box::new(Entry::new(origin.link(), 0));
             if matches!(origin, Origin::Http(_)) {
@@ -280,7 +286,7 @@ fn take(
 ) -> Outcome {
     let Identity { uid, echo, .. } = *sender;
     if let Some(message) = incoming.custom_message.clone() {
-        messages::take(shared, uid, &entry.link, incoming.sequence_num, &payload[message]);
+        messages::take(shared, uid, incoming.sequence_num, payload, message);
     }
     // An agent that has any may have use for the server's. A delta that opens a connection does not say whether it has.
     let may_have_custom = incoming.has_custom_capabilities || is_opening && !incoming.is_full;
@@ -342,6 +348,13 @@ fn hold(shared: &Shared, entry: &mut Entry, uid: InstanceUid, is_http: bool, ech
     entry.rare().waiting = Some(Waiting::WebSocket(echo));
     reply::limit_waiting(shared, uid, entry);
     Outcome::Settled
+}
+
+/// Whether the agent's client was made anew, so that it does not only say again what it said last: it counts from the beginning.
+fn is_afresh(entry: &Entry, origin: Origin<'_>, incoming: &Incoming) -> bool {
+    let may_be_again = matches!((origin, &entry.link), (Origin::Http(_), Link::Http));
+    let is_again = may_be_again && incoming.sequence_num == entry.sequence_num;
+    incoming.sequence_num <= 1 && !is_again
 }
 
 /// The agent comes back on another connection than the one it had, which is over.
