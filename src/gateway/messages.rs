@@ -93,6 +93,11 @@ impl Messages {
         last.older.remove(uid);
     }
 
+    fn lost(&self, count: u64) {
+        self.waiting.lock().lost += count;
+        self.wake.notify_one();
+    }
+
     fn take(&self) -> (Vec<AgentMessage>, u64) {
         let mut waiting = self.waiting.lock();
         waiting.bytes = 0;
@@ -100,12 +105,52 @@ impl Messages {
     }
 }
 
+/// Of one sender that it is not known yet who it is, so much is kept until it is.
+const MAX_HELD: usize = 16;
+const MAX_HELD_BYTES: usize = 64 << 10;
+
+/// What an agent sent before it was known by which uid it goes.
+#[derive(Debug, Default)]
+pub struct Held {
+    messages: Vec<(Said, Bytes)>,
+    bytes: usize,
+    lost: u64,
+}
+
+impl Held {
+    /// As [`take`].
+    pub fn push(&mut self, sequence_num: u64, payload: &[u8], message: Range<usize>) {
+        let is_room = self.messages.len() < MAX_HELD && self.bytes + message.len() <= MAX_HELD_BYTES;
+        if !is_room {
+            self.lost += 1;
+            return;
+        }
+        self.bytes += message.len();
+        self.messages.push(((sequence_num, stable_hash(payload)), Bytes::copy_from_slice(&payload[message])));
+    }
+
+    /// The agent goes by this uid.
+    pub fn settle(self, shared: &Shared, uid: InstanceUid) {
+        if self.lost > 0 {
+            shared.metrics.custom_messages_lost.increment(self.lost);
+            shared.messages.lost(self.lost);
+        }
+        for (said, message) in self.messages {
+            take_said(shared, uid, said, &message);
+        }
+    }
+}
+
 /// Takes the custom message of an agent, which is a part of this payload.
 pub fn take(shared: &Shared, uid: InstanceUid, sequence_num: u64, payload: &[u8], message: Range<usize>) {
-    if shared.messages.is_repeat(uid, (sequence_num, stable_hash(payload))) {
+    take_said(shared, uid, (sequence_num, stable_hash(payload)), &payload[message]);
+}
+
+fn take_said(shared: &Shared, uid: InstanceUid, said: Said, message: &[u8]) {
+    if shared.messages.is_repeat(uid, said) {
         return;
     }
-    if shared.messages.push(uid, &payload[message]) {
+    if shared.messages.push(uid, message) {
         shared.metrics.custom_messages.increment(1);
     } else {
         shared.metrics.custom_messages_lost.increment(1);
