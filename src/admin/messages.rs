@@ -43,6 +43,10 @@ const MAX_KEPT_BYTES: usize = 8 << 20;
 const REMEMBER: Duration = Duration::from_secs(10);
 /// Agents of which that is remembered; beyond, all are forgotten.
 const MAX_REMEMBERED: usize = 20_000;
+/// A new agent's first message may be here before its record is stored: that is looked up again after so long,
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// and after this long the message is lost.
+const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 
 type Responses = ReceiverStream<Result<WatchMessagesResponse, Status>>;
 
@@ -58,7 +62,8 @@ pub async fn start(
     subscription.set_topics(vec![Topic::AgentMessages]).await;
     let (responses, receiver) = mpsc::channel(1);
     let query = Query { selector, connected: None, statuses: Vec::new() };
-    let watch = Watch { context, capability, query, operator, kept: Kept::default(), matching: HashMap::new() };
+    let (kept, waiting, matching) = (Kept::default(), Waiting::default(), HashMap::new());
+    let watch = Watch { context, capability, query, operator, kept, waiting, matching };
     tokio::spawn(watch.run(subscription, responses, permit));
     Ok(ReceiverStream::new(receiver))
 }
@@ -79,7 +84,29 @@ struct Watch {
     query: Query,
     operator: Operator,
     kept: Kept,
-    matching: HashMap<InstanceUid, (bool, Instant)>,
+    waiting: Waiting,
+    /// Whether an agent matches, `None` if there is no such agent, and when that was looked up.
+    matching: HashMap<InstanceUid, (Option<bool>, Instant)>,
+}
+
+/// Messages of which it is not known yet whether they match, in the order in which they came, with the time until which they wait.
+#[derive(Default)]
+struct Waiting {
+    messages: VecDeque<(InstanceUid, CustomMessage, Instant)>,
+    bytes: usize,
+}
+
+impl Waiting {
+    /// Returns whether there is room.
+    fn push(&mut self, uid: InstanceUid, message: CustomMessage, until: Instant) -> bool {
+        let bytes = message.encoded_len();
+        let is_room = self.messages.len() < MAX_KEPT && self.bytes + bytes <= MAX_KEPT_BYTES;
+        if is_room {
+            self.bytes += bytes;
+            self.messages.push_back((uid, message, until));
+        }
+        is_room
+    }
 }
 
 impl Watch {
@@ -91,6 +118,7 @@ impl Watch {
     ) {
         let _guard = metrics::watch_opened();
         let mut confirm = tokio::time::interval(CONFIRM);
+        let mut look_again = tokio::time::interval(LOOK_AGAIN);
         let end = loop {
             tokio::select! {
                 () = responses.closed() => return,
@@ -102,6 +130,7 @@ impl Watch {
                     }
                 }
                 event = subscription.next() => self.take(event).await,
+                _ = look_again.tick(), if !self.waiting.messages.is_empty() => self.settle(Vec::new()).await,
                 _ = confirm.tick() => {
                     if let Err(refusal @ Refusal::Invalid) = self.context.operators.confirm(&self.operator).await {
                         break errors::status(Code::Unauthenticated, "TOKEN_INVALID", refusal.to_string(), &[]);
@@ -131,13 +160,25 @@ impl Watch {
             messages.into_iter().for_each(|(uid, message)| self.kept.push(uid, message));
             return;
         }
-        if let Err(error) = self.look_up(messages.iter().map(|(uid, _)| *uid).collect()).await {
+        self.settle(messages).await;
+    }
+
+    /// Passes on what matches of those that wait and of these, which came after them.
+    async fn settle(&mut self, messages: Vec<(InstanceUid, CustomMessage)>) {
+        let now = Instant::now();
+        let waiting = std::mem::take(&mut self.waiting).messages;
+        let new = messages.into_iter().map(|(uid, message)| (uid, message, now + UNKNOWN_FOR));
+        let messages: Vec<_> = waiting.into_iter().chain(new).collect();
+        if let Err(error) = self.look_up(messages.iter().map(|(uid, ..)| *uid).collect()).await {
             tracing::debug!(%error, "it is not known whose custom messages these are");
             return self.kept.lost(Some(messages.len() as u64));
         }
-        for (uid, message) in messages {
-            if self.matching.get(&uid).is_some_and(|(matches, _)| *matches) {
-                self.kept.push(uid, message);
+        for (uid, message, until) in messages {
+            match self.matching.get(&uid).and_then(|(matches, _)| *matches) {
+                Some(true) => self.kept.push(uid, message),
+                Some(false) => {}
+                None if now < until && self.waiting.push(uid, message, until) => {}
+                None => self.kept.lost(Some(1)),
             }
         }
     }
@@ -148,12 +189,15 @@ impl Watch {
         if self.matching.len() >= MAX_REMEMBERED {
             self.matching.clear();
         }
-        let is_known = |uid: &InstanceUid| self.matching.get(uid).is_some_and(|(_, at)| now < *at + REMEMBER);
+        let is_known = |uid: &InstanceUid| {
+            let known = self.matching.get(uid);
+            known.is_some_and(|(matches, at)| now < *at + if matches.is_some() { REMEMBER } else { LOOK_AGAIN })
+        };
         let unknown: Vec<InstanceUid> = uids.into_iter().filter(|uid| !is_known(uid)).collect();
         for uids in unknown.chunks(store::MAX_BATCH) {
             let agents = self.context.store.read_agents(uids).await?;
-            self.matching.extend(uids.iter().map(|uid| (*uid, (false, now))));
-            self.matching.extend(agents.iter().map(|agent| (agent.uid, (self.query.matches(agent), now))));
+            self.matching.extend(uids.iter().map(|uid| (*uid, (None, now))));
+            self.matching.extend(agents.iter().map(|agent| (agent.uid, (Some(self.query.matches(agent)), now))));
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     admin,
     bus::{self, SharedBus, in_process::InProcess},
-    config_service::ConfigService,
+    config_service::{Approval, ConfigService},
     gateway::{self, Gateway},
     load::{Endpoint, Fleet, Plan, Transport},
     packages::base_url,
@@ -70,6 +70,13 @@ pub async fn run(role: StandaloneRole, metrics: Metrics) -> anyhow::Result<()> {
         let scheme = if is_tls { "wss" } else { "ws" };
         service_config.opamp_url = format!("{scheme}://{}{}", reachable(addresses.opamp), role.gateway.path());
         service_config.package_url = base_url(&service_config.opamp_url).unwrap_or_default();
+    }
+
+    if gateway_config.client_certificates == gateway::ClientCertificates::Off {
+        // Nobody could connect with one.
+        service_config.certificate_approval = Approval::Off;
+        service_config.no_certificates =
+            "this server issues no certificates, for it takes none: client-certificates is off";
     }
 
     let sqlite = SqliteStore::open(&folder.database()).await.context("cannot open the database")?;

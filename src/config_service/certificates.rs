@@ -90,7 +90,7 @@ async fn decide(
     csr: &[u8],
 ) -> store::Result<Result<Option<Issued>, String>> {
     let Some(issuer) = shared.issuer() else {
-        return Ok(Err("this server issues no certificates".to_owned()));
+        return Ok(Err(shared.config.no_certificates.to_owned()));
     };
     let request = match pki::Request::parse(csr) {
         Ok(request) => request,

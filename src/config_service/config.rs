@@ -58,6 +58,8 @@ pub struct Config {
     pub health_history: Duration,
     /// Whether agents get certificates. Without an authority nobody does.
     pub certificate_approval: Approval,
+    /// What agents are told that ask for one where nobody gets any.
+    pub no_certificates: &'static str,
 }
 
 impl Default for Config {
@@ -86,6 +88,7 @@ impl Default for Config {
             gc_min_age: Duration::from_secs(2 * 86_400),
             health_history: Duration::from_secs(30 * 86_400),
             certificate_approval: Approval::Manual,
+            no_certificates: "this server issues no certificates",
         }
     }
 }

@@ -95,6 +95,9 @@ pub struct Config {
     pub package_storage: Option<Storage>,
     /// Package files on their way out at one time; further requests wait for their turn.
     pub max_downloads: usize,
+    /// While others wait, a download of which less is taken than this, on average over each `download_window`, is ended.
+    pub download_bytes_per_second: u32,
+    pub download_window: Duration,
 }
 
 impl Config {
@@ -145,6 +148,8 @@ impl Default for Config {
             custom_capabilities: Vec::new(),
             package_storage: None,
             max_downloads: 1_000,
+            download_bytes_per_second: 8 << 10,
+            download_window: Duration::from_secs(30),
         }
     }
 }

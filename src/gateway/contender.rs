@@ -5,7 +5,7 @@ use super::{
     agents::{Echo, Entry, Link, Waiting},
     exchange::{Origin, Outcome},
     memory::{Kept, Memory},
-    reply,
+    messages, reply,
 };
 use crate::{
     model::InstanceUid,
@@ -26,6 +26,8 @@ pub struct Contender {
     pub is_full: bool,
     pub waiting: Option<Waiting>,
     pub has_left: bool,
+    /// Custom messages, which are no state.
+    pub said: messages::Held,
 }
 
 impl Contender {
@@ -41,6 +43,7 @@ impl Contender {
             is_full: false,
             waiting: None,
             has_left: false,
+            said: messages::Held::default(),
         }
     }
 
@@ -51,6 +54,9 @@ impl Contender {
         match memory.replace(&mut self.message, merged) {
             Ok(()) => self.is_full |= incoming.is_full,
             Err(_) => self.has_missed = true,
+        }
+        if let Some(message) = incoming.custom_message.clone() {
+            self.said.push(incoming.sequence_num, payload, message);
         }
         self.has_left = incoming.is_disconnect;
         if incoming.capabilities != 0 {
@@ -84,6 +90,7 @@ impl Contender {
     pub fn settle(self, shared: &Shared, entry: &mut Entry, uid: InstanceUid, previous_sequence_num: Option<u64>) {
         let now = shared.now();
         let has_left = self.has_left;
+        self.said.settle(shared, uid);
         entry.open(self.link, self.generation, self.first_sequence_num, previous_sequence_num);
         entry.sequence_num = self.sequence_num;
         entry.heard_s = now.seconds();

@@ -190,7 +190,7 @@ fn tell_new_uid(shared: &Shared, old: InstanceUid, uid: InstanceUid, link: &Link
                 uids.remove(&old);
                 uids.insert(uid);
                 uids.replace_alias(&old, uid);
-                uids.add_alias(Alias::of_duplicate(old, uid))
+                uids.add_alias(Alias::of_duplicate(old, uid), shared.clock.now_s())
             });
             if !is_new {
                 tracing::debug!(agent = %old, "connection has too many agents with new uids");

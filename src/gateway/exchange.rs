@@ -66,6 +66,8 @@ pub enum Outcome {
     },
     /// HTTP: the agent polls too often, and this is not taken.
     TooOften,
+    /// The agent asks for a uid more often than there are any; likewise.
+    NoMoreUids(InstanceUid),
     /// The agent's certificate has another uid. Whether that is the same agent's has to be asked for; it is to come back if
     /// there is no answer.
     Unvouched(vouching::Pair),
@@ -86,6 +88,8 @@ pub enum ComeBackLater {
     NoRoom,
     /// This agent has polled too often.
     TooOften,
+    /// Too many uids are asked for.
+    NoMoreUids,
 }
 
 /// Takes one WebSocket message. While the gateway leaves, one that comes after its own Close is taken too, though not replied
@@ -125,6 +129,7 @@ fn answer_websocket(shared: &Shared, connection: &Connection, outcome: Outcome) 
     let message = match outcome {
         Outcome::Reply(message) => message,
         Outcome::Unavailable { uid, text } => unavailable(uid, text),
+        Outcome::NoMoreUids(uid) => unavailable(uid, "too many requests for an instance_uid"),
         Outcome::Unvouched((_, uid)) => unavailable(uid, "it is not known yet whose certificate this is"),
         Outcome::Settled | Outcome::HeldHttp { .. } | Outcome::TooOften => return,
     };
@@ -155,6 +160,7 @@ pub async fn receive_http(
         Outcome::HeldHttp { uid, echo, waiter } => (uid, echo, waiter),
         Outcome::Unavailable { .. } | Outcome::Settled | Outcome::Unvouched(_) => return Err(ComeBackLater::NoRoom),
         Outcome::TooOften => return Err(ComeBackLater::TooOften),
+        Outcome::NoMoreUids(_) => return Err(ComeBackLater::NoMoreUids),
         Outcome::Reply(reply) if reply.head.first() != Some(&UID_TAG) => {
             // An error without a uid.
             let uid_field = hint.map(|uid| crate::protocol::reply::uid_field(&uid));
@@ -214,9 +220,8 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
     if let Err(text) = certificates::check_request(&incoming, payload) {
         return Outcome::Reply(bad_request(shared, Some(incoming.uid), text));
     }
-    let sender = match identity::identify(shared, origin, &incoming, payload) {
-        Ok(known) => known,
-        Err(text) => return Outcome::Reply(bad_request(shared, Some(incoming.uid), text)),
+    let Some(sender) = identity::identify(shared, origin, &incoming, payload) else {
+        return Outcome::NoMoreUids(incoming.uid);
     };
     let Identity { uid, echo, .. } = sender;
     let now = shared.now();
@@ -236,12 +241,18 @@ fn receive(shared: &Arc<Shared>, origin: Origin<'_>, payload: &[u8]) -> Outcome 
             return duplicates::contend(shared, agents, uid, origin, echo, &incoming, payload);
         }
         Some(entry) => {
+            if is_afresh(entry, origin, &incoming) {
+                shared.messages.forget(&uid);
+            }
             reopen(shared, entry, uid, origin, &incoming);
             true
         }
         None => {
             if !has_room(shared, origin) {
                 return Outcome::Unavailable { uid: echo.uid, text: "too many agents" };
+            }
+            if incoming.sequence_num <= 1 {
+                shared.messages.forget(&uid);
             }
             let mut entry = Box::new(Entry::new(origin.link(), 0));
             if matches!(origin, Origin::Http(_)) {
@@ -280,7 +291,7 @@ fn take(
 ) -> Outcome {
     let Identity { uid, echo, .. } = *sender;
     if let Some(message) = incoming.custom_message.clone() {
-        messages::take(shared, uid, &entry.link, incoming.sequence_num, &payload[message]);
+        messages::take(shared, uid, incoming.sequence_num, payload, message);
     }
     // An agent that has any may have use for the server's. A delta that opens a connection does not say whether it has.
     let may_have_custom = incoming.has_custom_capabilities || is_opening && !incoming.is_full;
@@ -342,6 +353,13 @@ fn hold(shared: &Shared, entry: &mut Entry, uid: InstanceUid, is_http: bool, ech
     entry.rare().waiting = Some(Waiting::WebSocket(echo));
     reply::limit_waiting(shared, uid, entry);
     Outcome::Settled
+}
+
+/// Whether the agent's client was made anew, so that it does not only say again what it said last: it counts from the beginning.
+fn is_afresh(entry: &Entry, origin: Origin<'_>, incoming: &Incoming) -> bool {
+    let may_be_again = matches!((origin, &entry.link), (Origin::Http(_), Link::Http));
+    let is_again = may_be_again && incoming.sequence_num == entry.sequence_num;
+    incoming.sequence_num <= 1 && !is_again
 }
 
 /// The agent comes back on another connection than the one it had, which is over.

@@ -247,6 +247,7 @@ impl Serving {
         let reply = match exchange::receive_http(&self.shared, &message, hint, credential.as_deref()).await {
             Ok(reply) => reply,
             Err(ComeBackLater::NoRoom) => return Err(self.busy("agent_limit")),
+            Err(ComeBackLater::NoMoreUids) => return Err(self.busy("uid_limit")),
             Err(ComeBackLater::TooOften) => return Err(too_often(&self.shared)),
         };
         if reply.len() > config.max_sent_bytes {

@@ -12,7 +12,7 @@ use super::{
     agents::{Echo, Entry, Link},
     duplicates,
     exchange::Origin,
-    uids::Alias,
+    uids::{Alias, MAX_CHAIN},
 };
 use crate::{
     model::{InstanceUid, uid::stable_hash},
@@ -23,9 +23,6 @@ use crate::{
 const MAX_HTTP_ALIASES: usize = 4_096;
 /// An HTTP agent that speaks under its old uid after this long is asked afresh.
 const HTTP_ALIAS_LIFETIME: Duration = Duration::from_secs(900);
-
-/// How often an agent that goes on with the certificate of its first uid may have been given a new one.
-const MAX_RENAMES: usize = 64;
 
 /// New uids given over HTTP, by the old one. (Over WebSocket the connection knows them.)
 #[derive(Debug, Default)]
@@ -60,7 +57,7 @@ impl HttpAliases {
     fn has_become(&self, old: InstanceUid, new: InstanceUid) -> bool {
         let aliases = self.0.lock();
         let mut now = old;
-        for _ in 0..MAX_RENAMES {
+        for _ in 0..MAX_CHAIN {
             match aliases.get(&now) {
                 Some(known) if known.alias.new == new => return true,
                 Some(known) => now = known.alias.new,
@@ -68,6 +65,14 @@ impl HttpAliases {
             }
         }
         false
+    }
+
+    /// Whether the agent that speaks by `uid` was given as many, one after the other, as it may be.
+    fn is_at_limit(&self, uid: InstanceUid) -> bool {
+        let aliases = self.0.lock();
+        let live = aliases.values().filter(|known| known.since.elapsed() < HTTP_ALIAS_LIFETIME);
+        let given: HashMap<InstanceUid, InstanceUid> = live.map(|known| (known.alias.new, known.alias.old)).collect();
+        std::iter::successors(given.get(&uid), |old| given.get(old)).take(MAX_CHAIN).count() == MAX_CHAIN
     }
 
     /// What was given as `new` is `instead` now.
@@ -167,27 +172,31 @@ impl Identity {
     }
 }
 
-/// Finds out who sent a message. An error is a text for the agent.
-pub fn identify(shared: &Shared, origin: Origin<'_>, incoming: &Incoming, payload: &[u8]) -> Result<Identity, String> {
+/// Finds out who sent a message; `None` if it asks for a uid, and cannot be given one now.
+pub fn identify(shared: &Shared, origin: Origin<'_>, incoming: &Incoming, payload: &[u8]) -> Option<Identity> {
     let said = incoming.uid;
     let digest = incoming.requests_instance_uid().then(|| stable_hash(payload).max(1));
     let known = match origin {
-        Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.alias(&said)).map(|it| (it, false)),
+        Origin::WebSocket(connection) => {
+            connection.outbox.with_uids(|uids| uids.alias(&said, shared.clock.now_s())).map(|it| (it, false))
+        }
         Origin::Http(_) => shared.http_aliases.get(&said),
     };
     if let Some((alias, is_news)) = known
         && digest.is_none_or(|digest| !is_another_agent(shared, alias, incoming, digest))
     {
-        return Ok(known_by_alias(shared, origin, alias, digest, is_news));
+        return Some(known_by_alias(shared, origin, alias, digest, is_news));
     }
-    let Some(digest) = digest else { return Ok(Identity::plain(said)) };
-    let alias = Alias { old: said, new: new_uid(), request: digest, told_s: 0 };
+    let Some(digest) = digest else { return Some(Identity::plain(said)) };
+    let alias = Alias { request: digest, ..Alias::of_duplicate(said, new_uid()) };
     let is_allowed = match origin {
-        Origin::WebSocket(connection) => connection.outbox.with_uids(|uids| uids.add_alias(alias)),
-        Origin::Http(_) => shared.minting.try_take(),
+        Origin::WebSocket(connection) => {
+            connection.outbox.with_uids(|uids| uids.add_alias(alias, shared.clock.now_s()))
+        }
+        Origin::Http(_) => !shared.http_aliases.is_at_limit(said) && shared.minting.try_take(),
     };
     if !is_allowed {
-        return Err("too many requests for an instance_uid".to_owned());
+        return None;
     }
     if matches!(origin, Origin::Http(_)) {
         shared.http_aliases.insert(alias, false);
@@ -197,7 +206,7 @@ pub fn identify(shared: &Shared, origin: Origin<'_>, incoming: &Incoming, payloa
         false => RequestState::New,
     };
     let request = Some(Request { digest, state });
-    Ok(Identity { uid: alias.new, echo: Echo { uid: said, new_uid: None }, request })
+    Some(Identity { uid: alias.new, echo: Echo { uid: said, new_uid: None }, request })
 }
 
 /// An agent that speaks by a uid in place of which it was given another.

@@ -4,7 +4,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | `listener`, `tls`, `http`, `watched`, `body`, `upgrade` | from an accepted socket to a message or a WebSocket |
-//! | `packages` | package files over HTTP |
+//! | `packages`, `downloads` | package files over HTTP |
 //! | `auth`, `certificates` | by what an agent may speak, and for whom |
 //! | `websocket`, `connection`, `outbox` | one WebSocket: frames, its reading task, its sending half |
 //! | `exchange`, `reply` | what a message does; what is sent back |
@@ -26,6 +26,7 @@ mod commands;
 mod config;
 mod connection;
 mod contender;
+mod downloads;
 mod drain;
 mod duplicates;
 mod exchange;
@@ -61,11 +62,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, Semaphore},
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{AgentAuth, ClientCertificates, Config};
@@ -129,8 +126,8 @@ struct Shared {
     /// New uids over HTTP.
     minting: pace::Bucket,
     paused: pace::Paused,
-    /// One permit a package file on its way out.
-    downloads: Arc<Semaphore>,
+    /// A turn for each package file on its way out.
+    downloads: Arc<downloads::Downloads>,
     reopening: Notify,
     /// Newcomers are still taken, but should not be sent here.
     is_leaving: AtomicBool,
@@ -171,7 +168,11 @@ impl Gateway {
             repeats: pace::Bucket::new(config.repeats_per_second, config.repeats_per_second),
             minting: pace::Bucket::new(HTTP_UIDS_PER_SECOND, HTTP_UIDS_BURST),
             paused: pace::Paused::default(),
-            downloads: Arc::new(Semaphore::new(config.max_downloads)),
+            downloads: Arc::new(downloads::Downloads::new(
+                config.max_downloads,
+                config.download_bytes_per_second,
+                config.download_window,
+            )),
             reopening: Notify::new(),
             is_leaving: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),

@@ -10,11 +10,11 @@ use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Either, Full, StreamBody};
 use hyper::body::Frame;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Shared,
     config::ClientCertificates,
+    downloads::Turn,
     http::{Answer, Refusal, busy, refusal, unauthorized},
     watched::{Phase, Watch},
 };
@@ -149,8 +149,7 @@ async fn body(
     file: &ContentHash,
     range: RangeInclusive<u64>,
 ) -> Result<Answer, Refusal> {
-    // The semaphore is never closed.
-    let turn = shared.downloads.clone().acquire_owned().await.map_err(|_| busy(shared, "downloads"))?;
+    let turn = shared.downloads.turn().await.ok_or_else(|| busy(shared, "downloads"))?;
     let chunks = storage.read(file, *range.start()..range.end() + 1).await.map_err(|error| {
         tracing::warn!(%file, %error, "a package file cannot be served");
         busy(shared, "package_storage")
@@ -161,12 +160,13 @@ async fn body(
 }
 
 /// A body that keeps its connection alive while the peer takes of it.
-fn flowing(shared: &Shared, watch: &Arc<Watch>, chunks: Chunks, turn: OwnedSemaphorePermit) -> super::http::Flow {
+fn flowing(shared: &Shared, watch: &Arc<Watch>, chunks: Chunks, turn: Turn) -> super::http::Flow {
     let (watch, sent) = (watch.clone(), shared.metrics.downloaded_bytes.clone());
     let frames = chunks.map(move |chunk| {
-        let _ = &turn;
         watch.enter(Phase::Idle);
-        let chunk = chunk.inspect_err(|error| tracing::warn!(%error, "a package file was cut off"))?;
+        let taken = chunk.as_ref().map_or(0, Bytes::len);
+        let chunk =
+            turn.took(taken).and(chunk).inspect_err(|error| tracing::warn!(%error, "a package file was cut off"))?;
         sent.increment(chunk.len() as u64);
         Ok(Frame::data(chunk))
     });

@@ -204,7 +204,7 @@ fn note_wishes(shared: &Shared, entry: &mut Entry, verdict: &Verdict) {
     }
     for offer in &verdict.offers {
         if let Some(hash) = ContentHash::from_slice(&offer.hash) {
-            offers::note(shared, entry, offer_of(offer.kind(), hash, offer.generation), false);
+            offers::note(shared, entry, offer_of(offer.kind(), hash, offer.generation), offer.repeat);
         }
     }
 }

@@ -180,6 +180,16 @@ pub struct Wanted {
     pub offer_attempts: u16,
     /// What it has still to prove of `hash`, once it was offered that on any connection.
     pub unproven: Option<Unproven>,
+    /// How often it had `hash`, and then said that it has not.
+    pub forgotten: Forgotten,
+}
+
+/// Times in a row that an agent had what it should have, and then, by its own words, had it no more; see [`offer::forget`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    pub times: u16,
+    /// When it was last offered before the last of them.
+    pub offered_at: UnixMs,
 }
 
 /// Connections in a row that ended while what was offered on them was neither installed nor refused.

@@ -2,7 +2,7 @@
 
 use super::{
     AgentRecord, UnixMs,
-    agent::{Lost, OfferStatus, Wanted},
+    agent::{Forgotten, Lost, OfferStatus, Wanted},
     effective,
     policy::PolicyKind,
 };
@@ -98,8 +98,11 @@ pub fn is_due(agent: &AgentRecord, kind: PolicyKind, now: UnixMs) -> bool {
     }
     let desired = agent.desired.of(kind);
     match desired.offered_at {
-        None if kind == PolicyKind::Packages => now >= not_before(agent.desired.lost_packages),
-        None => true,
+        None => {
+            let lost = if kind == PolicyKind::Packages { agent.desired.lost_packages } else { Lost::default() };
+            let again = not_before(desired.forgotten.times, desired.forgotten.offered_at);
+            now >= again.max(not_before(lost.connections, lost.offered_at))
+        }
         Some(offered_at) => now >= offered_at.saturating_add(repeat_after_ms(desired.offer_attempts)),
     }
 }
@@ -139,14 +142,28 @@ fn repeat_after_ms(attempts: u16) -> i64 {
     (FIRST_REPEAT_MS << doublings).min(LONGEST_REPEAT_MS)
 }
 
-/// When packages may be offered on a new connection. At once, if it was one connection that was lost. But if the same packages
-/// are offered again and again, and each time the agent's connection ends, it may be they that end the agent: then not before
-/// a pause, which grows with each.
-fn not_before(lost: Lost) -> UnixMs {
-    match lost.connections {
+/// When the same may be offered anew. At once, if one connection was lost, or the agent has forgotten it once. But if it is offered
+/// again and again, and each time that happens, it may be what is offered that ends the agent, or the agent may forget it each time:
+/// then not before a pause, which grows with each.
+fn not_before(times: u16, offered_at: UnixMs) -> UnixMs {
+    match times {
         0 | 1 => UnixMs::MIN,
-        more => lost.offered_at.saturating_add(repeat_after_ms(more - 1)),
+        more => offered_at.saturating_add(repeat_after_ms(more - 1)),
     }
+}
+
+/// Takes note that the agent had what it should have, and now says that it has not: it is offered that again, at once, but with
+/// growing pauses if it comes to that again and again. `before` is what it was to have then.
+pub fn forget(before: &Wanted, desired: &mut Wanted, now: UnixMs) {
+    if before.hash != desired.hash {
+        return;
+    }
+    let Forgotten { times, offered_at } = before.forgotten;
+    let offered_at = before.offered_at.unwrap_or(offered_at);
+    let is_long_ago = now >= offered_at.saturating_add(LONGEST_REPEAT_MS);
+    let times = if is_long_ago { 1 } else { times.saturating_add(1) };
+    desired.forgotten = Forgotten { times, offered_at };
+    desired.reset_offers();
 }
 
 /// Takes note that the agent has another connection than the one of `agent`, as it was.

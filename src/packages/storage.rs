@@ -42,6 +42,8 @@ pub enum Error {
     Open { location: String, problem: String },
     #[error("package storage: {0}")]
     Storage(String),
+    #[error("the peer took too little while others waited")]
+    TooSlow,
 }
 
 impl From<object_store::Error> for Error {

@@ -183,6 +183,8 @@ impl Gateway {
             // What is served is opened where everything is wired.
             package_storage: None,
             max_downloads: self.package_downloads as usize,
+            download_bytes_per_second: gateway::Config::default().download_bytes_per_second,
+            download_window: gateway::Config::default().download_window,
             uid_patience: gateway::Config::default().uid_patience,
         })
     }

@@ -7,7 +7,7 @@ use super::{Error, Result};
 use crate::{
     model::{
         AgentRecord, ContentHash, InstanceUid,
-        agent::{Certificate, Desired, Lost, Observed, OfferStatus, Reported, Wanted},
+        agent::{Certificate, Desired, Forgotten, Lost, Observed, OfferStatus, Reported, Wanted},
         effective::{self, Effective},
         offer::{Convergence, convergence},
         policy::PolicyKind,
@@ -33,6 +33,7 @@ pub(super) fn encode(observed: &Observed, desired: &Desired) -> Vec<u8> {
         package_statuses: observed.package_statuses.clone(),
         packages_status: status(&observed.packages),
         config_unproven: unproven(desired.config.unproven),
+        config_forgotten: forgotten(desired.config.forgotten),
         connection_settings_status: status(&observed.connection_settings),
         sent_connection_settings: bytes(observed.sent_connection_settings),
         effective: desired.effective as i32,
@@ -66,6 +67,7 @@ pub(super) fn decode(more: Vec<u8>, observed: &mut Observed, desired: &mut Desir
     observed.sent_connection_settings = hash(&more.sent_connection_settings)?;
     observed.sent_connection_settings_at = more.sent_connection_settings_unix_ms;
     desired.config.unproven = unproven_of(more.config_unproven);
+    desired.config.forgotten = forgotten_of(more.config_forgotten);
     desired.packages = desired_of(more.packages)?;
     desired.connection_settings = desired_of(more.connection_settings)?;
     desired.effective = Effective::from_number(more.effective);
@@ -93,6 +95,7 @@ fn wanted(wanted: &Wanted) -> Option<store::Desired> {
         offered_at_unix_ms: wanted.offered_at,
         offer_attempts: wanted.offer_attempts.into(),
         unproven: unproven(wanted.unproven),
+        forgotten: forgotten(wanted.forgotten),
         refusal: wanted.refusal.clone(),
     })
 }
@@ -106,6 +109,7 @@ fn desired_of(desired: Option<store::Desired>) -> Result<Wanted> {
         offered_at: desired.offered_at_unix_ms,
         offer_attempts: desired.offer_attempts.min(u16::MAX.into()) as u16,
         unproven: unproven_of(desired.unproven),
+        forgotten: forgotten_of(desired.forgotten),
         refusal: desired.refusal,
     })
 }
@@ -119,6 +123,16 @@ fn unproven_of(unproven: Option<store::Unproven>) -> Option<Unproven> {
         since: since_unix_ms,
         returns: returns.min(u16::MAX.into()) as u16,
     })
+}
+
+fn forgotten(forgotten: Forgotten) -> Option<store::Forgotten> {
+    let Forgotten { times, offered_at } = forgotten;
+    (times > 0).then(|| store::Forgotten { times: times.into(), offered_at_unix_ms: offered_at })
+}
+
+fn forgotten_of(forgotten: Option<store::Forgotten>) -> Forgotten {
+    let store::Forgotten { times, offered_at_unix_ms: offered_at } = forgotten.unwrap_or_default();
+    Forgotten { times: times.min(u16::MAX.into()) as u16, offered_at }
 }
 
 fn reported(reported: Option<store::Reported>) -> Reported {

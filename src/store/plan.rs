@@ -104,9 +104,14 @@ pub(super) fn lift_quarantine(agent: &mut AgentRecord) -> Option<serde_json::Val
         }
     }
     // So is what is offered with pauses only.
-    if std::mem::take(&mut agent.desired.lost_packages).connections > 1 {
-        agent.desired.packages.reset_offers();
-        lifted.insert("paused".to_owned(), json!(PolicyKind::Packages.name()));
+    let lost = std::mem::take(&mut agent.desired.lost_packages).connections;
+    for kind in PolicyKind::ALL {
+        let wanted = agent.desired.of_mut(kind);
+        let is_lost = kind == PolicyKind::Packages && lost > 1;
+        if std::mem::take(&mut wanted.forgotten).times > 1 || is_lost {
+            wanted.reset_offers();
+            lifted.insert("paused".to_owned(), json!(kind.name()));
+        }
     }
     if agent.desired.effective == Effective::Drifted {
         agent.desired.effective = Effective::Retried;

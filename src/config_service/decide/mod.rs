@@ -4,6 +4,8 @@
 //! any replica comes to the same result, and twice does no harm.
 
 #[cfg(test)]
+mod afresh;
+#[cfg(test)]
 mod paced;
 mod reconcile;
 mod report;

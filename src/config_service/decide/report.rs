@@ -13,7 +13,7 @@ use crate::{
     },
     model::{
         AgentRecord, Attributes, ContentHash, InstanceUid, UnixMs,
-        agent::{Lost, Observed, OfferStatus, Presence, Reported},
+        agent::{Forgotten, Lost, Observed, OfferStatus, Presence, Reported},
         effective::{self, Effective},
         health::{self, Transition},
         offer::{self, Convergence},
@@ -178,7 +178,7 @@ fn same_connection(uid: InstanceUid, row: AgentRecord, report: &Report, context:
         for kind in PolicyKind::ALL {
             let was_offered = row.desired.of(kind).offered_at.is_some();
             if was_offered && offer::convergence(&row, kind) == Convergence::Behind {
-                put_offer(&mut verdict, &row, kind);
+                put_offer(&mut verdict, &row, kind, false);
             }
         }
     }
@@ -197,6 +197,47 @@ fn is_contiguous(row: &AgentRecord, report: &Report, probed: Option<u64>) -> boo
 /// Whether the agent's client was made for this connection: clients count from 0 or 1.
 fn begins_anew(report: &Report) -> bool {
     report.opening.as_ref().is_some_and(|opening| opening.first_sequence_num <= 1)
+}
+
+/// Whether a program was started again, and says so with everything that it has: what it leaves out it has no more.
+fn is_afresh(report: &Report, start: Start) -> bool {
+    let follows_another = report.opening.as_ref().is_some_and(|opening| opening.follows_another);
+    start != Start::Established && begins_anew(report) && report.carries_description() && !follows_another
+}
+
+/// Of an agent that starts afresh. Its configuration and packages may be on a disk that it has no more.
+fn forget_unsaid(observed: &mut Observed, observation: &mut Observation, report: &Report) {
+    if !report.carries_status(PolicyKind::Config) {
+        observed.config = Reported::default();
+    }
+    if !report.carries_status(PolicyKind::Packages) {
+        (observed.packages, observed.package_statuses) = (Reported::default(), Bytes::new());
+    }
+    observation.custom_capabilities.get_or_insert_default();
+}
+
+/// Whether an agent that connects anew says that it has other connection settings than it was sent: those were lost. One that says
+/// nothing of them may have them all the same.
+fn has_other_settings(observed: &Observed, report: &Report, start: Start) -> bool {
+    let (reported, sent) = (&observed.connection_settings.hash, observed.sent_connection_settings);
+    start != Start::Established
+        && report.sent_connection_settings.is_none()
+        && report.carries_status(PolicyKind::ConnectionSettings)
+        && !reported.is_empty()
+        && sent.is_some_and(|sent| reported[..] != sent.0)
+}
+
+/// Whether it is known that the agent has what it should have of this kind, whatever it made of that.
+fn has_desired(record: &AgentRecord, kind: PolicyKind) -> bool {
+    let hash = record.desired.of(kind).hash;
+    hash.is_some_and(|hash| record.observed.reported(kind).hash[..] == hash.0)
+}
+
+/// Whether the agent tells on its connection of a configuration, having had one that it did not work on. Another than that it
+/// should have it is to be offered that. (One that works on it, or refuses it, goes back by itself: see [`quarantine`].)
+fn goes_back(before: &AgentRecord, report: &Report, start: Start) -> bool {
+    let is_settled = matches!(before.observed.config.status, OfferStatus::Applied | OfferStatus::Unset);
+    start == Start::Established && is_settled && report.carries_status(PolicyKind::Config)
 }
 
 /// Whether a report after a gap may not say all that was missed. A description alone does not: clients send that when it changes. But
@@ -224,12 +265,16 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     if start == Start::Unknown {
         record.observed.complete = false;
     }
-    let (observation, unreadable) = match observe::observe(&mut record.observed, &report.message) {
+    let (mut observation, unreadable) = match observe::observe(&mut record.observed, &report.message) {
         Ok(observation) => (observation, None),
         Err(error) => (Observation::default(), Some(error.to_string())),
     };
     if start == Start::Unknown && may_lack_some(&before, &record.observed, report) {
         record.observed.complete = false;
+    }
+    let is_afresh = is_afresh(report, start) && unreadable.is_none();
+    if is_afresh && before.version > 0 {
+        forget_unsaid(&mut record.observed, &mut observation, report);
     }
     let contents = record.observed.effective_config.zip(observation.effective_config.clone());
     let news = News {
@@ -247,6 +292,10 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
         record.observed.sent_connection_settings = None;
         record.observed.connection_settings = Reported::default();
     }
+    let has_other_settings = unreadable.is_none() && has_other_settings(&record.observed, report, start);
+    if has_other_settings {
+        record.observed.sent_connection_settings = None;
+    }
     let has_new_certificate = take_certificate(&mut record, context);
     for kind in PolicyKind::ALL {
         if before.observed.accepts(kind) && !record.observed.accepts(kind) {
@@ -262,6 +311,18 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
         && let Some(computed) = recompute(&mut record, context.policies, context.now)
     {
         (meaning, pace) = (computed.0, Some(computed.1));
+    }
+    for kind in PolicyKind::ALL {
+        let forgets = match kind {
+            PolicyKind::Config => has_desired(&before, kind) && (is_afresh || goes_back(&before, report, start)),
+            PolicyKind::Packages => has_desired(&before, kind) && is_afresh,
+            PolicyKind::ConnectionSettings => has_other_settings,
+        };
+        if forgets && !has_desired(&record, kind) {
+            offer::forget(before.desired.of(kind), record.desired.of_mut(kind), context.now);
+        } else if is_new_connection && report.carries_status(kind) && has_desired(&record, kind) {
+            record.desired.of_mut(kind).forgotten = Forgotten::default();
+        }
     }
     if report.carries_status(PolicyKind::Packages) && unreadable.is_none() {
         see_beside_offer(&mut record, context.policies);
@@ -288,7 +349,8 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
         for kind in PolicyKind::ALL {
             let waits = is_held && offer::replaces_something(&record, kind);
             if !waits && offer::offer_if_due(&mut record, kind, context.now) {
-                put_offer(&mut verdict, &record, kind);
+                let repeat = start == Start::Established && is_repeat(&before, &record, kind);
+                put_offer(&mut verdict, &record, kind, repeat);
             }
         }
     }
@@ -391,13 +453,22 @@ fn answer(uid: InstanceUid, record: &AgentRecord, report: &Report, context: &Con
     verdict
 }
 
-fn put_offer(verdict: &mut bus::Verdict, record: &AgentRecord, kind: PolicyKind) {
+/// Whether the agent may have been sent what it should have on this connection, and is to be sent that all the same.
+fn is_repeat(before: &AgentRecord, after: &AgentRecord, kind: PolicyKind) -> bool {
+    let (before, desired) = (before.desired.of(kind), after.desired.of(kind));
+    let is_forgotten = desired.forgotten.times > 0;
+    let was_offered = before.hash == desired.hash && (before.offered_at.is_some() || is_forgotten);
+    was_offered && (is_forgotten || offer::may_be_sent_again(after, kind))
+}
+
+fn put_offer(verdict: &mut bus::Verdict, record: &AgentRecord, kind: PolicyKind, repeat: bool) {
     let desired = record.desired.of(kind);
     if let Some(hash) = desired.hash {
         let offer = bus::Offer {
             hash: hash.to_bytes(),
             generation: desired.generation,
             kind: bus::OfferKind::from(kind) as i32,
+            repeat,
         };
         verdict.offers.push(offer);
     }

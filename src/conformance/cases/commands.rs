@@ -1,12 +1,15 @@
 //! Commands, and custom messages in both directions.
 
-use crate::conformance::{
-    agent::{Agent, can},
-    case::{Step, Verdict, cases, ensure},
-    context::{Context, no_error},
-    protobuf::{Fields, Message},
-    reply::Reply,
-    websocket::Socket,
+use crate::{
+    admin_client::CustomMessages,
+    conformance::{
+        agent::{Agent, can},
+        case::{Step, Verdict, cases, ensure},
+        context::{Context, no_error},
+        protobuf::{Fields, Message},
+        reply::Reply,
+        websocket::Socket,
+    },
 };
 
 cases! {
@@ -30,6 +33,10 @@ cases! {
     "CUST-07" Must WebSocket "CustomMessage" "a custom message of an agent reaches the operator, as it was given"
         takes_messages;
     "CUST-08" Must Http "CustomMessage" "a custom message over plain HTTP reaches the operator" takes_messages_by_post;
+    "CUST-09" Field Http "AgentToServer.sequence_num" "another custom message with the same sequence number is another"
+        takes_messages_of_one_number;
+    "CUST-10" Field WebSocket "AgentToServer.sequence_num" "a message that is sent again is not another custom message"
+        takes_messages_once;
 }
 
 /// Waits until a message that is so comes, or until the server has had the time for it.
@@ -229,7 +236,11 @@ async fn forgets_capabilities(cx: &Context) -> Verdict {
 
 /// A heartbeat with a custom message of a capability that no other case has.
 fn saying(agent: &mut Agent, capability: &str) -> Message {
-    let message = Message::new().bytes(1, capability).bytes(2, "hello").bytes(3, DATA);
+    saying_this(agent, capability, DATA)
+}
+
+fn saying_this(agent: &mut Agent, capability: &str, data: &[u8]) -> Message {
+    let message = Message::new().bytes(1, capability).bytes(2, "hello").bytes(3, data);
     agent.heartbeat().message(12, &capabilities(&[capability])).message(13, &message)
 }
 
@@ -269,6 +280,48 @@ async fn takes_messages_by_post(cx: &Context) -> Verdict {
         no_error(&http.say(&saying(&mut agent, &capability)).await?)?;
         if let Some(heard) = messages.next_within(cx.quiet).await.map_err(|error| error.to_string())? {
             return is_heard_as_given(&agent, &heard);
+        }
+    }
+    Err("the operator hears nothing".into())
+}
+
+async fn heard(cx: &Context, messages: &mut CustomMessages) -> Step<Option<Vec<u8>>> {
+    let heard = messages.next_within(cx.quiet).await.map_err(|error| error.to_string())?;
+    Ok(heard.map(|message| message.data))
+}
+
+async fn takes_messages_of_one_number(cx: &Context) -> Verdict {
+    let capability = format!("org.example.{}", cx.mark);
+    let mut messages = cx.messages(&capability).await?;
+    let (mut http, mut agent) = (cx.http().await?, cx.agent());
+    no_error(&http.say(&agent.full()).await?)?;
+    for _ in 0..5 {
+        no_error(&http.say(&saying_this(&mut agent, &capability, b"first")).await?)?;
+        // As clients do that count only what was answered.
+        agent.next -= 1;
+        no_error(&http.say(&saying_this(&mut agent, &capability, b"second")).await?)?;
+        // Each node learns of the operator's wish in its own time.
+        if heard(cx, &mut messages).await?.as_deref() == Some(b"first") {
+            let second = heard(cx, &mut messages).await?;
+            ensure!(second.as_deref() == Some(b"second"), "of two messages with one number the second is not heard");
+            return Ok(());
+        }
+    }
+    Err("the operator hears nothing".into())
+}
+
+async fn takes_messages_once(cx: &Context) -> Verdict {
+    let capability = format!("org.example.{}", cx.mark);
+    let mut messages = cx.messages(&capability).await?;
+    let mut agent = cx.agent();
+    let (mut socket, _) = cx.online(&mut agent).await?;
+    for _ in 0..5 {
+        let message = saying_this(&mut agent, &capability, b"once");
+        no_error(&socket.say(&message).await?)?;
+        no_error(&socket.say(&message).await?)?;
+        if heard(cx, &mut messages).await?.is_some() {
+            ensure!(heard(cx, &mut messages).await?.is_none(), "a message that is sent again is heard twice");
+            return Ok(());
         }
     }
     Err("the operator hears nothing".into())

@@ -55,6 +55,10 @@ cases! {
     "CFG-25" Must WebSocket "ServerToAgent.capabilities" "who offers configurations says OffersRemoteConfig"
         declares_offers;
     "CFG-26" Field WebSocket "Configuration" "a configuration of 256 KiB arrives whole" offers_large_files;
+    "CFG-27" Field WebSocket "AgentToServer.remote_config_status"
+        "an agent that starts afresh, and says nothing of its configuration, is offered it" offers_afresh;
+    "CFG-28" Must WebSocket "RemoteConfigStatus.last_remote_config_hash"
+        "an agent that goes back to another hash is offered its own at once" offers_to_who_goes_back;
 }
 
 /// The first offer that comes: with the reply, or soon after.
@@ -390,5 +394,27 @@ async fn offers_large_files(cx: &Context) -> Verdict {
     let offer = offered_files(cx, &[file("conformance.yaml", body.clone())]).await?;
     let arrived = offer.files.first().map_or(0, |file| file.body.len());
     ensure!(arrived == body.len(), "{arrived} of {} bytes arrive", body.len());
+    Ok(())
+}
+
+async fn offers_afresh(cx: &Context) -> Verdict {
+    let (mut socket, mut agent, first) = with_applied(cx).await?;
+    cx.seen_as(&agent.uid, "its configuration is APPLIED", |state| state.config_status == "APPLIED").await?;
+    no_error(&socket.say(&agent.goodbye()).await?)?;
+    drop(socket);
+    // On another disk: what it was sent is on the old one.
+    agent.next = 0;
+    let (mut socket, reply) = cx.online(&mut agent).await?;
+    let again = offered(&mut socket, reply).await?;
+    ensure!(again.hash == first.hash, "another offer: {}", hex::encode(again.hash));
+    Ok(())
+}
+
+async fn offers_to_who_goes_back(cx: &Context) -> Verdict {
+    let (mut socket, mut agent, first) = with_applied(cx).await?;
+    cx.seen_as(&agent.uid, "its configuration is APPLIED", |state| state.config_status == "APPLIED").await?;
+    let reply = socket.say(&agent.config_status(b"another", APPLIED)).await?;
+    let again = offered(&mut socket, reply).await?;
+    ensure!(again.hash == first.hash, "another offer: {}", hex::encode(again.hash));
     Ok(())
 }

@@ -39,6 +39,8 @@ cases! {
     "SET-14" Field WebSocket "ConnectionSettingsOffers.own_metrics" "a destination that is withdrawn becomes an empty endpoint"
         withdraws;
     "SET-15" Must Http "Plain HTTP Transport" "settings come with the answer to a poll" offers_by_poll;
+    "SET-16" Field WebSocket "ConnectionSettingsStatus.last_connection_settings_hash"
+        "an agent that comes back with other settings than it was sent is offered them again" offers_what_was_lost;
 }
 
 const OPAMP: &str = "wss://opamp.example.com:4320/v1/opamp";
@@ -227,4 +229,21 @@ async fn offers_by_poll(cx: &Context) -> Verdict {
         message = agent.heartbeat();
     }
     Err("no poll is answered with connection settings".into())
+}
+
+async fn offers_what_was_lost(cx: &Context) -> Verdict {
+    let mut agent = agent(cx);
+    let (socket, first) = offered(cx, &opamp(OPAMP), &mut agent).await?;
+    drop(socket);
+    let mut socket = cx.connect().await?;
+    let message = agent.full().message(15, &remote_config_status(b"another", APPLIED, ""));
+    let reply = socket.say(&message).await?;
+    no_error(&reply)?;
+    let again = match reply.connection_settings {
+        Some(offer) => offer,
+        None => offers::CONNECTION_SETTINGS.next(&mut socket).await?,
+    };
+    let (first, again) = (hash(&first)?, hash(&again)?);
+    ensure!(first == again, "{} and {}", hex::encode(first), hex::encode(again));
+    Ok(())
 }

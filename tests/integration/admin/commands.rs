@@ -214,6 +214,21 @@ async fn messages_are_filtered_by_capability_and_by_agent() {
     );
 }
 
+/// Reports are stored in batches, and messages are not: a new agent's first message may be here before it is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_here_before_its_agent_is_known_waits_for_that() {
+    let world = World::start().await;
+    world.put(&[agent(1, &[("os", "linux")])]).await;
+    let mut events = watch(&world, "", "os = linux").await;
+    publish(&world, vec![message(5, "a", b"early"), message(1, "a", b"known")], 0).await;
+    assert!(matches!(event(&mut events).await, Event::Message(message) if message.data == b"known"[..]));
+    world.put(&[agent(5, &[("os", "linux")])]).await;
+    publish(&world, vec![message(5, "a", b"late")], 0).await;
+    for expected in [&b"early"[..], b"late"] {
+        assert!(matches!(event(&mut events).await, Event::Message(message) if message.data == expected));
+    }
+}
+
 /// What a slow client does not read in time is dropped, and counted where it is missing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_reader_holds_up_nobody_and_is_told_what_it_missed() {

@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use super::{harness::*, tls::answer};
 use crate::support::{
     eventually,
+    standalone::Standalone,
     tls::{Ca, Identity, Key, connect, connector},
 };
 
@@ -391,6 +392,34 @@ async fn a_request_that_is_none_is_refused_at_once() {
     }
     assert_eq!(agent.say(&nothing(1, 1)).await.error_response, None);
     assert_eq!(world.requests(uid(1)).await, []);
+}
+
+/// A certificate that its own gateway does not take would only have the agent lose the connection that it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn standalone_issues_none_while_it_takes_none() {
+    let standalone = Standalone::start().await;
+    let ask = async |message: AgentToServer| {
+        let body = message.encode_to_vec();
+        let head = format!(
+            "POST /v1/opamp HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\
+             Content-Type: application/x-protobuf\r\nContent-Length: {}\r\n\r\n",
+            standalone.agent_token(),
+            body.len()
+        );
+        let answer = raw(standalone.node.opamp(), &[head.as_bytes(), &body].concat()).await;
+        ServerToAgent::decode(&split(&answer).1[..]).expect("a reply")
+    };
+    let first = ask(takes_settings(1, 0)).await;
+    assert_eq!(first.capabilities & ServerCapabilities::AcceptsConnectionSettingsRequest as u64, 0);
+    let mut reply = ask(asks(1, 1, Key::new().request(&uid(1).to_string()))).await;
+    let error = loop {
+        match reply.error_response {
+            Some(error) => break error,
+            None => reply = ask(nothing(1, 2)).await,
+        }
+    };
+    assert_eq!(error.r#type(), ServerErrorResponseType::BadRequest);
+    assert!(error.error_message.contains("client-certificates is off"), "{}", error.error_message);
 }
 
 /// Over HTTP there is no connection that a certificate belongs to: each poll shows one.

@@ -1,7 +1,7 @@
 //! Commands, and custom messages in both directions.
 
 use muster::{
-    bus::{Bus, Event, Topic},
+    bus::{Bus, Event, Subscription, Topic},
     gateway::Config,
     model::{InstanceUid, command::CommandId},
     proto::{
@@ -219,25 +219,60 @@ async fn messages_of_agents_are_passed_on_as_they_come_and_are_no_state() {
     assert_eq!((report.custom_message, report.sequence_num), (None, 2));
 }
 
-/// A client that got no answer in time says the same again.
+/// The next custom messages of agents, as many as this.
+async fn heard(subscription: &mut Box<dyn Subscription>, count: usize) -> Vec<CustomMessage> {
+    let mut heard = Vec::new();
+    while heard.len() < count {
+        let event = tokio::time::timeout(PATIENCE, subscription.next()).await.expect("a message");
+        let Event::Message { payload, .. } = event else { panic!("a gap") };
+        let batch = AgentMessages::decode(payload).unwrap().messages;
+        heard.extend(batch.into_iter().map(|it| CustomMessage::decode(it.custom_message).unwrap()));
+    }
+    heard
+}
+
+fn saying(text: &str, beside: AgentToServer) -> AgentToServer {
+    AgentToServer { custom_message: Some(message(text)), ..beside }
+}
+
+/// A client that got no answer in time says the same again. One whose numbers do not move says something else by the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_over_http_is_taken_once() {
     let bench = Bench::start(config()).await;
     let mut subscription = bench.service.bus.subscribe();
     subscription.set_topics(vec![Topic::AgentMessages]).await;
-    bench.poll(&full(1, 0)).await;
-    for sequence_num in [1, 1, 2] {
-        let text = format!("number {sequence_num}");
-        bench.poll(&AgentToServer { custom_message: Some(message(&text)), ..heartbeat(1, sequence_num) }).await;
+    let first = || saying("first", full(1, 0));
+    bench.poll(&first()).await;
+    bench.poll(&first()).await;
+    for (number, text) in [(1, "a"), (1, "a"), (1, "b"), (2, "b")] {
+        bench.poll(&saying(text, heartbeat(1, number))).await;
     }
-    let mut received = Vec::new();
-    while received.len() < 2 {
-        let event = tokio::time::timeout(PATIENCE, subscription.next()).await.expect("a message");
-        let Event::Message { payload, .. } = event else { panic!("a gap") };
-        let batch = AgentMessages::decode(payload).unwrap().messages;
-        received.extend(batch.into_iter().map(|it| CustomMessage::decode(it.custom_message).unwrap()));
+    // Its program was started again, and says what it said then.
+    bench.poll(&first()).await;
+    bench.poll(&saying("last", heartbeat(1, 1))).await;
+    let expected = ["first", "a", "b", "b", "first", "last"].map(message);
+    assert_eq!(heard(&mut subscription, 6).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_over_websocket_is_taken_once() {
+    let bench = Bench::start(config()).await;
+    let mut subscription = bench.service.bus.subscribe();
+    subscription.set_topics(vec![Topic::AgentMessages]).await;
+    let mut agent = bench.connect().await;
+    agent.say(&saying("first", full(1, 0))).await;
+    for (number, text) in [(1, "a"), (1, "a"), (1, "b"), (2, "b")] {
+        agent.say(&saying(text, heartbeat(1, number))).await;
     }
-    assert_eq!(received, [message("number 1"), message("number 2")]);
+    drop(agent);
+    bench.until(|bench| bench.handle.connections() == 0).await;
+    let mut agent = bench.connect().await;
+    agent.say(&saying("b", heartbeat(1, 2))).await;
+    agent.say(&saying("c", heartbeat(1, 3))).await;
+    drop(agent);
+    bench.until(|bench| bench.handle.connections() == 0).await;
+    bench.connect().await.say(&saying("first", full(1, 0))).await;
+    assert_eq!(heard(&mut subscription, 6).await, ["first", "a", "b", "b", "c", "first"].map(message));
 }
 
 fn with_capabilities() -> Config {

@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use muster::{
+    bus::{Bus, Event, Topic},
     gateway::Config,
     model::ContentHash,
-    proto::{bus::Verdict, opamp::AgentToServer},
+    proto::{
+        bus::{AgentMessages, Verdict},
+        opamp::{AgentToServer, CustomMessage},
+    },
 };
 use prost::Message as _;
 use tokio::{
@@ -65,6 +69,25 @@ async fn of_two_live_sockets_the_newcomer_gets_a_new_uid() {
     assert_eq!(newcomer.say(&AgentToServer { instance_uid: given, ..heartbeat(1, 7) }).await.flags, 0);
     assert_eq!(original.say(&heartbeat(1, 1)).await.agent_identification, None);
     assert_eq!(bench.handle.agents(), 2);
+}
+
+/// Custom messages are no state, and belong to whoever the sender turns out to be.
+#[tokio::test]
+async fn what_a_newcomer_says_before_it_is_known_who_it_is_is_heard_under_its_new_uid() {
+    let mut bench = Bench::start(config()).await;
+    let mut subscription = bench.service.bus.subscribe();
+    subscription.set_topics(vec![Topic::AgentMessages]).await;
+    let mut original = bench.connect().await;
+    original.say(&full(1, 0)).await;
+    bench.service.report().await;
+    let mut newcomer = bench.connect().await;
+    let custom_message = Some(CustomMessage { capability: "org.example".into(), ..Default::default() });
+    let reply = original.alive_while(newcomer.say(&AgentToServer { custom_message, ..full(1, 5) })).await;
+    let given = reply.agent_identification.expect("a new uid").new_instance_uid;
+    let event = tokio::time::timeout(PATIENCE, subscription.next()).await.expect("the message is passed on");
+    let Event::Message { payload, .. } = event else { panic!("a gap") };
+    let heard = AgentMessages::decode(payload).unwrap().messages;
+    assert_eq!(heard.iter().map(|message| &message.instance_uid).collect::<Vec<_>>(), [&given]);
 }
 
 #[tokio::test]

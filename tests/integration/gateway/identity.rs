@@ -7,9 +7,12 @@ use muster::{
     model::InstanceUid,
     proto::{
         bus::{Report, command_result::Outcome},
-        opamp::{AgentToServer, AgentToServerFlags, ServerToAgent},
+        opamp::{
+            AgentToServer, AgentToServerFlags, ServerErrorResponseType, ServerToAgent, server_error_response::Details,
+        },
     },
 };
+use prost::Message as _;
 
 use super::{
     commands::{capable, id, outcome, restart},
@@ -191,4 +194,43 @@ async fn who_is_asked_about_is_answered_for_under_the_uid_of_the_newcomer() {
     }
     answered.sort();
     assert_eq!(answered, [uid(2).to_bytes(), uid(3).to_bytes()]);
+}
+
+#[tokio::test]
+async fn each_agent_of_a_socket_can_ask_for_a_uid() {
+    let bench = Bench::start(config()).await;
+    let mut forwarder = bench.connect().await;
+    for n in 1..=100 {
+        let reply = forwarder.say(&asking(full(n, 0))).await;
+        assert!(given(&reply).is_some(), "agent {n}: {reply:?}");
+    }
+}
+
+/// Not that its request is bad: clients give up then.
+#[tokio::test]
+async fn who_asks_for_one_uid_after_the_other_is_told_to_come_back() {
+    let bench = Bench::start(config()).await;
+    let (mut agent, mut own) = (bench.connect().await, uid(1));
+    let error = loop {
+        let reply = agent.say(&asking(by(own, full(1, 0)))).await;
+        match given(&reply) {
+            Some(new) => own = new,
+            None => break reply.error_response.expect("an error"),
+        }
+    };
+    assert_eq!(error.r#type(), ServerErrorResponseType::Unavailable);
+    assert!(matches!(error.details, Some(Details::RetryInfo(retry)) if retry.retry_after_nanoseconds > 0));
+    // It is not the only one there.
+    assert!(given(&agent.say(&asking(full(2, 0))).await).is_some());
+
+    own = uid(3);
+    let head = loop {
+        let message = asking(by(own, full(3, 0))).encode_to_vec();
+        let (head, body) = bench.post("Content-Type: application/x-protobuf\r\n", &message).await;
+        if !head.starts_with("HTTP/1.1 200") {
+            break head;
+        }
+        own = given(&ServerToAgent::decode(&body[..]).unwrap()).expect("a uid");
+    };
+    assert!(head.starts_with("HTTP/1.1 503") && head.to_lowercase().contains("retry-after:"), "{head}");
 }

@@ -202,6 +202,25 @@ async fn who_takes_nothing_gives_way_to_who_waits() {
     assert!(whole == body);
 }
 
+/// Taking a little now and then is no way to keep a turn for ever.
+#[tokio::test]
+async fn who_takes_too_little_gives_way_to_who_waits() {
+    let (_folder, storage) = folder();
+    let body = large();
+    let hash = put(&storage, &body).await;
+    let pace = Config { download_bytes_per_second: u32::MAX, download_window: Duration::ZERO, ..serving(&storage) };
+    let bench = Bench::start(Config { max_downloads: 1, ..pace }).await;
+    let mut slow = small_buffers(bench.address).await;
+    ask(&mut slow, hash, "").await;
+    let got = read_until(&mut slow, Vec::new(), &body[..10]).await;
+    let (head, whole) = bench.fetch("GET", hash, "").await;
+    assert_eq!(status(&head), "200", "{head}");
+    assert!(whole == body);
+    let mut rest = got;
+    let _ = tokio::time::timeout(PATIENCE, slow.read_to_end(&mut rest)).await.expect("it is over");
+    assert!(rest.len() < body.len(), "the slow one was cut off");
+}
+
 async fn ask(socket: &mut TcpStream, hash: ContentHash, headers: &str) {
     let request = format!("GET /v1/packages/{hash} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();

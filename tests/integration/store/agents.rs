@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use muster::{
     model::{
         AgentRecord, ContentHash,
-        agent::{Certificate, Desired, Lost, Observed, OfferStatus, Presence, Reported, Transport, Wanted},
+        agent::{Certificate, Desired, Forgotten, Lost, Observed, OfferStatus, Presence, Reported, Transport, Wanted},
         effective::Effective,
         offer::{self, Convergence},
         policy::PolicyKind,
@@ -47,6 +47,7 @@ pub fn extreme(n: u128) -> AgentRecord {
         offered_at: Some(i64::MIN),
         offer_attempts: u16::MAX,
         unproven: Some(Unproven { since: i64::MIN, returns: u16::MAX }),
+        forgotten: Forgotten { times: u16::MAX, offered_at: i64::MIN },
     };
     AgentRecord {
         observed: Observed {

@@ -1,5 +1,10 @@
 //! Faults of connection settings, packages, commands and custom messages.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use muster::proto::opamp::{ConnectionSettingsOffers, CustomCapabilities, CustomMessage, PackagesAvailable};
 
 use super::*;
@@ -115,6 +120,15 @@ fn connection_settings() -> Vec<Broken> {
             }),
         ),
         b("SET-15", "no poll is answered with connection settings", reply(no_settings)),
+        b(
+            "SET-16",
+            lost,
+            reply(|it, link| {
+                if link.number >= 2 {
+                    no_settings(it, link);
+                }
+            }),
+        ),
     ]
 }
 
@@ -183,6 +197,7 @@ fn commands() -> Vec<Broken> {
 
 fn custom_messages() -> Vec<Broken> {
     let b = broken;
+    let numbers = Arc::new(AtomicU64::new(0));
     let none = |it: &mut ServerToAgent, _: &Link| it.custom_message = None;
     let spoil = |message: &mut CustomMessage| message.data = Bytes::from_static(b"another");
     let deaf = || message(|it| it.custom_message = None);
@@ -216,6 +231,23 @@ fn custom_messages() -> Vec<Broken> {
         ),
         b("CUST-07", "the operator hears nothing", deaf()),
         b("CUST-08", "the operator hears nothing", deaf()),
+        b(
+            "CUST-09",
+            "the second is not heard",
+            message(|it| {
+                it.custom_message.take_if(|message| &message.data[..] == b"second");
+            }),
+        ),
+        b(
+            "CUST-10",
+            "heard twice",
+            message(move |it| {
+                if it.custom_message.is_some() {
+                    // Each looks like another.
+                    it.sequence_num = 1_000 + numbers.fetch_add(1, Ordering::Relaxed);
+                }
+            }),
+        ),
     ]
 }
 

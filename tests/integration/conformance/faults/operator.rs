@@ -91,6 +91,24 @@ fn config() -> Vec<Broken> {
         ),
         b("CFG-25", "capabilities are", reply(|it, _| it.capabilities &= !0x02)),
         b("CFG-26", "bytes arrive", files(cut)),
+        b(
+            "CFG-27",
+            "an offer: not within",
+            reply(|it, link| {
+                if link.number >= 2 {
+                    never_offers(it, link);
+                }
+            }),
+        ),
+        b(
+            "CFG-28",
+            "an offer: not within",
+            reply(|it, link| {
+                if it.remote_config.is_some() && link.count("offers") > 0 {
+                    never_offers(it, link);
+                }
+            }),
+        ),
     ]
 }
 
