@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use sqlx::postgres::PgSslMode;
 
-use super::{Error, Result};
+use super::Error;
 
 /// The names of a parameter of the URL, and the variable that stands for it.
 const AUTHORITIES: (&[&str], &str) = (&["sslrootcert", "ssl-root-cert", "ssl-ca"], "PGSSLROOTCERT");
@@ -15,7 +15,7 @@ const CERTIFICATE: (&[&str], &str) = (&["sslcert", "ssl-cert"], "PGSSLCERT");
 const KEY: (&[&str], &str) = (&["sslkey", "ssl-key"], "PGSSLKEY");
 
 /// Refuses what could not be read, or has nothing in it, where a connection in this mode needs it.
-pub(super) fn check(url: &str, mode: PgSslMode) -> Result<()> {
+pub(super) fn check(url: &str, mode: PgSslMode) -> Result<(), Error> {
     let verifies = matches!(mode, PgSslMode::VerifyCa | PgSslMode::VerifyFull);
     let encrypts = !matches!(mode, PgSslMode::Disable | PgSslMode::Allow);
     if verifies {
@@ -40,7 +40,7 @@ fn check_file(
     url: &str,
     (names, variable): (&[&str], &str),
     read: impl FnOnce(&Path) -> Result<(), String>,
-) -> Result<()> {
+) -> Result<(), Error> {
     let Some(value) = parameter(url, names).or_else(|| env::var(variable).ok()) else { return Ok(()) };
     // The text of one can stand there, too.
     if value.trim_start().starts_with("-----BEGIN") {
