@@ -12,6 +12,7 @@ use super::{
     connection::Connection,
     duplicates,
     identity::{self, Identity},
+    memory::Kept,
     messages,
     polls::Polls,
     reply::{self, Reply},
@@ -108,10 +109,14 @@ pub fn receive_websocket(shared: &Arc<Shared>, connection: &Arc<Connection>, mes
     }
     let outcome = match receive(shared, Origin::WebSocket(connection), payload) {
         Outcome::Unvouched(pair) => {
-            let (shared, connection, payload) = (shared.clone(), connection.clone(), payload.to_vec());
+            let mut kept = Kept::default();
+            if shared.memory.replace(&mut kept, payload.to_vec()).is_err() {
+                return answer_websocket(shared, connection, Outcome::Unvouched(pair));
+            }
+            let (shared, connection) = (shared.clone(), connection.clone());
             tokio::spawn(async move {
                 vouching::ask(&shared, pair).await;
-                let outcome = receive(&shared, Origin::WebSocket(&connection), &payload);
+                let outcome = receive(&shared, Origin::WebSocket(&connection), kept.message());
                 answer_websocket(&shared, &connection, outcome);
             });
             return;
