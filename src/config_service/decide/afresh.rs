@@ -163,7 +163,8 @@ fn what_else_it_leaves_out_it_has_no_more() {
     let known = world.row().observed.clone();
     assert_eq!(known.packages.hash, vec![7; 32]);
     world.connects(3, &full("web"));
-    assert_eq!((&world.row().observed, &world.news.custom_capabilities), (&known, &None), "it counts on");
+    assert_eq!(world.row().observed, known, "it counts on");
+    assert_eq!(world.news.custom_capabilities, None);
     world.connects(0, &everything);
     assert_eq!(world.row().observed, known);
     assert_eq!(world.news.custom_capabilities, Some(announced().encode_to_vec().into()));

@@ -36,7 +36,7 @@ fn decided(row: Option<AgentRecord>, report: &Report, text: &str, may_offer: u32
 
 fn opens(generation: u64, message: &AgentToServer) -> Report {
     let mut report = report("a", 1, generation, 1);
-    (report.opening, report.message) = (opening(0, None), encoded(message));
+    (report.opening, report.message) = (opening(7, None), encoded(message));
     report
 }
 
@@ -77,4 +77,6 @@ fn a_change_comes_at_once_where_there_is_room_and_what_agents_have_needs_none() 
     let mut lost = running();
     lost.observed.config = Default::default();
     assert!(decided(Some(lost), &opens(20, &full("web")), "one", 0).1);
+    let anew = Report { opening: opening(0, None), ..opens(20, &full("web")) };
+    assert!(decided(Some(running()), &anew, "one", 0).1);
 }

@@ -326,7 +326,12 @@ async fn settings_that_were_sent_are_reported_until_that_is_known() {
         body: prost::Message::encode_to_vec(&offers).into(),
     };
     bench.service.say(GatewayBatch { bodies: vec![body], ..Default::default() }).await;
-    let offer = |kind, hash: ContentHash| muster::proto::bus::Offer { kind, hash: hash.to_bytes(), generation: 1 };
+    let offer = |kind, hash: ContentHash| muster::proto::bus::Offer {
+        kind,
+        hash: hash.to_bytes(),
+        generation: 1,
+        ..Default::default()
+    };
     let verdict = Verdict { offers: vec![offer(kind, settings), offer(0, config)], ..acknowledgement(&report) };
     bench.service.verdict(verdict.clone()).await;
     let reply = agent.receive().await;
