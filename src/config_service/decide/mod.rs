@@ -66,8 +66,7 @@ pub fn wanted(
 /// the wrong configuration first), or if the record was decided by newer policies than these.
 fn recompute(record: &mut AgentRecord, policies: &Snapshot, now: UnixMs) -> Option<(Meaning, Option<Pace>)> {
     let observed = &record.observed;
-    let attributes_are_known = observed.complete || !observed.description.is_empty();
-    if !attributes_are_known || record.desired.epoch > policies.epoch() {
+    if !observed.has_attributes() || record.desired.epoch > policies.epoch() {
         return None;
     }
     // One that is of no use any more is not offered.

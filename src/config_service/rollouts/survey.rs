@@ -169,7 +169,9 @@ impl View {
     ) -> bool {
         self.forget(agent.uid);
         let Watched { rollout, cohort, selectors } = watched;
-        if !selectors.iter().any(|selector| selector.matches(attributes, &agent.labels)) {
+        // Of one that has not said what it is nothing is known, and nothing is offered to it.
+        let matches = |selector: &Selector| selector.matches(attributes, &agent.labels);
+        if !agent.observed.has_attributes() || !selectors.iter().any(matches) {
             return false;
         }
         if snapshot.is_overridden(agent.placement(), &rollout.policy) {

@@ -26,8 +26,8 @@ pub fn advance(rollout: &Rollout, seen: &Seen, now: UnixMs) -> Option<Rollout> {
             }
         }
         State::RollingBack => {
-            let is_late = elapsed(rollout.since, now) > rollout.plan.agent_deadline_ms();
-            if counts.pending == 0 || is_late || rollout.stable == 0 {
+            // Each that is connected is waited for: until it may have the way back, and from then on until its deadline.
+            if counts.pending == 0 || rollout.stable == 0 {
                 let mut reason = rollout.reason.clone();
                 let missing = counts.pending + counts.failed;
                 if missing > 0 {

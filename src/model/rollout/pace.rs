@@ -11,6 +11,7 @@ const LATELY_MS: i64 = 60_000;
 const SPACING_MS: i64 = 5_000;
 /// A pace of a shorter time says nothing.
 const SHORTEST_MS: i64 = 1_000;
+const NO_PACE: &str = "no agent has become healthy lately";
 
 /// How the counts of a step came to be what they are: the first that was seen of it, and the last minute.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,11 +143,10 @@ impl Rollout {
             State::Pending => unknown("it has not begun"),
             State::Paused => unknown("it is paused"),
             State::AwaitingApproval => unknown("it waits for approval"),
-            State::RollingBack => {
-                let latest = self.since.saturating_add(self.plan.agent_deadline_ms()).saturating_sub(at).max(0);
-                let ms = self.to_come(self.counts.pending).map_or(latest, |ms| ms.min(latest));
-                Estimate { rollout_ms: Some(ms), ..Estimate::default() }
-            }
+            State::RollingBack => match self.to_come(self.counts.pending) {
+                None => unknown(NO_PACE),
+                some => Estimate { rollout_ms: some, ..Estimate::default() },
+            },
             State::Progressing | State::Baking => self.estimate_steps(at),
         }
     }
@@ -154,7 +154,7 @@ impl Rollout {
     fn estimate_steps(&self, at: UnixMs) -> Estimate {
         let unknown = |step_ms, why| Estimate { step_ms, rollout_ms: None, unknown: Some(why) };
         let Some(agents_ms) = self.to_come(self.counts.pending) else {
-            return unknown(None, "no agent has become healthy lately");
+            return unknown(None, NO_PACE);
         };
         let bake_ms = match self.state {
             State::Baking => self.since.saturating_add(self.plan.bake_ms()).saturating_sub(at).max(0),
@@ -299,7 +299,9 @@ mod tests {
         see(&mut rollout, 210_000, 500, 1_000);
         assert_eq!(rollout.estimate().rollout_ms, Some(10_000));
         see(&mut rollout, 220_000, 501, 1_000);
-        assert_eq!(rollout.estimate().rollout_ms, Some(19_921), "and at most its deadline");
+        assert_eq!(rollout.estimate().rollout_ms, Some(19_921));
+        see(&mut rollout, 310_000, 501, 1_000);
+        assert_eq!((rollout.estimate().rollout_ms, rollout.estimate().unknown), (None, Some(NO_PACE)));
     }
 
     proptest! {

@@ -360,6 +360,11 @@ proptest! {
                 let step = &after.plan.steps[before.step as usize];
                 prop_assert!(inside(after) <= most(step, reachable.len(), inside(&before), of_ring));
             }
+            // It is not rolled back while somebody who is connected has still to be offered the way back.
+            if after.state == State::RolledBack && matches!(event, Event::Drive | Event::DriveTwice) && stable > 0 {
+                let mut connected = world.agents.iter().filter(|agent| agent.is_connected);
+                prop_assert!(before.state.is_ended() || connected.all(|agent| !is_inside(after, agent) || agent.revision == stable));
+            }
             for (agent, was) in world.agents.iter().zip(&fleet) {
                 prop_assert!(agent.generation >= was.generation && agent.desired.generation >= was.desired.generation);
                 prop_assert!(agent.decided_by >= was.decided_by);
@@ -427,4 +432,22 @@ fn failures_beyond_the_budget_stop_the_first_step() {
     assert!(!stopped.divides());
     let back = advance(&stopped, &seen(Counts { healthy: 20, ..Counts::default() }), 4).unwrap();
     assert_eq!((back.state, back.ended_at), (State::RolledBack, Some(4)));
+}
+
+#[test]
+fn a_roll_back_waits_for_those_who_have_not_been_offered_it() {
+    let plan = Plan::default();
+    let rollout = Rollout::new(Uuid::from_u128(7), "p", PolicyKind::Config, (1, 2), Some(&plan)).made_by("o", 0);
+    let started = advance(&rollout, &Seen::default(), 1).unwrap();
+    let back = control(&started, Control::RollBack, &Seen::default(), "o", 2).unwrap();
+    let seen = |pending, healthy, failed| {
+        let counts = Counts { matching: 600, in_cohort: 600, pending, healthy, failed, ..Counts::default() };
+        Seen { counts, ..Seen::default() }
+    };
+    let late = 2 + 2 * plan.agent_deadline_ms();
+    assert_eq!(advance(&back, &seen(300, 300, 0), late), None, "at its pace it takes longer than an agent may");
+    // Those whose own time is over have failed.
+    let ended = advance(&back, &seen(0, 598, 2), late).unwrap();
+    assert_eq!(ended.state, State::RolledBack);
+    assert!(ended.reason.ends_with("; 2 agents are not back on revision 1 yet"), "{}", ended.reason);
 }
