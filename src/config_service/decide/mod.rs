@@ -50,7 +50,7 @@ pub fn wanted(
     if kind == PolicyKind::Config {
         return policies.wanted_config(record, attributes);
     }
-    let target = policies.merged(record.placement(), attributes, &record.labels);
+    let target = policies.merged(record, attributes);
     Ok(match kind {
         PolicyKind::Config => None,
         PolicyKind::Packages => target.packages.map(|offer| offer.hash),
@@ -72,8 +72,7 @@ fn recompute(record: &mut AgentRecord, policies: &Snapshot, now: UnixMs) -> Opti
     // One that is of no use any more is not offered.
     record.desired.certificate.take_if(|certificate| certificate.not_after <= now);
     let attributes = Attributes::decode(&observed.description);
-    let target =
-        policies.target(record.placement(), record.uid, &attributes, &record.labels, record.desired.config.hash);
+    let target = policies.target(record, &attributes);
     let (observed, desired) = (&record.observed, &mut record.desired);
     let connection_settings =
         settings::offer(&target.connection_settings, observed, desired, policies.opamp_url()).map(Arc::new);

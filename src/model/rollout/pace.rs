@@ -117,7 +117,11 @@ fn pace(from: &Sample, to: &Sample, ms: i64) -> Option<Pace> {
 }
 
 fn begun(rollout: &Rollout) -> UnixMs {
-    if rollout.state == State::RollingBack { rollout.since } else { rollout.step_since }
+    match rollout.state {
+        // Since it was resumed, if it was.
+        State::RollingBack | State::Progressing => rollout.since,
+        _ => rollout.step_since,
+    }
 }
 
 impl Rollout {
@@ -290,7 +294,7 @@ mod tests {
         let mut rollout = rollout(&["10%", "100%"], 0);
         see(&mut rollout, 0, 0, 100);
         see(&mut rollout, 2_000, 100, 100);
-        (rollout.step, rollout.step_since) = (2, START + 100_000);
+        (rollout.step, rollout.step_since, rollout.since) = (2, START + 100_000, START + 100_000);
         see(&mut rollout, 101_000, 150, 1_000);
         assert_eq!(rollout.pace().map(|pace| pace.healthy), Some(50.0));
         (rollout.state, rollout.since) = (State::RollingBack, START + 200_000);
