@@ -20,7 +20,7 @@ use crate::{
 pub async fn get(store: &dyn Store, agent: &AgentRecord) -> Result<AgentConfig> {
     let policies = store.policy_set().await?;
     let attributes = Attributes::decode(&agent.observed.description);
-    let merged = policies.merge(&policies.matching(agent.placement(), &attributes, &agent.labels));
+    let merged = policies.merge(&policies.matching(agent, &attributes));
     let (mut desired, mut unrendered) = (merged, String::new());
     if let Some(merged) = desired.take_if(|desired| desired.has_templates) {
         let subject = Subject::new(agent.uid, &attributes, &agent.labels);

@@ -16,8 +16,7 @@ use crate::{
 /// desired before.
 pub async fn get(store: &dyn Store, agent: &AgentRecord) -> Result<AgentPackages> {
     let policies = store.policy_set().await?;
-    let matching =
-        policies.matching(agent.placement(), &Attributes::decode(&agent.observed.description), &agent.labels);
+    let matching = policies.matching(agent, &Attributes::decode(&agent.observed.description));
     let mut packages = AgentPackages {
         instance_uid: agent.uid.to_string(),
         offer: convert::agent::offered(agent, PolicyKind::Packages),

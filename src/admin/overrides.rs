@@ -91,7 +91,7 @@ impl Service {
             let policies = self.0.store.policy_set().await.map_err(from_store)?;
             let held = agents.iter().map(|agent| {
                 let attributes = Attributes::decode(&agent.observed.description);
-                let revision = policies.revision_of(&new.policy, agent.placement(), &attributes, &agent.labels);
+                let revision = policies.revision_of(&new.policy, agent, &attributes);
                 NewOverride { uid: agent.uid, placement: agent.placement(), revision }
             });
             new.agents = held.collect();

@@ -19,9 +19,9 @@ use super::{
 use crate::{
     auth::Operator,
     model::{
-        AgentRecord, Attributes, Selector,
+        AgentRecord, Attributes, Selector, UnixMs,
         policy::Revision,
-        rollout::{Control, Refused, Rollout, Seen, control},
+        rollout::{Candidates, Control, Refused, Rollout, Seen, control},
     },
     proto::admin::{
         self, ControlRolloutRequest, GetRolloutRequest, ListRolloutsRequest, ListRolloutsResponse, UndoRolloutRequest,
@@ -174,7 +174,7 @@ impl Service {
                 ));
             }
             let seen = match action {
-                Control::Promote => self.positions(&rollout).await.map_err(from_store)?,
+                Control::Promote => self.candidates(&rollout, actor.now).await.map_err(from_store)?,
                 _ => Seen::default(),
             };
             let next = control(&rollout, action, &seen, &actor.name, actor.now);
@@ -195,32 +195,31 @@ impl Service {
         ))
     }
 
-    /// Who could take the change now, for the size of the next step.
-    async fn positions(&self, rollout: &Rollout) -> store::Result<Seen> {
+    /// Whom the next step may reach, for its size.
+    async fn candidates(&self, rollout: &Rollout, now: UnixMs) -> store::Result<Seen> {
         let mut selectors = Vec::<Selector>::new();
         for number in [rollout.revision, rollout.stable].into_iter().filter(|number| *number > 0) {
             let found = self.0.store.list_revisions(&rollout.policy, Some(number + 1), 1).await?;
             selectors.extend(found.into_iter().map(|revision| revision.content.selector));
         }
-        let (mut seen, mut after) = (Seen::default(), None);
+        let (mut candidates, mut after) = (Candidates::new(rollout, rollout.step, now), None);
         let policies = self.0.store.policy_set().await?;
-        let cohort = rollout.cohort();
-        let filter = AgentFilter { connected: Some(true), ..AgentFilter::default() };
         loop {
-            let page = self.0.store.page_agents(filter, after, PAGE).await?;
+            let page = self.0.store.page_agents(AgentFilter::default(), after, PAGE).await?;
             let takes_part = |agent: &&AgentRecord| {
                 agent.observed.accepts(rollout.kind)
+                    && agent.observed.has_attributes()
                     && policies.override_of(agent.placement(), &rollout.policy).is_none()
             };
             for agent in page.iter().filter(takes_part) {
                 let attributes = Attributes::decode(&agent.observed.description);
                 if selectors.iter().any(|selector| selector.matches(&attributes, &agent.labels)) {
-                    seen.positions.push(cohort.position(agent.placement()));
+                    candidates.add(agent, &attributes);
                 }
             }
             after = page.last().map(|agent| agent.uid);
             if page.len() < PAGE as usize {
-                return Ok(seen);
+                return Ok(Seen { candidates: Some(candidates), ..Seen::default() });
             }
         }
     }

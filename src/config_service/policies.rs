@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::{
     model::{
-        AgentRecord, Attributes, ContentHash, InstanceUid, Labels,
+        AgentRecord, Attributes, ContentHash, InstanceUid,
         desired::{DesiredConfig, DesiredOffer, Part, PolicySet},
         rendering::Unrendered,
         template::Subject,
@@ -75,20 +75,13 @@ impl Snapshot {
         &self.opamp_url
     }
 
-    /// What this agent should have. `placement` decides about rollouts, and `uid` is what templates say. `known`: the configuration that it was to have before, see [`PolicySet::render`].
-    pub fn target(
-        &self,
-        placement: InstanceUid,
-        uid: InstanceUid,
-        attributes: &Attributes,
-        labels: &Labels,
-        known: Option<ContentHash>,
-    ) -> Target {
-        let Merged { config, packages, connection_settings, pace } = self.merged(placement, attributes, labels);
+    /// What this agent should have. A configuration that its record names is known; see [`PolicySet::render`].
+    pub fn target(&self, agent: &AgentRecord, attributes: &Attributes) -> Target {
+        let Merged { config, packages, connection_settings, pace } = self.merged(agent, attributes);
         let config = match config {
             Some(config) if config.has_templates => {
-                let subject = Subject::new(uid, attributes, labels);
-                self.set.render(&config, &subject, known).map(Arc::new).map(Some)
+                let subject = Subject::new(agent.uid, attributes, &agent.labels);
+                self.set.render(&config, &subject, agent.desired.config.hash).map(Arc::new).map(Some)
             }
             config => Ok(config),
         };
@@ -98,7 +91,7 @@ impl Snapshot {
     /// The configuration that this agent should have, or why there is none. If it is written for the agent, and its record
     /// is as far as these policies, that is not done again.
     pub fn wanted_config(&self, record: &AgentRecord, attributes: &Attributes) -> Result<Option<ContentHash>, String> {
-        let Some(config) = self.merged(record.placement(), attributes, &record.labels).config else { return Ok(None) };
+        let Some(config) = self.merged(record, attributes).config else { return Ok(None) };
         let desired = &record.desired;
         if !config.has_templates {
             Ok(Some(config.hash))
@@ -114,8 +107,8 @@ impl Snapshot {
     }
 
     /// What the policies that match an agent come to.
-    pub fn merged(&self, placement: InstanceUid, attributes: &Attributes, labels: &Labels) -> Merged {
-        let matching = self.set.matching(placement, attributes, labels);
+    pub fn merged(&self, agent: &AgentRecord, attributes: &Attributes) -> Merged {
+        let matching = self.set.matching(agent, attributes);
         if let Some(merged) = self.targets.lock().get(&matching) {
             return merged.clone();
         }

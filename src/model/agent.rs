@@ -301,6 +301,12 @@ impl Observed {
         }
     }
 
+    /// Whether it is known which policies match. Until it is, nothing is decided: the agent would get the wrong configuration
+    /// first.
+    pub fn has_attributes(&self) -> bool {
+        self.complete || !self.description.is_empty()
+    }
+
     /// Whether the agent takes offers of this kind.
     pub fn accepts(&self, kind: PolicyKind) -> bool {
         self.capabilities & offer::capabilities_that_accept(kind) != 0

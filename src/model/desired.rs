@@ -11,7 +11,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Attributes, ContentHash, InstanceUid, Labels,
+    AgentRecord, Attributes, ContentHash, InstanceUid,
     overrides::Overrides,
     packages,
     policy::{FileRef, Policy, PolicyKind, PolicyOffer, Revision},
@@ -159,9 +159,10 @@ impl PolicySet {
 
     /// Indices into [`Self::policies`] of those that match. Two agents with equal results have equal
     /// desired configurations, so this is a key to remember [`Self::merge`] by.
-    pub fn matching(&self, uid: InstanceUid, attributes: &Attributes, labels: &Labels) -> Vec<u32> {
+    pub fn matching(&self, agent: &AgentRecord, attributes: &Attributes) -> Vec<u32> {
+        let (uid, labels) = (agent.placement(), &agent.labels);
         let has = |policy: &InForce| {
-            let is_inside = |cohort: usize| self.cohorts[cohort].contains(uid, attributes, labels);
+            let is_inside = |cohort: usize| self.cohorts[cohort].contains(agent, attributes);
             let is_for = match policy.part {
                 Part::Everybody => true,
                 Part::Inside(cohort) => is_inside(cohort),
@@ -189,8 +190,8 @@ impl PolicySet {
     }
 
     /// The revision of a policy that an agent has; 0 if none.
-    pub fn revision_of(&self, policy: &str, uid: InstanceUid, attributes: &Attributes, labels: &Labels) -> u64 {
-        let matching = self.matching(uid, attributes, labels);
+    pub fn revision_of(&self, policy: &str, agent: &AgentRecord, attributes: &Attributes) -> u64 {
+        let matching = self.matching(agent, attributes);
         let mut policies = matching.into_iter().map(|index| &self.policies[index as usize]);
         policies.find(|one| one.name == policy).map_or(0, |one| one.revision.number)
     }

@@ -9,6 +9,7 @@ mod certificates;
 mod chaos;
 mod clients;
 mod cluster;
+mod cohorts;
 mod collector;
 mod commands;
 mod drivers;

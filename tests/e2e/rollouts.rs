@@ -248,4 +248,7 @@ async fn operators_steer_a_rollout() {
     ctl.write("bad.yaml", &manifest("four", "rollout:\n  steps: [10%, 5%, 100%]"));
     let refused = ctl.try_run(&["apply", "-f", "bad.yaml"]).await;
     assert!(refused.stderr.contains("line 7: rollout.steps[1]: 5% is not more than"), "{}", refused.stderr);
+    ctl.write("bad.yaml", &manifest("four", "rollout:\n  steps:\n  - 1%\n  - 0.5\n  - 100%"));
+    let refused = ctl.try_run(&["apply", "-f", "bad.yaml"]).await;
+    assert!(refused.stderr.contains("line 9: rollout.steps[1]: \"0.5\" is neither"), "{}", refused.stderr);
 }

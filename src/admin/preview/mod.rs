@@ -23,7 +23,7 @@ use crate::{
 };
 use items::Items;
 use side::{Given, Side};
-use warnings::Warnings;
+use warnings::{Rings, Warnings};
 
 const PAGE: u32 = 1_000;
 /// Agents that are looked at, at most; of those for whom files are written, so many.
@@ -84,7 +84,7 @@ async fn of_kind(
     let changed: Vec<&Policy> = changed.map(|(policy, _)| *policy).collect();
     let (mut old, mut new) = (Side::new(before, kind, &changed), Side::new(after, kind, &changed));
     let mut survey = Survey { kind, changes: BTreeMap::new(), warnings: Warnings::new(kind, &changed) };
-    let mut preview = PolicyPreview::default();
+    let (mut preview, mut rings) = (PolicyPreview::default(), Rings::new(&changed));
     let (mut cursor, mut looked_at) = (None, 0);
     loop {
         let page = store.page_agents(AgentFilter::default(), cursor, PAGE).await?;
@@ -96,6 +96,7 @@ async fn of_kind(
                     count.connected += u64::from(agent.presence.connected);
                 }
             }
+            rings.see(agent, &attributes);
             survey.see(agent, &attributes, (&mut old, &mut new), &mut preview);
         }
         cursor = page.last().map(|agent| agent.uid);
@@ -113,6 +114,9 @@ async fn of_kind(
         if count.matching == 0 {
             survey.warnings.unmatched(&policy.revision.content.selector);
         }
+    }
+    if !preview.incomplete {
+        survey.warnings.rings(&rings);
     }
     preview.warnings = survey.warnings.texts();
     let changes = survey.changes.into_values().collect();

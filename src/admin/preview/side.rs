@@ -51,7 +51,7 @@ impl<'a> Side<'a> {
     }
 
     pub fn of(&mut self, agent: &AgentRecord, attributes: &Attributes) -> Given {
-        let matching = self.set.matching(agent.placement(), attributes, &agent.labels);
+        let matching = self.set.matching(agent, attributes);
         let (set, kind, changed) = (self.set, self.kind, self.changed);
         let merged = self.merged.entry(matching).or_insert_with_key(|matching| merge(set, kind, changed, matching));
         let conflicts = merged.conflicts.clone();
@@ -69,7 +69,7 @@ impl<'a> Side<'a> {
     /// The bodies that were written for an agent.
     pub fn bodies(&self, agent: &AgentRecord) -> Vec<(ContentHash, bytes::Bytes)> {
         let attributes = Attributes::decode(&agent.observed.description);
-        let matching = self.set.matching(agent.placement(), &attributes, &agent.labels);
+        let matching = self.set.matching(agent, &attributes);
         let Some(config) = self.merged.get(&matching).and_then(|merged| merged.config.as_ref()) else {
             return Vec::new();
         };

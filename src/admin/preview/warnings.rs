@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::{items::Items, side::Conflict};
 use crate::model::{
-    Attributes, InstanceUid, Selector,
+    AgentRecord, Attributes, InstanceUid, Selector,
     policy::{Policy, PolicyKind, PolicyOffer},
     rendering::Unrendered,
+    rollout::Step,
     settings,
 };
 
@@ -17,12 +18,51 @@ const DOTNET_LIMIT: u64 = 128 * 1024;
 /// Different problems with templates that are told.
 const MAX_UNRENDERABLE: usize = 5;
 
+/// The selectors of rollouts' steps, of the policies that change.
+pub struct Rings<'a>(Vec<Ring<'a>>);
+
+struct Ring<'a> {
+    policy: &'a Policy,
+    /// From 1.
+    step: usize,
+    selector: &'a Selector,
+    /// The policy matches an agent.
+    is_policy_matched: bool,
+    /// So does the selector, besides.
+    is_matched: bool,
+}
+
+impl<'a> Rings<'a> {
+    pub fn new(changed: &[&'a Policy]) -> Self {
+        let steps = changed.iter().flat_map(|policy| {
+            let plan = policy.revision.content.plan.as_ref();
+            (1..).zip(plan.into_iter().flat_map(|plan| &plan.steps)).map(move |(step, of)| (*policy, step, of))
+        });
+        let rings = steps.filter_map(|(policy, step, of)| match of {
+            Step::Ring(selector) => Some(Ring { policy, step, selector, is_policy_matched: false, is_matched: false }),
+            _ => None,
+        });
+        Self(rings.collect())
+    }
+
+    pub fn see(&mut self, agent: &AgentRecord, attributes: &Attributes) {
+        for ring in self.0.iter_mut().filter(|ring| !ring.is_matched) {
+            if ring.policy.revision.content.selector.matches(attributes, &agent.labels) {
+                ring.is_policy_matched = true;
+                ring.is_matched = ring.selector.matches(attributes, &agent.labels);
+            }
+        }
+    }
+}
+
 #[derive(Default)]
 pub struct Warnings {
     kind: &'static str,
     allow_empty: bool,
     /// Selectors that match nobody.
     unmatched: Vec<String>,
+    /// Likewise of rollouts' steps, as text.
+    unmatched_steps: Vec<String>,
     is_of_one: bool,
     not_capable: u64,
     emptied: u64,
@@ -48,6 +88,16 @@ impl Warnings {
 
     pub fn unmatched(&mut self, selector: &Selector) {
         self.unmatched.push(selector.to_string());
+    }
+
+    /// After all agents have been seen.
+    pub fn rings(&mut self, rings: &Rings<'_>) {
+        for Ring { policy, step, selector, .. } in
+            rings.0.iter().filter(|ring| ring.is_policy_matched && !ring.is_matched)
+        {
+            let of = if self.is_of_one { String::new() } else { format!(" of policy {:?}", policy.name) };
+            self.unmatched_steps.push(format!("step {step} ({selector}){of} selects no agent"));
+        }
     }
 
     pub fn unrenderable(&mut self, uid: InstanceUid, unrendered: &Unrendered) {
@@ -83,6 +133,7 @@ impl Warnings {
         for selector in self.unmatched {
             texts.push(format!("no agent matches the selector {selector:?}"));
         }
+        texts.extend(self.unmatched_steps);
         if self.emptied > 0 {
             texts.push(match self.allow_empty {
                 true => format!("{} agents are left with nothing of this kind", self.emptied),

@@ -68,6 +68,14 @@ fn refused_fields_are_found() {
 }
 
 #[test]
+fn steps_come_as_they_are_written() {
+    let head = "kind: Config\nname: a\nselector: b\nrollout:\n";
+    let document = &parsed(&format!("{head}  steps: [3, 1%, 0.5, -5, +5, .5, 10x, ring = a, 100%]\n"))[0];
+    let plan = document.request.rollout.clone().unwrap_or_default();
+    assert_eq!(plan.steps, ["3", "1%", "0.5", "-5", "+5", ".5", "10x", "ring = a", "100%"]);
+}
+
+#[test]
 fn mistakes_are_named_with_their_line() {
     let head = "kind: Config\nname: a\nselector: b\n";
     for (text, expected) in [

@@ -52,7 +52,7 @@ pub fn wanted(
     if kind == PolicyKind::Config {
         return policies.wanted_config(record, attributes);
     }
-    let target = policies.merged(record.placement(), attributes, &record.labels);
+    let target = policies.merged(record, attributes);
     Ok(match kind {
         PolicyKind::Config => None,
         PolicyKind::Packages => target.packages.map(|offer| offer.hash),
@@ -68,15 +68,13 @@ pub fn wanted(
 /// the wrong configuration first), or if the record was decided by newer policies than these.
 fn recompute(record: &mut AgentRecord, policies: &Snapshot, now: UnixMs) -> Option<(Meaning, Option<Pace>)> {
     let observed = &record.observed;
-    let attributes_are_known = observed.complete || !observed.description.is_empty();
-    if !attributes_are_known || record.desired.epoch > policies.epoch() {
+    if !observed.has_attributes() || record.desired.epoch > policies.epoch() {
         return None;
     }
     // One that is of no use any more is not offered.
     record.desired.certificate.take_if(|certificate| certificate.not_after <= now);
     let attributes = Attributes::decode(&observed.description);
-    let target =
-        policies.target(record.placement(), record.uid, &attributes, &record.labels, record.desired.config.hash);
+    let target = policies.target(record, &attributes);
     let (observed, desired) = (&record.observed, &mut record.desired);
     let connection_settings =
         settings::offer(&target.connection_settings, observed, desired, policies.opamp_url()).map(Arc::new);

@@ -382,7 +382,7 @@ fn is_held(record: &AgentRecord, pace: Option<Option<Pace>>, context: &Context<'
         return false;
     }
     let attributes = || Attributes::decode(&record.observed.description);
-    let pace = pace.unwrap_or_else(|| context.policies.merged(record.placement(), &attributes(), &record.labels).pace);
+    let pace = pace.unwrap_or_else(|| context.policies.merged(record, &attributes()).pace);
     !(context.may_offer)(pace.as_ref())
 }
 
@@ -394,7 +394,7 @@ fn see_beside_offer(record: &mut AgentRecord, policies: &Snapshot) {
         return;
     };
     let attributes = Attributes::decode(&record.observed.description);
-    let merged = policies.merged(record.placement(), &attributes, &record.labels);
+    let merged = policies.merged(record, &attributes);
     let Some(offer) = merged.packages.filter(|offer| offer.hash == hash) else { return };
     let statuses = PackageStatuses::decode(record.observed.package_statuses.clone());
     if let (Ok(statuses), Ok(offer)) = (statuses, PackagesAvailable::decode(offer.body.clone())) {

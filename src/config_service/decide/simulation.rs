@@ -86,7 +86,7 @@ fn policies_at(epoch: u64, body: u8) -> Snapshot {
 
 fn hash_of(body: u8) -> ContentHash {
     let attributes = Attributes::from(full("web").agent_description.unwrap());
-    policies_at(1, body).target(uid(1), uid(1), &attributes, &Default::default(), None).config.unwrap().unwrap().hash
+    policies_at(1, body).target(&AgentRecord::new(uid(1), 0), &attributes).config.unwrap().unwrap().hash
 }
 
 impl World {
@@ -321,8 +321,8 @@ proptest! {
         let attributes = Attributes::from(full("web").agent_description.unwrap());
         let one = snapshot(1, policies);
         let other = snapshot(7, shuffled);
-        let first = one.target(uid(1), uid(1), &attributes, &Default::default(), None).config;
-        prop_assert_eq!(&first, &other.target(uid(1), uid(1), &attributes, &Default::default(), None).config);
-        prop_assert_eq!(&first, &one.target(uid(1), uid(1), &attributes, &Default::default(), None).config);
+        let first = one.target(&AgentRecord::new(uid(1), 0), &attributes).config;
+        prop_assert_eq!(&first, &other.target(&AgentRecord::new(uid(1), 0), &attributes).config);
+        prop_assert_eq!(&first, &one.target(&AgentRecord::new(uid(1), 0), &attributes).config);
     }
 }

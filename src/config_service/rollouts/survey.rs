@@ -19,7 +19,9 @@ use crate::{
     },
     model::{
         AgentRecord, Attributes, InstanceUid, Selector, UnixMs,
-        rollout::{Cohort, Counts, Errors, MostFrequent, Rollout, Seen, Standing, overdue_at, reached, standing},
+        rollout::{
+            Candidates, Cohort, Counts, Errors, MostFrequent, Rollout, Seen, Standing, overdue_at, reached, standing,
+        },
     },
     store::{self, AgentFilter, MAX_BATCH},
 };
@@ -61,8 +63,8 @@ struct View {
     agents: HashMap<InstanceUid, Place>,
     /// When the standings change by themselves.
     due: BTreeSet<(UnixMs, InstanceUid)>,
-    /// Positions of those that could take the change, until they are asked for.
-    positions: Vec<u64>,
+    /// Whom the next step may reach, until they are asked for.
+    candidates: Option<Candidates>,
     counts: Option<Counts>,
 }
 
@@ -74,6 +76,8 @@ struct Place {
     standing: Option<Standing>,
     /// Of one that failed: whether it was offered what it should have, and whether it applied that.
     reached: (bool, bool),
+    /// It takes part, and accepts this kind of offer.
+    is_capable: bool,
     /// It could take the change now.
     is_reachable: bool,
     due: Option<UnixMs>,
@@ -82,14 +86,17 @@ struct Place {
 impl Survey {
     /// Reads everything.
     pub async fn read(shared: &Shared, snapshot: &Snapshot, watched: &[Watched]) -> store::Result<Self> {
-        let read_at = Instant::now();
-        let view = |watched: &Watched| (watched.rollout.id, View { reach: reach(&watched.rollout), ..View::default() });
+        let (read_at, now) = (Instant::now(), unix_ms());
+        let view = |Watched { rollout, .. }: &Watched| {
+            let candidates = Some(Candidates::new(rollout, rollout.steps_before_next(), now));
+            (rollout.id, View { reach: reach(rollout), candidates, ..View::default() })
+        };
         let views = watched.iter().map(view).collect();
         let mut survey = Self { epoch: snapshot.epoch(), views, fleet: 0, read_at, took: Duration::ZERO };
         let mut after = None;
         loop {
             let page = shared.store.page_agents(AgentFilter::default(), after, shared.config.page_size).await?;
-            survey.see(&page, snapshot, watched, true);
+            survey.see(&page, snapshot, watched);
             survey.fleet += page.len();
             after = page.last().map(|agent| agent.uid);
             if page.len() < shared.config.page_size as usize {
@@ -127,29 +134,25 @@ impl Survey {
             // Those that are not found are no more.
             self.views.values_mut().for_each(|view| uids.iter().for_each(|uid| view.forget(*uid)));
             let found = shared.store.read_agents(uids).await?;
-            self.see(&found, snapshot, watched, false);
+            self.see(&found, snapshot, watched);
         }
         ::metrics::counter!(metrics::ROLLOUT_AGENTS_READ, "cause" => "changed").increment(changed.len() as u64);
         Ok(true)
     }
 
-    /// What was seen; the positions only of what has just been read.
+    /// What was seen; with candidates only if all has just been read.
     pub fn seen(&mut self, rollout: &Rollout) -> Seen {
         let Some(view) = self.views.get_mut(&rollout.id) else { return Seen::default() };
-        Seen { counts: view.counts().clone(), positions: std::mem::take(&mut view.positions) }
+        Seen { counts: view.counts().clone(), candidates: view.candidates.take() }
     }
 
-    fn see(&mut self, agents: &[AgentRecord], snapshot: &Snapshot, watched: &[Watched], takes_positions: bool) {
+    fn see(&mut self, agents: &[AgentRecord], snapshot: &Snapshot, watched: &[Watched]) {
         let now = unix_ms();
         for agent in agents {
             let attributes = Attributes::decode(&agent.observed.description);
             for watched in watched {
                 let Some(view) = self.views.get_mut(&watched.rollout.id) else { continue };
-                let is_concerned = view.see(watched, agent, &attributes, snapshot, now);
-                let can_take_it = agent.presence.connected && agent.observed.accepts(watched.rollout.kind);
-                if is_concerned && can_take_it && takes_positions {
-                    view.positions.push(watched.cohort.position(agent.placement()));
-                }
+                view.see(watched, agent, &attributes, snapshot, now);
             }
             self.blame_newest(agent.uid, watched);
         }
@@ -188,7 +191,6 @@ fn reach(rollout: &Rollout) -> (u32, u64) {
 }
 
 impl View {
-    /// Returns whether the rollout may reach the agent.
     fn see(
         &mut self,
         watched: &Watched,
@@ -196,18 +198,20 @@ impl View {
         attributes: &Attributes,
         snapshot: &Snapshot,
         now: UnixMs,
-    ) -> bool {
+    ) {
         self.forget(agent.uid);
         let Watched { rollout, cohort, selectors } = watched;
-        if !selectors.iter().any(|selector| selector.matches(attributes, &agent.labels)) {
-            return false;
+        // Of one that has not said what it is nothing is known, and nothing is offered to it.
+        let matches = |selector: &Selector| selector.matches(attributes, &agent.labels);
+        if !agent.observed.has_attributes() || !selectors.iter().any(matches) {
+            return;
         }
         if snapshot.is_overridden(agent.placement(), &rollout.policy) {
             self.agents.insert(agent.uid, Place { is_overridden: true, ..Place::default() });
             self.counts = None;
-            return false;
+            return;
         }
-        let is_inside = rollout.step > 0 && cohort.contains(agent.placement(), attributes, &agent.labels);
+        let is_inside = rollout.step > 0 && cohort.contains(agent, attributes);
         let deadline_ms = rollout.plan.agent_deadline_ms();
         let wanted = is_inside.then(|| decide::wanted(agent, attributes, snapshot, rollout.kind));
         let reached = match &wanted {
@@ -220,10 +224,13 @@ impl View {
             Some(_) => overdue_at(agent, rollout.kind, deadline_ms).filter(|due| *due > now),
         };
         self.due.extend(due.map(|due| (due, agent.uid)));
-        let is_reachable = agent.presence.connected && agent.observed.accepts(rollout.kind);
-        self.agents.insert(agent.uid, Place { is_overridden: false, standing, reached, is_reachable, due });
+        let is_capable = agent.observed.accepts(rollout.kind);
+        if let Some(candidates) = self.candidates.as_mut().filter(|_| is_capable) {
+            candidates.add(agent, attributes);
+        }
+        let is_reachable = is_capable && agent.presence.connected;
+        self.agents.insert(agent.uid, Place { is_overridden: false, standing, reached, is_capable, is_reachable, due });
         self.counts = None;
-        true
     }
 
     fn forget(&mut self, uid: InstanceUid) {
@@ -255,10 +262,11 @@ fn bounded(standing: Standing) -> Standing {
 
 fn count(places: &HashMap<InstanceUid, Place>) -> Counts {
     let (mut counts, mut errors) = (Counts::default(), Errors::default());
-    for (uid, Place { is_overridden, standing, reached, is_reachable, .. }) in places {
+    for (uid, Place { is_overridden, standing, reached, is_capable, is_reachable, .. }) in places {
         counts.matching += 1;
         counts.overridden += u64::from(*is_overridden);
         counts.reachable += u64::from(*is_reachable);
+        counts.capable += u64::from(*is_capable);
         let Some(standing) = standing else { continue };
         counts.in_cohort += 1;
         match standing {
@@ -304,7 +312,7 @@ mod tests {
         let place = |(n, standing): (u8, Option<Standing>)| {
             let is_reachable = standing != Some(Standing::NotCapable);
             let reached = (true, n == 5);
-            let place = Place { standing, reached, is_reachable, ..Place::default() };
+            let place = Place { standing, reached, is_capable: is_reachable, is_reachable, ..Place::default() };
             (InstanceUid::from_slice(&[n; 16]).unwrap(), place)
         };
         let counts = count(&(1..).zip(standings).map(place).collect());

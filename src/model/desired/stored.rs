@@ -58,15 +58,19 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        Attributes, InstanceUid, Labels, Selector,
+        AgentRecord, Attributes, InstanceUid, Selector,
         policy::{PolicyKind, PolicyOffer, Revision, RevisionContent},
-        rollout::{Control, Plan, Seen, State, control},
+        rollout::{Candidates, Control, Plan, Seen, State, control},
     };
 
     const NAME: &str = "p";
 
     fn agent(index: usize) -> InstanceUid {
         InstanceUid::from_uuid(Uuid::from_u128(index as u128 + 1))
+    }
+
+    fn record(index: usize) -> AgentRecord {
+        AgentRecord::new(agent(index), 0)
     }
 
     fn revision(number: u64) -> Policy {
@@ -141,9 +145,10 @@ mod tests {
 
         fn steer(&mut self, what: Control) {
             let Some(rollout) = &self.rollout else { return };
-            let positions = (0..AGENTS).map(|index| rollout.cohort().position(agent(index))).collect();
-            let seen = Seen { positions, ..Seen::default() };
-            let Ok(next) = control(rollout, what, &seen, "o", 0) else { return };
+            let mut candidates = Candidates::new(rollout, rollout.step, 1);
+            (0..AGENTS).for_each(|index| candidates.add(&record(index), &Attributes::default()));
+            let seen = Seen { candidates: Some(candidates), ..Seen::default() };
+            let Ok(next) = control(rollout, what, &seen, "o", 1) else { return };
             if next.state == State::Succeeded {
                 self.stable = next.revision;
             }
@@ -169,14 +174,14 @@ mod tests {
         fn revisions(&self, overrides: &BTreeMap<usize, u64>) -> Vec<u64> {
             let set = self.set(overrides);
             let of = |index: usize| {
-                let (attributes, labels) = (Attributes::default(), Labels::new());
-                let matching = set.matching(agent(index), &attributes, &labels);
+                let attributes = Attributes::default();
+                let matching = set.matching(&record(index), &attributes);
                 let all: Vec<_> = matching.iter().map(|at| &set.policies()[*at as usize]).collect();
                 assert_eq!(all.iter().filter(|one| one.name == "other").count(), 1);
                 let own: Vec<u64> = all.iter().filter(|one| one.name == NAME).map(|one| one.revision.number).collect();
                 assert!(own.len() <= 1, "{own:?}");
                 let number = own.first().copied().unwrap_or(0);
-                assert_eq!(set.revision_of(NAME, agent(index), &attributes, &labels), number);
+                assert_eq!(set.revision_of(NAME, &record(index), &attributes), number);
                 assert_eq!(set.override_of(agent(index), NAME), overrides.get(&index).copied());
                 number
             };
@@ -219,7 +224,7 @@ mod tests {
                 let set = world.set(&world.overrides).with(
                     vec![in_part(revision(world.newest + 1), Part::Everybody)], std::iter::empty());
                 for index in 0..AGENTS {
-                    let number = set.revision_of(NAME, agent(index), &Attributes::default(), &Labels::new());
+                    let number = set.revision_of(NAME, &record(index), &Attributes::default());
                     prop_assert_eq!(number, world.overrides.get(&index).copied().unwrap_or(world.newest + 1));
                 }
             }

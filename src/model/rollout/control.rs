@@ -1,6 +1,6 @@
 //! What operators do with a rollout.
 
-use super::{Rollout, Seen, State, advance::next_step};
+use super::{Rollout, Seen, State, advance::begin};
 use crate::model::UnixMs;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,6 @@ pub fn control(rollout: &Rollout, control: Control, seen: &Seen, actor: &str, no
             next.forgiven = rollout.counts.failed;
             let state = if rollout.step == 0 { Pending } else { Progressing };
             next.enter(state, "", now);
-            next.step_since = now;
         }
         (Control::Resume, _) => return refused("it is not paused"),
         (Control::Abort | Control::RollBack, _) if rollout.at_once => {
@@ -80,10 +79,11 @@ pub fn control(rollout: &Rollout, control: Control, seen: &Seen, actor: &str, no
         (Control::Promote, _) if !is_last => {
             next.forgiven = rollout.counts.failed;
             // An operator's word goes above the windows.
-            let windows = std::mem::take(&mut next.plan.windows);
-            next_step(&mut next, seen, now);
-            next.plan.windows = windows;
-            next.reason = format!("promoted {by}");
+            begin(&mut next, rollout.step, seen, now);
+            next.reason = match &*next.reason {
+                "" => format!("promoted {by}"),
+                reason => format!("{reason}; promoted {by}"),
+            };
         }
         (Control::Promote | Control::PromoteFully, _) => next.enter(Succeeded, format!("promoted {by}"), now),
     }

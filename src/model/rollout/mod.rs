@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 pub use advance::advance;
 pub use agent::{Standing, overdue_at, reached, standing};
-pub use cohort::Cohort;
+pub use cohort::{Candidates, Cohort};
 pub use control::{Control, Refused, control};
 pub use errors::{Errors, MostFrequent};
 pub use pace::{Estimate, Pace, Trail};
@@ -45,7 +45,9 @@ pub struct Rollout {
     pub step: u32,
     /// Of the agents' positions, those below it are in; see [`Cohort`].
     pub threshold: u64,
-    /// When the step began.
+    /// Positions of further agents that are in, each because it was connected when a step began and nobody below the threshold was.
+    pub besides: Vec<u64>,
+    /// When the step began. Agents that were first seen later are not in, unless all are.
     pub step_since: UnixMs,
     /// When the state was entered.
     pub since: UnixMs,
@@ -149,6 +151,8 @@ pub struct Counts {
     /// As they were when it began to roll back; what is counted from then on is the way back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Box<Counts>>,
+    /// Of those matching, the ones that take part and accept this kind of offer, connected or not, in the cohort or not.
+    pub capable: u64,
     /// How the counts came to be what they are.
     #[serde(skip_serializing_if = "Trail::is_empty")]
     pub trail: Trail,
@@ -165,9 +169,8 @@ impl Counts {
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub counts: Counts,
-    /// Positions of the agents that match and could take the change now, in any order: steps are measured by them, so that each
-    /// has somebody to prove it.
-    pub positions: Vec<u64>,
+    /// Whom the next step may reach, if all agents have just been read.
+    pub candidates: Option<Candidates>,
 }
 
 impl Rollout {
@@ -186,6 +189,7 @@ impl Rollout {
             state: if at_once { State::Progressing } else { State::Pending },
             step: u32::from(at_once),
             threshold: if at_once { u64::MAX } else { 0 },
+            besides: Vec::new(),
             step_since: 0,
             since: 0,
             forgiven: 0,
@@ -211,6 +215,17 @@ impl Rollout {
     /// Whether agents in the cohort have another revision than the stable one.
     pub fn divides(&self) -> bool {
         !self.at_once && self.state.is_in_force()
+    }
+
+    /// Whether its step lets in nobody, although there are agents that could take the change: there were none when it began.
+    fn is_hollow(&self, counts: &Counts) -> bool {
+        let is_begun = matches!(self.state, State::Progressing | State::Baking) && !self.at_once;
+        is_begun && self.step > 0 && counts.capable > 0 && counts.in_cohort == counts.not_capable
+    }
+
+    /// How many steps there are before the one that begins next. One that lets in nobody begins anew.
+    pub fn steps_before_next(&self) -> u32 {
+        self.step - u32::from(self.is_hollow(&self.counts))
     }
 
     fn enter(&mut self, state: State, reason: impl Into<String>, now: UnixMs) {

@@ -11,6 +11,7 @@ const LATELY_MS: i64 = 60_000;
 const SPACING_MS: i64 = 5_000;
 /// A pace of a shorter time says nothing.
 const SHORTEST_MS: i64 = 1_000;
+const NO_PACE: &str = "no agent has become healthy lately";
 
 /// How the counts of a step came to be what they are: the first that was seen of it, and the last minute.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,7 +117,11 @@ fn pace(from: &Sample, to: &Sample, ms: i64) -> Option<Pace> {
 }
 
 fn begun(rollout: &Rollout) -> UnixMs {
-    if rollout.state == State::RollingBack { rollout.since } else { rollout.step_since }
+    match rollout.state {
+        // Since it was resumed, if it was.
+        State::RollingBack | State::Progressing => rollout.since,
+        _ => rollout.step_since,
+    }
 }
 
 impl Rollout {
@@ -142,11 +147,10 @@ impl Rollout {
             State::Pending => unknown("it has not begun"),
             State::Paused => unknown("it is paused"),
             State::AwaitingApproval => unknown("it waits for approval"),
-            State::RollingBack => {
-                let latest = self.since.saturating_add(self.plan.agent_deadline_ms()).saturating_sub(at).max(0);
-                let ms = self.to_come(self.counts.pending).map_or(latest, |ms| ms.min(latest));
-                Estimate { rollout_ms: Some(ms), ..Estimate::default() }
-            }
+            State::RollingBack => match self.to_come(self.counts.pending) {
+                None => unknown(NO_PACE),
+                some => Estimate { rollout_ms: some, ..Estimate::default() },
+            },
             State::Progressing | State::Baking => self.estimate_steps(at),
         }
     }
@@ -154,7 +158,7 @@ impl Rollout {
     fn estimate_steps(&self, at: UnixMs) -> Estimate {
         let unknown = |step_ms, why| Estimate { step_ms, rollout_ms: None, unknown: Some(why) };
         let Some(agents_ms) = self.to_come(self.counts.pending) else {
-            return unknown(None, "no agent has become healthy lately");
+            return unknown(None, NO_PACE);
         };
         let bake_ms = match self.state {
             State::Baking => self.since.saturating_add(self.plan.bake_ms()).saturating_sub(at).max(0),
@@ -290,7 +294,7 @@ mod tests {
         let mut rollout = rollout(&["10%", "100%"], 0);
         see(&mut rollout, 0, 0, 100);
         see(&mut rollout, 2_000, 100, 100);
-        (rollout.step, rollout.step_since) = (2, START + 100_000);
+        (rollout.step, rollout.step_since, rollout.since) = (2, START + 100_000, START + 100_000);
         see(&mut rollout, 101_000, 150, 1_000);
         assert_eq!(rollout.pace().map(|pace| pace.healthy), Some(50.0));
         (rollout.state, rollout.since) = (State::RollingBack, START + 200_000);
@@ -299,7 +303,9 @@ mod tests {
         see(&mut rollout, 210_000, 500, 1_000);
         assert_eq!(rollout.estimate().rollout_ms, Some(10_000));
         see(&mut rollout, 220_000, 501, 1_000);
-        assert_eq!(rollout.estimate().rollout_ms, Some(19_921), "and at most its deadline");
+        assert_eq!(rollout.estimate().rollout_ms, Some(19_921));
+        see(&mut rollout, 310_000, 501, 1_000);
+        assert_eq!((rollout.estimate().rollout_ms, rollout.estimate().unknown), (None, Some(NO_PACE)));
     }
 
     proptest! {

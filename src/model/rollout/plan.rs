@@ -178,9 +178,23 @@ impl fmt::Display for Step {
         match self {
             Self::Percent(points) => f.write_str(&percent(*points)),
             Self::Count(count) => write!(f, "{count}"),
-            Self::Ring(selector) => write!(f, "{selector}"),
+            Self::Ring(selector) => {
+                let text = selector.to_string();
+                if !looks_like_a_number(&text) {
+                    return f.write_str(&text);
+                }
+                // A key that is to be told from a number.
+                let end = text.find([' ', ',']).unwrap_or(text.len());
+                let (key, rest) = text.split_at(end);
+                write!(f, "\"{key}\"{rest}")
+            }
         }
     }
+}
+
+/// Whether a step with this text is meant as a percentage or a number of agents. A key of a selector that begins so is quoted.
+fn looks_like_a_number(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'))
 }
 
 impl FromStr for Step {
@@ -196,6 +210,9 @@ impl FromStr for Step {
         }
         if text.bytes().all(|byte| byte.is_ascii_digit()) {
             return text.parse().map(Self::Count).map_err(|_| format!("{text} agents are too many"));
+        }
+        if looks_like_a_number(text) {
+            return Err(format!("{text:?} is neither a number of agents nor a percentage such as 2% or 0.5%"));
         }
         text.parse().map(Self::Ring).map_err(|error: crate::model::selector::InvalidSelector| error.to_string())
     }
@@ -267,25 +284,34 @@ impl fmt::Display for Window {
     }
 }
 
-macro_rules! as_text {
-    ($($type:ty),*) => {$(
-        impl TryFrom<String> for $type {
-            type Error = String;
+/// As it is stored. Earlier versions took for a selector what looks like a number.
+impl TryFrom<String> for Step {
+    type Error = String;
 
-            fn try_from(text: String) -> Result<Self, String> {
-                text.parse()
-            }
-        }
-
-        impl From<$type> for String {
-            fn from(value: $type) -> Self {
-                value.to_string()
-            }
-        }
-    )*};
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().or_else(|problem| text.parse().map(Self::Ring).map_err(|_| problem))
+    }
 }
 
-as_text!(Step, Window);
+impl TryFrom<String> for Window {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Step> for String {
+    fn from(step: Step) -> Self {
+        step.to_string()
+    }
+}
+
+impl From<Window> for String {
+    fn from(window: Window) -> Self {
+        window.to_string()
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -311,6 +337,21 @@ mod tests {
         assert!(matches!("ring=canary".parse(), Ok(Step::Ring(_))));
         assert!("ring in (".parse::<Step>().unwrap_err().contains("position"));
         assert!("".parse::<Step>().is_err());
+    }
+
+    #[test]
+    fn a_step_that_looks_like_a_number_is_no_selector() {
+        for text in ["0.5", "10x", "-5", "+5", ".5", "1 0", "5 = x", "1e3"] {
+            let problem = text.parse::<Step>().unwrap_err();
+            assert!(problem.contains("is neither a number of agents nor a percentage"), "{text}: {problem}");
+        }
+        assert!(matches!(Step::try_from("0.5".to_owned()), Ok(Step::Ring(_))), "as it may be stored");
+        for text in ["\"5g\" = yes", "\"5g\"", "\"5g\", zone = a", "!5g"] {
+            let step: Step = text.parse().unwrap();
+            assert!(matches!(step, Step::Ring(_)));
+            assert_eq!(step.to_string(), text);
+            assert_eq!(step.to_string().parse(), Ok(step));
+        }
     }
 
     #[test]

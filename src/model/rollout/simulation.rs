@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::model::{Attributes, ContentHash, InstanceUid, Labels, agent::Wanted, proof::Unproven};
+use crate::model::{AgentRecord, Attributes, ContentHash, InstanceUid, agent::Wanted, proof::Unproven};
 
 /// What an agent does with the new revision.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,10 +18,9 @@ enum Fate {
 
 #[derive(Clone, Debug)]
 struct Agent {
-    uid: InstanceUid,
-    labels: Labels,
+    /// Who it is, since when, and whether it is connected.
+    record: AgentRecord,
     fate: Fate,
-    is_connected: bool,
     /// What it should have, as its record says, and the version of the rollout that this was decided by.
     desired: Wanted,
     decided_by: i64,
@@ -58,7 +57,10 @@ enum Event {
     /// All that was said so far arrives.
     Deliver,
     Flap(usize),
+    /// One that was not known before, connected or known from elsewhere.
     Join(u128, Fate),
+    /// All that are away come at once.
+    AllConnect,
     Clock(i64),
     Operator(Control),
 }
@@ -95,6 +97,7 @@ fn events() -> impl Strategy<Value = Event> {
         4 => Just(Event::Deliver),
         2 => index().prop_map(Event::Flap),
         1 => (any::<u128>(), fates()).prop_map(|(uid, fate)| Event::Join(uid, fate)),
+        1 => Just(Event::AllConnect),
         3 => (-20_000_i64..60_000).prop_map(Event::Clock),
         1 => controls().prop_map(Event::Operator),
     ]
@@ -127,13 +130,14 @@ fn plans() -> impl Strategy<Value = Option<Plan>> {
 }
 
 /// Agents of the ring are those with a number that 7 divides.
-fn agent(number: u128, fate: Fate, is_connected: bool, revision: u64) -> Agent {
+fn agent(number: u128, fate: Fate, is_connected: bool, revision: u64, first_seen: UnixMs) -> Agent {
+    let mut record = AgentRecord::new(InstanceUid::from_uuid(Uuid::from_u128(number)), first_seen);
     let ring = number.is_multiple_of(7).then(|| ("ring".to_owned(), "canary".to_owned()));
+    record.labels = ring.into_iter().collect();
+    record.presence.connected = is_connected;
     Agent {
-        uid: InstanceUid::from_uuid(Uuid::from_u128(number)),
-        labels: ring.into_iter().collect(),
+        record,
         fate,
-        is_connected,
         desired: Wanted::default(),
         decided_by: 0,
         revision,
@@ -143,17 +147,29 @@ fn agent(number: u128, fate: Fate, is_connected: bool, revision: u64) -> Agent {
     }
 }
 
+impl Agent {
+    fn is_connected(&self) -> bool {
+        self.record.presence.connected
+    }
+
+    fn is_in_ring(&self) -> bool {
+        !self.record.labels.is_empty()
+    }
+}
+
 struct World {
     agents: Vec<Agent>,
     rollout: Rollout,
     now: UnixMs,
+    /// By a clock that never goes back.
+    latest: UnixMs,
     /// The rollout as each replica knows it.
     known: [Rollout; 2],
     offers: Vec<Offer>,
 }
 
 fn is_inside(rollout: &Rollout, agent: &Agent) -> bool {
-    rollout.cohort().contains(agent.uid, &Attributes::default(), &agent.labels)
+    rollout.cohort().contains(&agent.record, &Attributes::default())
 }
 
 /// The revision that an agent should have, by the rollout as somebody knows it.
@@ -169,12 +185,22 @@ fn hash(revision: u64) -> Option<ContentHash> {
 
 impl World {
     fn seen(&self) -> Seen {
+        let mut seen = self.seen_for(self.rollout.step);
+        if self.rollout.is_hollow(&seen.counts) {
+            seen = self.seen_for(self.rollout.step - 1);
+        }
+        seen
+    }
+
+    /// With whom the step after so many others may reach.
+    fn seen_for(&self, after: u32) -> Seen {
         let mut seen = Seen::default();
+        let mut candidates = Candidates::new(&self.rollout, after, self.now);
         for agent in &self.agents {
             seen.counts.matching += 1;
-            if agent.is_connected {
-                seen.positions.push(self.rollout.cohort().position(agent.uid));
-            }
+            seen.counts.capable += 1;
+            seen.counts.reachable += u64::from(agent.is_connected());
+            candidates.add(&agent.record, &Attributes::default());
             if self.rollout.step == 0 || !is_inside(&self.rollout, agent) {
                 continue;
             }
@@ -188,7 +214,7 @@ impl World {
                 && agent.unproven.is_some_and(|it| it.is_returning() && self.now - it.since > deadline_ms);
             let counter = match agent.fate {
                 _ if is_lost => &mut seen.counts.failed,
-                _ if !agent.is_connected => &mut seen.counts.disconnected,
+                _ if !agent.is_connected() => &mut seen.counts.disconnected,
                 Fate::Refuses if is_new => &mut seen.counts.failed,
                 Fate::NeverAnswers if is_new && is_late => &mut seen.counts.failed,
                 Fate::NeverAnswers if is_new => &mut seen.counts.pending,
@@ -197,6 +223,7 @@ impl World {
             };
             *counter += 1;
         }
+        seen.candidates = Some(candidates);
         seen
     }
 
@@ -234,7 +261,7 @@ impl World {
             }
             let Some(hash) = agent.desired.hash else { continue };
             let revision = u64::from(hash.0[0]);
-            if agent.is_connected && agent.revision != revision {
+            if agent.is_connected() && agent.revision != revision {
                 self.offers.push(Offer { agent: index, revision, generation: agent.desired.generation });
             }
         }
@@ -244,12 +271,12 @@ impl World {
     fn arrive(&mut self, Offer { agent, revision, generation }: Offer) {
         let is_current = self.agents[agent].desired.generation == generation;
         let agent = &mut self.agents[agent];
-        if !agent.is_connected || generation < agent.generation {
+        if !agent.is_connected() || generation < agent.generation {
             return;
         }
         (agent.generation, agent.offered_at) = (generation, self.now);
         if agent.fate == Fate::Crashes && revision == self.rollout.revision {
-            agent.is_connected = false;
+            agent.record.presence.connected = false;
             if is_current {
                 agent.unproven.get_or_insert(Unproven { since: self.now, returns: 0 });
             }
@@ -264,23 +291,29 @@ impl World {
         }
     }
 
+    fn all_connect(&mut self) {
+        let away: Vec<usize> = (0..self.agents.len()).filter(|index| !self.agents[*index].is_connected()).collect();
+        away.into_iter().for_each(|index| self.connect(index));
+    }
+
     fn connect(&mut self, index: usize) {
         let agent = &mut self.agents[index];
-        agent.is_connected = true;
+        agent.record.presence.connected = true;
         if let Some(unproven) = &mut agent.unproven {
             unproven.returns += 1;
         }
     }
 }
 
-/// How many of the agents that can be reached a step is to let in at most, with those of the steps before.
-fn most(step: &Step, reachable: usize, before: usize, ring: usize) -> usize {
+/// How many of the agents that are known a step is to let in at most, with those of the steps before: one beside those that it says,
+/// which is connected.
+fn most(step: &Step, known: usize, before: usize, ring: usize) -> usize {
     let own = match step {
-        Step::Percent(points) => (reachable * *points as usize).div_ceil(ALL as usize),
+        Step::Percent(points) => (known * *points as usize).div_ceil(ALL as usize),
         Step::Count(count) => *count as usize,
         Step::Ring(_) => 0,
     };
-    own.max(1).max(before) + ring
+    own.max(before) + ring + 1
 }
 
 proptest! {
@@ -297,9 +330,10 @@ proptest! {
         let revisions = (stable, 2);
         let rollout = Rollout::new(Uuid::from_u128(id), "p", PolicyKind::Config, revisions, plan.as_ref()).made_by("o", 0);
         let known = [rollout.clone(), rollout.clone()];
-        let agents = fleet.into_iter().map(|(number, fate, is_connected)| agent(number, fate, is_connected, stable));
-        let mut world = World { agents: agents.collect(), rollout, now: 0, known, offers: Vec::new() };
+        let agents = fleet.into_iter().map(|(number, fate, is_connected)| agent(number, fate, is_connected, stable, -1));
+        let mut world = World { agents: agents.collect(), rollout, now: 0, latest: 0, known, offers: Vec::new() };
         let mut late: Option<(Rollout, Seen)> = None;
+        let mut reached = 0;
         for event in history {
             let (before, fleet) = (world.rollout.clone(), world.agents.clone());
             match event {
@@ -329,14 +363,18 @@ proptest! {
                 Event::Deliver => world.deliver(),
                 Event::Flap(index) if !world.agents.is_empty() => {
                     let index = index % world.agents.len();
-                    match world.agents[index].is_connected {
-                        true => world.agents[index].is_connected = false,
+                    match world.agents[index].is_connected() {
+                        true => world.agents[index].record.presence.connected = false,
                         false => world.connect(index),
                     }
                 }
                 Event::Flap(_) => {}
-                Event::Join(number, fate) => world.agents.push(agent(number, fate, true, 0)),
-                Event::Clock(by) => world.now += by,
+                Event::Join(number, fate) => world.agents.push(agent(number, fate, true, 0, world.latest)),
+                Event::AllConnect => world.all_connect(),
+                Event::Clock(by) => {
+                    world.now += by;
+                    world.latest = world.latest.max(world.now);
+                }
                 Event::Operator(what) => {
                     if let Ok(next) = control(&world.rollout, what, &world.seen(), "o", world.now) {
                         prop_assert!(world.write(next));
@@ -352,13 +390,34 @@ proptest! {
             let is_operator = matches!(event, Event::Operator(_));
             prop_assert!(is_operator || after.step <= before.step + 1);
             prop_assert_eq!(after.ended_at.is_some(), after.state.is_ended());
-            // A step that begins lets in as many as it says, of those that can be reached then.
-            if after.step == before.step + 1 && matches!(event, Event::Drive | Event::DriveTwice) {
-                let reachable: Vec<_> = fleet.iter().filter(|agent| agent.is_connected).collect();
-                let inside = |rollout: &Rollout| reachable.iter().filter(|agent| is_inside(rollout, agent)).count();
-                let of_ring = reachable.iter().filter(|agent| !agent.labels.is_empty()).count();
-                let step = &after.plan.steps[before.step as usize];
-                prop_assert!(inside(after) <= most(step, reachable.len(), inside(&before), of_ring));
+            // A step that begins lets in as many as it says of those that are known, connected or not, and at least one that is.
+            let is_fresh = matches!(event, Event::Drive | Event::DriveTwice);
+            let is_begun = after.step > before.step || after.step_since > before.step_since;
+            if is_begun && after.threshold < u64::MAX {
+                let known: Vec<_> = fleet.iter().filter(|agent| agent.record.first_seen < after.step_since).collect();
+                let inside = |rollout: &Rollout| known.iter().filter(|agent| is_inside(rollout, agent)).count();
+                let of_ring = known.iter().filter(|agent| agent.is_in_ring()).count();
+                let step = &after.plan.steps[after.step as usize - 1];
+                prop_assert!(inside(after) <= most(step, known.len(), inside(&before), of_ring));
+                let proves = known.iter().any(|agent| agent.is_connected() && is_inside(after, agent));
+                let is_part = !matches!(step, Step::Ring(_));
+                prop_assert!(proves || !is_fresh || !is_part || known.is_empty());
+                prop_assert!(is_part || of_ring > 0 || known.is_empty() || after.state == State::AwaitingApproval);
+                reached = fleet.iter().filter(|agent| is_inside(after, agent)).count();
+            }
+            // However many come, or come back, while it lasts.
+            if after.threshold < u64::MAX {
+                prop_assert!(world.agents.iter().filter(|agent| is_inside(after, agent)).count() <= reached);
+            }
+            // A step is only followed by another once somebody has proved it.
+            if is_fresh && after.step == before.step + 1 && before.step > 0 {
+                let mut inside = fleet.iter().filter(|agent| is_inside(&before, agent));
+                prop_assert!(fleet.is_empty() || inside.any(|agent| agent.revision == 2 || agent.fate == Fate::Crashes));
+            }
+            // It is not rolled back while somebody who is connected has still to be offered the way back.
+            if after.state == State::RolledBack && matches!(event, Event::Drive | Event::DriveTwice) && stable > 0 {
+                let mut connected = world.agents.iter().filter(|agent| agent.is_connected());
+                prop_assert!(before.state.is_ended() || connected.all(|agent| !is_inside(after, agent) || agent.revision == stable));
             }
             for (agent, was) in world.agents.iter().zip(&fleet) {
                 prop_assert!(agent.generation >= was.generation && agent.desired.generation >= was.desired.generation);
@@ -373,8 +432,7 @@ proptest! {
         }
         // Everybody comes back, and operators go on with what waits for them: it ends, and all have what is right.
         for _ in 0..200 {
-            (0..world.agents.len()).filter(|index| !world.agents[*index].is_connected).collect::<Vec<_>>().into_iter()
-                .for_each(|index| world.connect(index));
+            world.all_connect();
             for replica in 0..2 {
                 world.learn(replica);
                 world.decide(replica);
@@ -411,12 +469,13 @@ fn failures_beyond_the_budget_stop_the_first_step() {
         ..Plan::default()
     };
     let rollout = Rollout::new(Uuid::from_u128(7), "p", PolicyKind::Config, (1, 2), Some(&plan)).made_by("o", 0);
-    let positions: Vec<u64> =
-        (0..2_000).map(|n| rollout.cohort().position(InstanceUid::from_uuid(Uuid::from_u128(n)))).collect();
-    let seen = |counts: Counts| Seen { counts, positions: positions.clone() };
+    let agents: Vec<Agent> = (0..2_000).map(|n| agent(n, Fate::TakesIt, true, 1, 0)).collect();
+    let mut candidates = Candidates::new(&rollout, 0, 1);
+    agents.iter().for_each(|agent| candidates.add(&agent.record, &Attributes::default()));
+    let seen = |counts: Counts| Seen { counts, candidates: Some(candidates.clone()) };
     let started = advance(&rollout, &seen(Counts::default()), 1).unwrap();
     assert_eq!((started.state, started.step), (State::Progressing, 1));
-    assert_eq!(positions.iter().filter(|position| **position < started.threshold).count(), 20);
+    assert_eq!(agents.iter().filter(|agent| is_inside(&started, agent)).count(), 20);
     // Too few to judge by: no state is changed.
     let early = Counts { in_cohort: 20, pending: 15, failed: 1, healthy: 4, ..Counts::default() };
     assert_eq!(advance(&started, &seen(early), 2), None);
@@ -427,4 +486,22 @@ fn failures_beyond_the_budget_stop_the_first_step() {
     assert!(!stopped.divides());
     let back = advance(&stopped, &seen(Counts { healthy: 20, ..Counts::default() }), 4).unwrap();
     assert_eq!((back.state, back.ended_at), (State::RolledBack, Some(4)));
+}
+
+#[test]
+fn a_roll_back_waits_for_those_who_have_not_been_offered_it() {
+    let plan = Plan::default();
+    let rollout = Rollout::new(Uuid::from_u128(7), "p", PolicyKind::Config, (1, 2), Some(&plan)).made_by("o", 0);
+    let started = advance(&rollout, &Seen::default(), 1).unwrap();
+    let back = control(&started, Control::RollBack, &Seen::default(), "o", 2).unwrap();
+    let seen = |pending, healthy, failed| {
+        let counts = Counts { matching: 600, in_cohort: 600, pending, healthy, failed, ..Counts::default() };
+        Seen { counts, ..Seen::default() }
+    };
+    let late = 2 + 2 * plan.agent_deadline_ms();
+    assert_eq!(advance(&back, &seen(300, 300, 0), late), None, "at its pace it takes longer than an agent may");
+    // Those whose own time is over have failed.
+    let ended = advance(&back, &seen(0, 598, 2), late).unwrap();
+    assert_eq!(ended.state, State::RolledBack);
+    assert!(ended.reason.ends_with("; 2 agents are not back on revision 1 yet"), "{}", ended.reason);
 }

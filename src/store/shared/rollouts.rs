@@ -1,6 +1,7 @@
 //! Rollouts. Whatever changes what agents should have takes its turn on the epoch's row, as changes of policies do.
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
@@ -22,7 +23,7 @@ struct RolloutRow {
     kind: String,
     revision: i64,
     stable: i64,
-    plan: Json<Plan>,
+    plan: Json<StoredPlan>,
     at_once: bool,
     state: String,
     step: i32,
@@ -37,6 +38,21 @@ struct RolloutRow {
     version: i64,
     counts: Json<Counts>,
     seen_unix_ms: Option<UnixMs>,
+}
+
+/// The plan, and beside it what has been added since the table was made.
+#[derive(Serialize, Deserialize)]
+struct StoredPlan {
+    #[serde(flatten)]
+    plan: Plan,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    besides: Vec<u64>,
+}
+
+impl StoredPlan {
+    fn of(rollout: &Rollout) -> Self {
+        Self { plan: rollout.plan.clone(), besides: rollout.besides.clone() }
+    }
 }
 
 macro_rules! select_rollouts {
@@ -61,7 +77,8 @@ impl TryFrom<RolloutRow> for Rollout {
             kind: row::kind(&row.kind)?,
             revision: row.revision.cast_unsigned(),
             stable: row.stable.cast_unsigned(),
-            plan: row.plan.0,
+            plan: row.plan.0.plan,
+            besides: row.plan.0.besides,
             at_once: row.at_once,
             state: state.ok_or_else(|| Error::damaged("rollout", format!("state {:?}", row.state)))?,
             step: row.step.cast_unsigned(),
@@ -162,7 +179,7 @@ pub(super) async fn begin(tx: &mut Tx, policy: &Policy, stable: u64, actor: &Act
         .bind(&rollout.policy)
         .bind(rollout.revision.cast_signed())
         .bind(rollout.stable.cast_signed())
-        .bind(Json(&rollout.plan))
+        .bind(Json(StoredPlan::of(&rollout)))
         .bind(rollout.at_once)
         .bind(rollout.state.name())
         .bind(rollout.step.cast_signed())
@@ -197,7 +214,7 @@ async fn write(store: &Backend, next: &Rollout, lease: Option<Lease>, actor: &Ac
     let Some(before) = before.map(Rollout::try_from).transpose()? else { return Ok(false) };
     let statement =
         "UPDATE rollouts SET state = $2, step = $3, threshold = $4, step_since_unix_ms = $5, since_unix_ms = $6,
-            forgiven = $7, reason = $8, ended_unix_ms = $9, version = $10, counts = $11
+            forgiven = $7, reason = $8, ended_unix_ms = $9, version = $10, counts = $11, plan = $12
         WHERE id = $1 AND version = $10 - 1";
     let written = sqlx::query(statement)
         .bind(next.id)
@@ -211,6 +228,7 @@ async fn write(store: &Backend, next: &Rollout, lease: Option<Lease>, actor: &Ac
         .bind(next.ended_at)
         .bind(next.version)
         .bind(Json(&next.counts))
+        .bind(Json(StoredPlan::of(next)))
         .execute(&mut *tx)
         .await?;
     if written.rows_affected() == 0 {
@@ -220,7 +238,8 @@ async fn write(store: &Backend, next: &Rollout, lease: Option<Lease>, actor: &Ac
         // Null if it is the newest, which it is: applying another would have ended the rollout.
         sqlx::query("UPDATE policies SET stable = NULL WHERE name = $1").bind(&next.policy).execute(&mut *tx).await?;
     }
-    let is_moved = before.divides() != next.divides() || before.step != next.step || before.threshold != next.threshold;
+    let reach = |rollout: &Rollout| (rollout.divides(), rollout.step, rollout.threshold, rollout.step_since);
+    let is_moved = reach(&before) != reach(next);
     let detail =
         json!({ "revision": next.revision, "state": next.state.name(), "step": next.step, "reason": next.reason });
     audit::record(&mut tx, actor, "rollout.change", &next.policy, detail).await?;

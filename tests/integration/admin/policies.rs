@@ -4,7 +4,7 @@ use muster::{
     model::UnixMs,
     proto::admin::{
         ApplyPolicyRequest, ApplyPolicyResponse, DeletePolicyRequest, GetPolicyRequest, ListPoliciesRequest,
-        ListRevisionsRequest, PolicyPreview, apply_policy_response::Outcome,
+        ListRevisionsRequest, PolicyPreview, RolloutPlan, apply_policy_response::Outcome,
     },
 };
 use tonic::Code;
@@ -124,6 +124,14 @@ async fn a_preview_warns_of_what_may_surprise() {
     below.files.push(muster::proto::admin::PolicyFile { name: "more".into(), ..below.files[0].clone() });
     let warnings = preview(&world, below).await.warnings;
     assert_eq!(warnings[0], "\"collector.yaml\" of 3 agents comes from policy \"other\", which goes before this one");
+
+    // A step that nobody is in, of those that the policy matches.
+    let steps = ["os = plan9", "os = windows, !x", "os = linux", "100%"].map(str::to_owned);
+    let plan = RolloutPlan { steps: steps.into(), ..Default::default() };
+    let ringed = ApplyPolicyRequest { rollout: Some(plan), ..policy("third", "os = linux", "x\n") };
+    let warnings = preview(&world, ApplyPolicyRequest { priority: -1, ..ringed }).await.warnings;
+    let expected = ["step 1 (os = plan9) selects no agent", "step 2 (os = windows, !x) selects no agent"];
+    assert_eq!(warnings[..2], expected);
 
     // Nothing is left.
     let emptied = ApplyPolicyRequest { selector: "os = plan9".into(), ..policy("other", "", "one\n") };

@@ -2,10 +2,10 @@
 
 use muster::{
     model::{
-        Attributes, InstanceUid, Labels,
+        AgentRecord, Attributes, InstanceUid,
         desired::{Part, PolicySet},
         overrides::{MAX_OVERRIDES, Override},
-        rollout::{Control, Plan, Seen, control},
+        rollout::{Candidates, Control, Plan, Seen, control},
     },
     store::{ApplyPolicy, Error, MAX_BATCH, NewOverride, NewOverrides, OverrideFilter, SharedStore},
 };
@@ -46,7 +46,7 @@ fn everybodys(name: &str, text: &str) -> ApplyPolicy {
 }
 
 fn revision(set: &PolicySet, agent: u128) -> u64 {
-    set.revision_of("p", uid(agent), &Attributes::default(), &Labels::new())
+    set.revision_of("p", &AgentRecord::new(uid(agent), 0), &Attributes::default())
 }
 
 pub async fn overrides_are_made_together_and_once(store: &SharedStore) {
@@ -176,14 +176,15 @@ pub async fn overrides_stand_while_a_rollout_goes_on(store: &SharedStore) {
     applied(store, second).await;
     set(store, &new("p", &[(uid(2), 2)])).await;
     let rollout = store.get_rollout("p").await.unwrap();
-    let positions = (1..=40).map(|n| rollout.cohort().position(uid(n))).collect();
-    let seen = Seen { positions, ..Seen::default() };
+    let attributes = Attributes::default();
+    let mut candidates = Candidates::new(&rollout, rollout.step, NOW);
+    (1..=40).for_each(|n| candidates.add(&AgentRecord::new(uid(n), 0), &attributes));
+    let seen = Seen { candidates: Some(candidates), ..Seen::default() };
     let first = control(&rollout, Control::Promote, &seen, "ada", NOW).unwrap();
     assert!(store.write_rollout(&first, None, &actor()).await.unwrap());
     let policies = store.policy_set().await.unwrap();
-    let (attributes, labels) = (Attributes::default(), Labels::new());
     for n in 1..=40 {
-        let inside = first.cohort().contains(uid(n), &attributes, &labels);
+        let inside = first.cohort().contains(&AgentRecord::new(uid(n), 0), &attributes);
         let expected = match n {
             1 => 1,
             2 => 2,

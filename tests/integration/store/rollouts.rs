@@ -2,9 +2,9 @@
 
 use muster::{
     model::{
-        Attributes, Labels,
+        AgentRecord, Attributes,
         desired::{Part, PolicySet},
-        rollout::{Control, Counts, Plan, Rollout, Seen, State, advance, control},
+        rollout::{Candidates, Control, Counts, Plan, Rollout, Seen, State, advance, control},
     },
     store::{ApplyPolicy, Error, Lease, ROLLOUT_LEASE, SharedStore},
 };
@@ -43,9 +43,14 @@ async fn moved(store: &SharedStore, next: Option<Rollout>) -> Rollout {
     stored
 }
 
-/// Two agents, of which a half is one.
-fn seen() -> Seen {
-    Seen { counts: Counts::default(), positions: vec![1, u64::MAX - 1] }
+/// Two agents, of which a half is one; the one that comes first is not connected, so that the other is in beside it.
+fn seen(rollout: &Rollout) -> Seen {
+    let mut agents = [1, 2].map(|n| AgentRecord::new(uid(n), NOW - 1));
+    agents.sort_by_key(|agent| rollout.cohort().position(agent.uid));
+    agents[1].presence.connected = true;
+    let mut candidates = Candidates::new(rollout, rollout.step, NOW);
+    agents.iter().for_each(|agent| candidates.add(agent, &Attributes::default()));
+    Seen { counts: Counts::default(), candidates: Some(candidates) }
 }
 
 pub async fn a_revision_without_a_plan_is_for_everybody(store: &SharedStore) {
@@ -76,22 +81,23 @@ pub async fn a_rollout_divides_the_fleet_until_it_ends(store: &SharedStore) {
     let before = store.policy_set().await.unwrap();
     assert_eq!(parts(&before), [(1, Part::Everybody)]);
 
-    let first = moved(store, control(&rollout, Control::Promote, &seen(), "ada", NOW).ok()).await;
+    let first = moved(store, control(&rollout, Control::Promote, &seen(&rollout), "ada", NOW).ok()).await;
     assert_eq!((first.state, first.step), (State::Progressing, 1));
     let divided = store.policy_set().await.unwrap();
     assert!(divided.epoch > before.epoch);
     assert_eq!(parts(&divided), [(1, Part::Outside(0)), (2, Part::Inside(0))]);
     // Each agent has one of the two.
     let cohort = first.cohort();
-    for agent in (1..100).map(uid) {
-        let (attributes, labels) = (Attributes::default(), Labels::new());
-        let is_inside = cohort.contains(agent, &attributes, &labels);
+    assert_eq!(first.besides.len(), 1);
+    assert!([1, 2].into_iter().all(|n| cohort.contains(&AgentRecord::new(uid(n), NOW - 1), &Attributes::default())));
+    for agent in (1..100).map(|n| AgentRecord::new(uid(n), NOW - 1)) {
+        let is_inside = cohort.contains(&agent, &Attributes::default());
         let all = divided.policies().iter().filter(|policy| policy.revision.number == if is_inside { 2 } else { 1 });
         assert_eq!(all.count(), 1);
     }
 
     // A state that moves nobody leaves the epoch.
-    let baking = moved(store, advance(&first, &seen(), NOW)).await;
+    let baking = moved(store, advance(&first, &seen(&first), NOW)).await;
     assert_eq!(baking.state, State::Baking);
     assert_eq!(store.policy_epoch().await.unwrap(), divided.epoch);
     store.note_rollout(baking.id, baking.version - 1, &Counts { failed: 9, ..Counts::default() }, NOW).await.unwrap();
@@ -100,17 +106,17 @@ pub async fn a_rollout_divides_the_fleet_until_it_ends(store: &SharedStore) {
     let noted = store.get_rollout("p").await.unwrap();
     assert_eq!((&noted.counts, noted.seen_at), (&counts, Some(NOW)));
 
-    let back = moved(store, control(&noted, Control::RollBack, &seen(), "ada", NOW).ok()).await;
+    let back = moved(store, control(&noted, Control::RollBack, &seen(&noted), "ada", NOW).ok()).await;
     assert_eq!(parts(&store.policy_set().await.unwrap()), [(1, Part::Everybody)]);
-    let ended = moved(store, advance(&back, &seen(), NOW)).await;
+    let ended = moved(store, advance(&back, &seen(&back), NOW)).await;
     assert_eq!((ended.state, ended.ended_at), (State::RolledBack, Some(NOW)));
     assert_eq!(store.get_policy("p").await.unwrap().stable, 1);
 
     // One that succeeds becomes the stable one.
     applied(store, planned("three")).await;
     let rollout = store.get_rollout("p").await.unwrap();
-    let all = moved(store, control(&rollout, Control::PromoteFully, &seen(), "ada", NOW).ok()).await;
-    moved(store, control(&all, Control::Promote, &seen(), "ada", NOW).ok()).await;
+    let all = moved(store, control(&rollout, Control::PromoteFully, &seen(&rollout), "ada", NOW).ok()).await;
+    moved(store, control(&all, Control::Promote, &seen(&all), "ada", NOW).ok()).await;
     assert_eq!(store.get_policy("p").await.unwrap().stable, 3);
     assert_eq!(parts(&store.policy_set().await.unwrap()), [(3, Part::Everybody)]);
     let history = store.list_rollouts(Some("p"), None, 2).await.unwrap();
@@ -123,7 +129,7 @@ pub async fn only_the_next_state_of_the_stored_one_is_written(store: &SharedStor
     applied(store, planned("one")).await;
     assert_eq!(parts(&store.policy_set().await.unwrap()), [], "there is no stable revision yet");
     let rollout = store.get_rollout("p").await.unwrap();
-    let next = control(&rollout, Control::Promote, &seen(), "ada", NOW).unwrap();
+    let next = control(&rollout, Control::Promote, &seen(&rollout), "ada", NOW).unwrap();
     let epoch = store.policy_epoch().await.unwrap();
     let lease = store.take_lease(ROLLOUT_LEASE, "a", NOW, 10).await.unwrap();
     let stranger = Some(Lease { token: lease.unwrap().token + 1 });
@@ -131,8 +137,8 @@ pub async fn only_the_next_state_of_the_stored_one_is_written(store: &SharedStor
     assert_eq!(store.policy_epoch().await.unwrap(), epoch);
     assert!(store.write_rollout(&next, lease, &actor()).await.unwrap());
     assert!(!store.write_rollout(&next, lease, &actor()).await.unwrap(), "it is that already");
-    let paused = control(&next, Control::Pause, &seen(), "ada", NOW).unwrap();
-    let aborted = control(&next, Control::Abort, &seen(), "ada", NOW).unwrap();
+    let paused = control(&next, Control::Pause, &seen(&next), "ada", NOW).unwrap();
+    let aborted = control(&next, Control::Abort, &seen(&next), "ada", NOW).unwrap();
     assert!(store.write_rollout(&paused, lease, &actor()).await.unwrap());
     assert!(!store.write_rollout(&aborted, lease, &actor()).await.unwrap(), "another was first");
     assert_eq!(store.get_rollout("p").await.unwrap().state, State::Paused);
@@ -142,7 +148,7 @@ pub async fn a_new_revision_takes_the_place_of_a_rollout(store: &SharedStore) {
     applied(store, apply("p", "one")).await;
     applied(store, planned("two")).await;
     let second = store.get_rollout("p").await.unwrap();
-    let second = moved(store, control(&second, Control::Promote, &seen(), "ada", NOW).ok()).await;
+    let second = moved(store, control(&second, Control::Promote, &seen(&second), "ada", NOW).ok()).await;
     applied(store, planned("three")).await;
     let open = store.open_rollouts().await.unwrap();
     assert_eq!(open.iter().map(|rollout| (rollout.revision, rollout.stable)).collect::<Vec<_>>(), [(3, 1)]);
@@ -152,7 +158,7 @@ pub async fn a_new_revision_takes_the_place_of_a_rollout(store: &SharedStore) {
         (ended.id, ended.state, ended.reason.as_str()),
         (second.id, State::Aborted, "revision 3 took its place")
     );
-    let late = advance(&second, &seen(), NOW);
+    let late = advance(&second, &seen(&second), NOW);
     assert!(!store.write_rollout(&late.unwrap(), None, &actor()).await.unwrap());
 
     applied(store, apply("p", "four")).await;

@@ -1,0 +1,111 @@
+//! Whom the steps of a rollout reach: as many as they say, of all agents that are known, and nobody while it is paused.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    agent::{Agent, Fleet, fleet::Transport},
+    ctl::Ctl,
+    eventually_within,
+    standalone::Standalone,
+};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+fn manifest(text: &str, rollout: &str) -> String {
+    format!(
+        "kind: Config\nname: base\nselector: service.name = web\nfiles:\n  a.yaml: {{body: \"{text}\"}}\nrollout: {rollout}\n"
+    )
+}
+
+async fn reaches(ctl: &Ctl, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    eventually_within(PATIENCE, what, async || {
+        let outcome = ctl.try_run(&["rollout", "status", "base", "-o", "json"]).await;
+        let rollout: Value = serde_json::from_str(&outcome.stdout).ok()?;
+        holds(&rollout).then_some(rollout)
+    })
+    .await
+}
+
+async fn state(ctl: &Ctl, state: &str) -> Value {
+    reaches(ctl, state, |rollout| rollout["state"] == state).await
+}
+
+fn of(standalone: &Standalone, agents: Vec<Agent>) -> Fleet {
+    let gateways = vec![standalone.node.opamp()];
+    Fleet::of(agents, Transport::WebSocket, HEARTBEAT, gateways, &standalone.agent_token())
+}
+
+fn running(fleets: &[&Fleet], text: &str) -> usize {
+    let agents = fleets.iter().flat_map(|fleet| fleet.agents());
+    agents.filter(|agent| agent.file("a.yaml").as_deref() == Some(text)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_is_as_large_as_it_says_however_many_come_later() {
+    const KNOWN: usize = 20;
+    let standalone = Standalone::start().await;
+    let ctl = standalone.ctl();
+    let fleet = Fleet::start(KNOWN, "web", vec![standalone.node.opamp()], &standalone.agent_token());
+    fleet.all_connected().await;
+    ctl.apply_written(&manifest("one", "{steps: [100%]}")).await;
+    fleet.all_run("a.yaml", "one").await;
+    state(&ctl, "SUCCEEDED").await;
+    let mut agents = fleet.agents();
+    drop(fleet);
+    ctl.all_agents(KNOWN, "all are away", |agent| agent["connected"] == false).await;
+
+    // Nobody is there to prove a step: none begins.
+    ctl.apply_written(&manifest("two", "{steps: [2, 100%], bake: 1h}")).await;
+    let waiting = reaches(&ctl, "it says why it waits", |rollout| rollout["reason"] != "").await;
+    assert_eq!((&waiting["state"], &waiting["step"]), (&json!("PENDING"), &json!(0)), "{waiting}");
+    assert_eq!(waiting["reason"], "step 1 waits: no agent that matches is connected");
+
+    let others = agents.split_off(2);
+    let first = of(&standalone, agents);
+    let baking = state(&ctl, "BAKING").await;
+    assert_eq!(baking["step"], 1);
+    let held = baking["counts"]["in_cohort"].as_u64().unwrap();
+    assert!((2..=3).contains(&held), "of two connected agents one is in, beside the first two of all: {baking}");
+
+    // The others come back, and new ones come: of those, nobody is in.
+    let others = of(&standalone, others);
+    others.all("agents are back", |agent| agent.seen.connects >= 2 && agent.is_answered()).await;
+    let new = Fleet::start(20, "web", vec![standalone.node.opamp()], &standalone.agent_token());
+    new.all_run("a.yaml", "one").await;
+    let all = reaches(&ctl, "all are counted, and those in it are well", |rollout| {
+        rollout["counts"]["matching"] == KNOWN + 20 && rollout["counts"]["healthy"] == held
+    })
+    .await;
+    assert_eq!((&all["state"], &all["step"], &all["counts"]["in_cohort"]), (&json!("BAKING"), &json!(1), &json!(held)));
+    assert_eq!(running(&[&first, &others], "two") as u64, held);
+
+    ctl.run(&["rollout", "promote", "base"]).await;
+    for fleet in [&first, &others, &new] {
+        fleet.all_run("a.yaml", "two").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ring_that_nobody_is_in_is_not_taken_for_proved() {
+    let standalone = Standalone::start().await;
+    let ctl = standalone.ctl();
+    let fleet = Fleet::start(5, "web", vec![standalone.node.opamp()], &standalone.agent_token());
+    fleet.all_connected().await;
+    ctl.apply_written(&manifest("one", "{steps: [100%]}")).await;
+    fleet.all_run("a.yaml", "one").await;
+    let rings = manifest("two", "{steps: [ring = canry, 100%]}");
+    ctl.write("ring.yaml", &rings);
+    let dry = ctl.run(&["apply", "-f", "ring.yaml", "--dry-run"]).await;
+    assert!(dry.contains("step 1 (ring = canry) selects no agent"), "{dry}");
+    ctl.apply_written(&rings).await;
+    let held = state(&ctl, "AWAITING_APPROVAL").await;
+    assert_eq!(held["reason"], "no agent is in the ring of step 1, ring = canry");
+    assert_eq!((&held["step"], &held["counts"]["in_cohort"]), (&json!(1), &json!(0)), "{held}");
+    assert_eq!(running(&[&fleet], "two"), 0);
+    ctl.run(&["rollout", "promote", "base"]).await;
+    fleet.all_run("a.yaml", "two").await;
+    state(&ctl, "SUCCEEDED").await;
+}
