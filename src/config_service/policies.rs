@@ -254,7 +254,8 @@ mod tests {
         }
         let set = PolicySet::new(1, in_force, vec![rollout.cohort()]);
         let snapshot = Snapshot::new(set, "".into(), None);
-        snapshot.merged(uid(1), &Attributes::default(), &Labels::default()).pace.map(|pace| pace.per_second)
+        let agent = AgentRecord { uid: uid(1), ..AgentRecord::default() };
+        snapshot.merged(&agent, &Attributes::default()).pace.map(|pace| pace.per_second)
     }
 
     #[test]
