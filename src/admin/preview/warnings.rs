@@ -39,9 +39,7 @@ impl<'a> Rings<'a> {
             (1..).zip(plan.into_iter().flat_map(|plan| &plan.steps)).map(move |(step, of)| (*policy, step, of))
         });
         let rings = steps.filter_map(|(policy, step, of)| match of {
-            Step::Ring(selector) => {
-                Some(Ring { policy, step, selector, is_policy_matched: false, is_matched: false })
-            }
+            Step::Ring(selector) => Some(Ring { policy, step, selector, is_policy_matched: false, is_matched: false }),
             _ => None,
         });
         Self(rings.collect())

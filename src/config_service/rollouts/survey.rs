@@ -19,7 +19,9 @@ use crate::{
     },
     model::{
         AgentRecord, Attributes, InstanceUid, Selector, UnixMs,
-        rollout::{Candidates, Cohort, Counts, Errors, MostFrequent, Rollout, Seen, Standing, overdue_at, standing},
+        rollout::{
+            Candidates, Cohort, Counts, Errors, MostFrequent, Rollout, Seen, Standing, overdue_at, standing, waiting,
+        },
     },
     store::{self, AgentFilter, MAX_BATCH},
 };
@@ -184,6 +186,9 @@ impl View {
         let is_inside = rollout.step > 0 && cohort.contains(agent, attributes);
         let deadline_ms = rollout.plan.agent_deadline_ms();
         let standing = is_inside.then(|| {
+            if !cohort.gives(agent, attributes) {
+                return waiting(agent, rollout.kind);
+            }
             let wanted = decide::wanted(agent, attributes, snapshot, rollout.kind);
             bounded(standing(agent, rollout.kind, wanted, &rollout.plan, now))
         });

@@ -20,9 +20,7 @@ pub fn advance(rollout: &Rollout, seen: &Seen, now: UnixMs) -> Option<Rollout> {
             _ => next.enter(State::Baking, "", now),
         },
         // One that fell ill meanwhile is waited for like one that never was well.
-        State::Baking
-            if elapsed(rollout.since, now) >= rollout.plan.bake_ms() && is_settled(rollout, counts, now) =>
-        {
+        State::Baking if elapsed(rollout.since, now) >= rollout.plan.bake_ms() && is_settled(rollout, counts, now) => {
             pass(&mut next, seen, now);
         }
         State::Progressing | State::Baking if rollout.is_hollow(counts) => {
