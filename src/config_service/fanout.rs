@@ -72,7 +72,7 @@ pub async fn settle(
             })
         });
         let offers = changes.iter().any(|change| !change.offers.is_empty());
-        let may_offer = if offers { check(shared, snapshot) } else { Ok(()) };
+        let may_offer = if offers { check_newest(shared, snapshot).await } else { Ok(()) };
         if may_offer.is_err() {
             changes.retain(|change| change.offers.is_empty());
         }
@@ -95,6 +95,15 @@ pub(super) fn check(shared: &Shared, snapshot: &Snapshot) -> Result<(), Stopped>
         true => Ok(()),
         false => Err(Stopped::BusAway),
     }
+}
+
+/// As [`check`]. While rollouts go on the store is asked, and not only what is known here: one that is paused goes on from that
+/// moment nowhere.
+pub(super) async fn check_newest(shared: &Shared, snapshot: &Snapshot) -> Result<(), Stopped> {
+    if snapshot.is_divided() {
+        shared.policies.refresh().await?;
+    }
+    check(shared, snapshot)
 }
 
 /// What changes for `records`.

@@ -9,6 +9,7 @@ use crate::{
     model::{
         AgentRecord, Attributes, ContentHash, InstanceUid,
         desired::{DesiredConfig, DesiredOffer, Part, PolicySet},
+        policy::PolicyKind,
         rendering::Unrendered,
         template::Subject,
     },
@@ -123,6 +124,16 @@ impl Snapshot {
             targets.insert(matching, merged.clone());
         }
         merged
+    }
+
+    /// See [`PolicySet::note_reached`].
+    pub fn note_reached(&self, agent: &mut AgentRecord, is_theirs: impl Fn(PolicyKind) -> bool) {
+        self.set.note_reached(agent, is_theirs);
+    }
+
+    /// Whether a rollout divides the fleet.
+    pub fn is_divided(&self) -> bool {
+        self.set.is_divided()
     }
 
     /// Whether the agent has a revision of the policy whatever rollouts do.
@@ -254,7 +265,7 @@ mod tests {
         }
         let set = PolicySet::new(1, in_force, vec![rollout.cohort()]);
         let snapshot = Snapshot::new(set, "".into(), None);
-        let agent = AgentRecord { uid: uid(1), ..AgentRecord::default() };
+        let agent = AgentRecord::new(uid(1), 0);
         snapshot.merged(&agent, &Attributes::default()).pace.map(|pace| pace.per_second)
     }
 

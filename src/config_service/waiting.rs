@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Config,
-    fanout::{Stopped, check, decide, write},
+    fanout::{Stopped, check, check_newest, decide, write},
     pace::Pacer,
     policies::{Pace, Snapshot},
     shared::Shared,
@@ -150,7 +150,10 @@ async fn release(
                 return Ok(false);
             }
         }
-        check(shared, snapshot)?;
+        match due {
+            0 => check(shared, snapshot)?,
+            _ => check_newest(shared, snapshot).await?,
+        }
         let conflicts = write(shared, snapshot, changes, cause).await?;
         uids.drain(..size);
         uids.extend(conflicts);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use super::{
     ContentHash, InstanceUid, Labels, UnixMs, effective::Effective, offer, policy::PolicyKind, proof::Unproven,
@@ -160,6 +161,8 @@ pub struct Desired {
     pub lost_packages: Lost,
     /// The first uid that it had, if it has taken another since; see [`AgentRecord::placement`].
     pub placement: Option<InstanceUid>,
+    /// The rollouts in flight whose new revision it was offered, or had already. While one is paused, only those agents have it.
+    pub reached: BTreeSet<Uuid>,
 }
 
 /// What the agent should have of one kind.

@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use super::{
     AgentRecord, Attributes, ContentHash, InstanceUid,
@@ -162,7 +163,7 @@ impl PolicySet {
     pub fn matching(&self, agent: &AgentRecord, attributes: &Attributes) -> Vec<u32> {
         let (uid, labels) = (agent.placement(), &agent.labels);
         let has = |policy: &InForce| {
-            let is_inside = |cohort: usize| self.cohorts[cohort].contains(agent, attributes);
+            let is_inside = |cohort: usize| self.cohorts[cohort].gives(agent, attributes);
             let is_for = match policy.part {
                 Part::Everybody => true,
                 Part::Inside(cohort) => is_inside(cohort),
@@ -182,6 +183,30 @@ impl PolicySet {
             None => has(policy),
         };
         (0u32..).zip(&self.policies).filter(|(_, policy)| has(policy)).map(|(index, _)| index).collect()
+    }
+
+    /// Has the record say which rollouts have reached the agent: of those that it is in, the ones of the kinds that `is_theirs`
+    /// of. Those that have ended are forgotten.
+    pub fn note_reached(&self, agent: &mut AgentRecord, is_theirs: impl Fn(PolicyKind) -> bool) {
+        if self.cohorts.is_empty() && agent.desired.reached.is_empty() {
+            return;
+        }
+        let attributes = Attributes::decode(&agent.observed.description);
+        let matching = self.matching(agent, &attributes);
+        let reached = matching.into_iter().map(|index| &self.policies[index as usize]);
+        let reached: Vec<Uuid> = reached
+            .filter_map(|policy| match policy.part {
+                Part::Inside(cohort) if is_theirs(policy.kind) => Some(self.cohorts[cohort].id()),
+                _ => None,
+            })
+            .collect();
+        agent.desired.reached.retain(|id| self.cohorts.iter().any(|cohort| cohort.id() == *id));
+        agent.desired.reached.extend(reached);
+    }
+
+    /// Whether a rollout divides the fleet.
+    pub fn is_divided(&self) -> bool {
+        !self.cohorts.is_empty()
     }
 
     /// The revision of a policy that an agent has by an override; 0: nothing of it. `None`: there is no override.

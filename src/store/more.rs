@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
+use uuid::Uuid;
 
 use super::{Error, Result};
 use crate::{
@@ -51,6 +52,7 @@ pub(super) fn encode(observed: &Observed, desired: &Desired) -> Vec<u8> {
         placement: desired.placement.map(InstanceUid::to_bytes).unwrap_or_default(),
         lost_packages: desired.lost_packages.connections.into(),
         lost_packages_unix_ms: desired.lost_packages.offered_at,
+        reached: desired.reached.iter().flat_map(|id| *id.as_bytes()).collect(),
     };
     more.encode_to_vec()
 }
@@ -84,6 +86,7 @@ pub(super) fn decode(more: Vec<u8>, observed: &mut Observed, desired: &mut Desir
     desired.lost_packages =
         Lost { connections: more.lost_packages.min(u16::MAX.into()) as u16, offered_at: more.lost_packages_unix_ms };
     desired.placement = InstanceUid::from_slice(&more.placement).ok();
+    desired.reached = more.reached.chunks_exact(16).filter_map(|id| Uuid::from_slice(id).ok()).collect();
     Ok(())
 }
 

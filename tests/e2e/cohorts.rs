@@ -109,3 +109,83 @@ async fn a_ring_that_nobody_is_in_is_not_taken_for_proved() {
     fleet.all_run("a.yaml", "two").await;
     state(&ctl, "SUCCEEDED").await;
 }
+
+/// Waits until rollouts have been looked at so many times more.
+async fn looks(standalone: &Standalone, count: f64) {
+    const LOOKS: &str = "muster_store_operation_duration_seconds_count{operation=\"take_lease\"}";
+    let until = standalone.node.metric(LOOKS).await.unwrap_or(0.0) + count;
+    eventually_within(PATIENCE, "it is looked at", async || {
+        (standalone.node.metric(LOOKS).await? >= until).then_some(())
+    })
+    .await;
+}
+
+/// Agents that were offered something else than this.
+fn offered_another(fleet: &Fleet, than: &[u8]) -> usize {
+    fleet.agents().iter().filter(|agent| agent.seen.offers.iter().any(|hash| hash[..] != *than)).count()
+}
+
+/// While a rollout is paused, nobody is offered anything who was not before, whatever agents do.
+async fn nobody_is_offered_more(standalone: &Standalone, ctl: &Ctl, fleet: &Fleet, old: &[u8]) -> Value {
+    // What was on its way has arrived, and is counted.
+    looks(standalone, 2.0).await;
+    let paused = state(ctl, "PAUSED").await;
+    let offered = paused["counts"]["offered"].as_u64().unwrap();
+    assert!((1..60).contains(&offered), "{paused}");
+    assert_eq!(offered_another(fleet, old) as u64, offered, "{paused}");
+    fleet.drop_connections();
+    fleet.all("agents are back", |agent| agent.seen.connects >= 2 && agent.is_answered()).await;
+    let new = Fleet::start(5, "web", vec![standalone.node.opamp()], &standalone.agent_token());
+    new.all_run("a.yaml", "old").await;
+    looks(standalone, 6.0).await;
+    let after = reaches(ctl, "new agents are counted", |rollout| rollout["counts"]["matching"] == 65).await;
+    assert_eq!((&after["state"], after["counts"]["offered"].as_u64()), (&json!("PAUSED"), Some(offered)), "{after}");
+    assert_eq!(offered_another(fleet, old) as u64, offered, "{after}");
+    after
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_offered_what_an_operator_has_paused() {
+    let standalone = Standalone::start().await;
+    let ctl = standalone.ctl();
+    let fleet = Fleet::start(60, "web", vec![standalone.node.opamp()], &standalone.agent_token());
+    fleet.all_connected().await;
+    ctl.apply_written(&manifest("old", "{steps: [100%]}")).await;
+    fleet.all_run("a.yaml", "old").await;
+    state(&ctl, "SUCCEEDED").await;
+    let old = fleet.agents()[0].applied().cloned().unwrap();
+    ctl.apply_written(&manifest("new", "{steps: [100%], max_per_second: 2, bake: 10m}")).await;
+    reaches(&ctl, "some have it", |rollout| rollout["counts"]["healthy"].as_u64() >= Some(3)).await;
+    ctl.run(&["rollout", "pause", "base"]).await;
+    nobody_is_offered_more(&standalone, &ctl, &fleet, &old).await;
+    let reached = running(&[&fleet], "new");
+
+    // A change of another policy brings nobody from one revision to the other.
+    let other = "kind: Config\nname: other\nselector: service.name = web\nfiles:\n  b.yaml: {body: b}\n";
+    ctl.write("other.yaml", other);
+    ctl.run(&["apply", "-f", "other.yaml"]).await;
+    fleet.all_run("b.yaml", "b").await;
+    assert_eq!((running(&[&fleet], "new"), running(&[&fleet], "old")), (reached, 60 - reached));
+
+    ctl.run(&["rollout", "resume", "base"]).await;
+    fleet.all_run("a.yaml", "new").await;
+    state(&ctl, "BAKING").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_offered_what_has_paused_by_failures() {
+    let standalone = Standalone::start().await;
+    let ctl = standalone.ctl();
+    let agents = (0..60).map(|index| Agent::new(index, "web").refusing("poison")).collect();
+    let fleet = of(&standalone, agents);
+    fleet.all_connected().await;
+    ctl.apply_written(&manifest("old", "{steps: [100%]}")).await;
+    fleet.all_run("a.yaml", "old").await;
+    state(&ctl, "SUCCEEDED").await;
+    let old = fleet.agents()[0].applied().cloned().unwrap();
+    let plan = "{steps: [100%], max_per_second: 2, min_sample: 2, on_failure: pause}";
+    ctl.apply_written(&manifest("poison", plan)).await;
+    state(&ctl, "PAUSED").await;
+    let after = nobody_is_offered_more(&standalone, &ctl, &fleet, &old).await;
+    assert!(after["reason"].as_str().unwrap().contains("agents failed"), "{after}");
+}

@@ -7,6 +7,8 @@
 mod afresh;
 #[cfg(test)]
 mod paced;
+#[cfg(test)]
+mod reached;
 mod reconcile;
 mod report;
 #[cfg(test)]
@@ -29,6 +31,7 @@ use crate::model::{
     agent::Lost,
     desired::{DesiredConfig, DesiredOffer},
     effective::Effective,
+    offer::{Convergence, convergence},
     policy::PolicyKind,
     settings,
 };
@@ -62,6 +65,32 @@ pub fn wanted(
             settings::offer(offered, observed, &mut desired, policies.opamp_url()).map(|offer| offer.hash)
         }
     })
+}
+
+/// Notes which rollouts have reached the agent, if it was decided by these policies: it is offered what they bring, or has that
+/// already. `before`: the generations of what it should have.
+fn note_reached(record: &mut AgentRecord, policies: &Snapshot, offered: &[PolicyKind], before: [u64; 3]) {
+    if record.desired.epoch != policies.epoch() {
+        return;
+    }
+    let mut kinds = offered.to_vec();
+    for (kind, generation) in PolicyKind::ALL.into_iter().zip(before) {
+        let is_new = record.desired.of(kind).generation != generation;
+        let has_it = matches!(
+            convergence(record, kind),
+            Convergence::Converged | Convergence::Applying | Convergence::Quarantined
+        );
+        if is_new && has_it {
+            kinds.push(kind);
+        }
+    }
+    if !kinds.is_empty() {
+        policies.note_reached(record, |kind| kinds.contains(&kind));
+    }
+}
+
+fn generations(record: &AgentRecord) -> [u64; 3] {
+    PolicyKind::ALL.map(|kind| record.desired.of(kind).generation)
 }
 
 /// Computes what the agent should have, and how fast that may go out. `None`, and nothing changes, while the agent's attributes are not known (it would get

@@ -1,6 +1,6 @@
 //! What the policies make of an agent that has not said anything.
 
-use super::{Meaning, recompute};
+use super::{Meaning, generations, note_reached, recompute};
 use crate::{
     config_service::policies::{Pace, Snapshot},
     model::{
@@ -31,9 +31,13 @@ pub struct Offer {
     pub repeat: bool,
 }
 
-/// Brings the desired state up to date and offers it if due. `None` if nothing changes, and what the agent runs has been compared.
+/// Brings the desired state up to date and offers it if due. `None` if nothing changes, and what the agent runs has been compared;
+/// also of a record that was decided by newer policies: it is left to those who know them.
 pub fn reconcile(mut record: AgentRecord, policies: &Snapshot, now: UnixMs) -> Option<Change> {
-    let before = PolicyKind::ALL.map(|kind| record.desired.of(kind).generation);
+    if record.desired.epoch > policies.epoch() {
+        return None;
+    }
+    let before = generations(&record);
     let unrendered = record.desired.unrendered.clone();
     let (meaning, pace) = recompute(&mut record, policies, now).unwrap_or_default();
     let mut is_visible = record.desired.unrendered != unrendered;
@@ -47,6 +51,8 @@ pub fn reconcile(mut record: AgentRecord, policies: &Snapshot, now: UnixMs) -> O
             offers.push(Offer { kind, repeat });
         }
     }
+    let offered: Vec<PolicyKind> = offers.iter().map(|offer| offer.kind).collect();
+    note_reached(&mut record, policies, &offered, before);
     let to_compare = record.desired.effective == Effective::Unknown && effective::pair(&record).is_some();
     (is_visible || !offers.is_empty() || to_compare).then_some(Change { record, meaning, offers, pace, is_visible })
 }

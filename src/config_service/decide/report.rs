@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Meaning, recompute};
+use super::{Meaning, generations, note_reached, recompute};
 use crate::{
     config_service::{
         certificates::Facts,
@@ -307,7 +307,14 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     let (mut meaning, mut pace) = (Meaning::default(), None);
     let has_new_capabilities = before.observed.capabilities != record.observed.capabilities;
     let has_new_uid = report.former.is_some();
-    if (is_new_connection || report.carries_description() || has_new_capabilities || has_new_certificate || has_new_uid)
+    // While rollouts go on, nothing is offered by policies that are no longer in force: one may have been paused since.
+    let is_outdated = context.policies.is_divided() && record.desired.epoch < context.policies.epoch();
+    if (is_new_connection
+        || report.carries_description()
+        || has_new_capabilities
+        || has_new_certificate
+        || has_new_uid
+        || is_outdated)
         && let Some(computed) = recompute(&mut record, context.policies, context.now)
     {
         (meaning, pace) = (computed.0, Some(computed.1));
@@ -343,6 +350,7 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
     }
     let to_compare = effective::follow(&before, &mut record);
     let mut verdict = answer(uid, &record, report, context);
+    let mut offered = Vec::new();
     // A newcomer that is to take another uid is offered what it should have once its gateway knows it by that.
     if uid == report.uid {
         let is_held = is_held(&record, pace, context);
@@ -351,9 +359,11 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
             if !waits && offer::offer_if_due(&mut record, kind, context.now) {
                 let repeat = start == Start::Established && is_repeat(&before, &record, kind);
                 put_offer(&mut verdict, &record, kind, repeat);
+                offered.push(kind);
             }
         }
     }
+    note_reached(&mut record, context.policies, &offered, generations(&before));
     for kind in PolicyKind::ALL {
         proof::follow(&mut record, kind, is_new_connection, context.now);
     }

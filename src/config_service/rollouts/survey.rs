@@ -21,6 +21,7 @@ use crate::{
         AgentRecord, Attributes, InstanceUid, Selector, UnixMs,
         rollout::{
             Candidates, Cohort, Counts, Errors, MostFrequent, Rollout, Seen, Standing, overdue_at, reached, standing,
+            waiting,
         },
     },
     store::{self, AgentFilter, MAX_BATCH},
@@ -213,12 +214,16 @@ impl View {
         }
         let is_inside = rollout.step > 0 && cohort.contains(agent, attributes);
         let deadline_ms = rollout.plan.agent_deadline_ms();
-        let wanted = is_inside.then(|| decide::wanted(agent, attributes, snapshot, rollout.kind));
+        let is_given = is_inside && cohort.gives(agent, attributes);
+        let wanted = is_given.then(|| decide::wanted(agent, attributes, snapshot, rollout.kind));
         let reached = match &wanted {
             Some(Ok(wanted)) => reached(agent, rollout.kind, *wanted),
             _ => (false, false),
         };
-        let standing = wanted.map(|wanted| bounded(standing(agent, rollout.kind, wanted, &rollout.plan, now)));
+        let standing = is_inside.then(|| match wanted {
+            Some(wanted) => bounded(standing(agent, rollout.kind, wanted, &rollout.plan, now)),
+            None => waiting(agent, rollout.kind),
+        });
         let due = match standing {
             None | Some(Standing::NotCapable | Standing::Waiting | Standing::Healthy | Standing::Failed(_)) => None,
             Some(_) => overdue_at(agent, rollout.kind, deadline_ms).filter(|due| *due > now),

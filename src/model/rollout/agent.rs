@@ -93,6 +93,17 @@ pub fn reached(agent: &AgentRecord, kind: PolicyKind, wanted: Option<ContentHash
     (is_applied || desired.hash == wanted && desired.offered_at.is_some(), is_applied)
 }
 
+/// Where an agent stands with what it is not to have yet, because the rollout is paused.
+pub fn waiting(agent: &AgentRecord, kind: PolicyKind) -> Standing {
+    if !agent.observed.accepts(kind) {
+        Standing::NotCapable
+    } else if !agent.presence.connected {
+        Standing::Disconnected
+    } else {
+        Standing::Waiting
+    }
+}
+
 /// With an agent that has what it should.
 fn what_is_wrong(agent: &AgentRecord, kind: PolicyKind, plan: &Plan) -> Option<&'static str> {
     if agent.observed.healthy == Some(false) {

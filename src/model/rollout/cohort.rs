@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{ALL, Rollout, Step};
+use super::{ALL, Rollout, State, Step};
 use crate::model::{AgentRecord, Attributes, InstanceUid, Selector, UnixMs};
 
 /// Agents are in by a stable hash of rollout and uid, or by a selector of one of the steps so far: so each step contains the
@@ -16,6 +16,7 @@ pub struct Cohort {
     besides: Vec<u64>,
     rings: Vec<Selector>,
     since: UnixMs,
+    is_paused: bool,
 }
 
 impl Cohort {
@@ -26,6 +27,7 @@ impl Cohort {
             besides: rollout.besides.clone(),
             rings: rings(rollout, rollout.step),
             since: rollout.step_since,
+            is_paused: rollout.state == State::Paused,
         }
     }
 
@@ -37,6 +39,24 @@ impl Cohort {
         let is_placed = position < self.threshold || self.besides.contains(&position);
         let is_in_ring = || self.rings.iter().any(|ring| ring.matches(attributes, &agent.labels));
         agent.first_seen < self.since && (is_placed || is_in_ring())
+    }
+
+    /// Whether the agent has the new revision. While the rollout is paused, those have it that it has reached.
+    pub fn gives(&self, agent: &AgentRecord, attributes: &Attributes) -> bool {
+        (!self.is_paused || self.has_reached(agent)) && self.contains(agent, attributes)
+    }
+
+    /// Whether the agent was offered the new revision, as far as its record says.
+    pub fn has_reached(&self, agent: &AgentRecord) -> bool {
+        agent.desired.reached.contains(&self.id)
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    pub fn id(&self) -> Uuid {
+        self.id
     }
 
     pub fn position(&self, uid: InstanceUid) -> u64 {

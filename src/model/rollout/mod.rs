@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use advance::advance;
-pub use agent::{Standing, overdue_at, reached, standing};
+pub use agent::{Standing, overdue_at, reached, standing, waiting};
 pub use cohort::{Candidates, Cohort};
 pub use control::{Control, Refused, control};
 pub use errors::{Errors, MostFrequent};

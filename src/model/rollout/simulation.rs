@@ -172,10 +172,13 @@ fn is_inside(rollout: &Rollout, agent: &Agent) -> bool {
     rollout.cohort().contains(&agent.record, &Attributes::default())
 }
 
+fn gives(rollout: &Rollout, agent: &Agent) -> bool {
+    rollout.cohort().gives(&agent.record, &Attributes::default())
+}
+
 /// The revision that an agent should have, by the rollout as somebody knows it.
 fn wanted(rollout: &Rollout, agent: &Agent) -> u64 {
-    let has_new =
-        rollout.at_once || rollout.state == State::Succeeded || rollout.divides() && is_inside(rollout, agent);
+    let has_new = rollout.at_once || rollout.state == State::Succeeded || rollout.divides() && gives(rollout, agent);
     if has_new { rollout.revision } else { rollout.stable }
 }
 
@@ -205,6 +208,13 @@ impl World {
                 continue;
             }
             seen.counts.in_cohort += 1;
+            if !gives(&self.rollout, agent) {
+                match agent.is_connected() {
+                    true => seen.counts.pending += 1,
+                    false => seen.counts.disconnected += 1,
+                }
+                continue;
+            }
             let wanted = wanted(&self.rollout, agent);
             let has_it = agent.revision == wanted || wanted == 0;
             let is_new = has_it && agent.revision == self.rollout.revision;
@@ -257,11 +267,17 @@ impl World {
                 agent.decided_by = rollout.version;
                 if agent.desired.set(hash(wanted), self.now) {
                     agent.unproven = None;
+                    if wanted == rollout.revision && agent.revision == wanted && rollout.divides() {
+                        agent.record.desired.reached.insert(rollout.id);
+                    }
                 }
             }
-            let Some(hash) = agent.desired.hash else { continue };
+            let Some(hash) = agent.desired.hash.filter(|_| agent.decided_by <= rollout.version) else { continue };
             let revision = u64::from(hash.0[0]);
             if agent.is_connected() && agent.revision != revision {
+                if revision == rollout.revision && rollout.divides() {
+                    agent.record.desired.reached.insert(rollout.id);
+                }
                 self.offers.push(Offer { agent: index, revision, generation: agent.desired.generation });
             }
         }
@@ -354,7 +370,22 @@ proptest! {
                     }
                 },
                 Event::Learn(replica) => world.learn(replica),
-                Event::Decide(replica) => world.decide(replica),
+                Event::Decide(replica) => {
+                    let offers = world.offers.len();
+                    world.decide(replica);
+                    let known = &world.known[replica];
+                    if known.state == State::Paused {
+                        // Nobody gets it anew, and who has it keeps it.
+                        for (agent, was) in world.agents.iter().zip(&fleet).filter(|(_, was)| was.decided_by <= known.version) {
+                            let is_reached = !was.record.desired.reached.is_empty();
+                            let had_it = was.desired.hash == hash(2) && is_reached;
+                            prop_assert_eq!(agent.desired.hash == hash(2), had_it);
+                        }
+                        for offer in world.offers[offers..].iter().filter(|offer| offer.revision == 2) {
+                            prop_assert!(!fleet[offer.agent].record.desired.reached.is_empty());
+                        }
+                    }
+                }
                 Event::Arrive(index) if !world.offers.is_empty() => {
                     let offer = world.offers.swap_remove(index % world.offers.len());
                     world.arrive(offer);

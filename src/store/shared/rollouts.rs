@@ -238,7 +238,10 @@ async fn write(store: &Backend, next: &Rollout, lease: Option<Lease>, actor: &Ac
         // Null if it is the newest, which it is: applying another would have ended the rollout.
         sqlx::query("UPDATE policies SET stable = NULL WHERE name = $1").bind(&next.policy).execute(&mut *tx).await?;
     }
-    let reach = |rollout: &Rollout| (rollout.divides(), rollout.step, rollout.threshold, rollout.step_since);
+    let is_paused = |rollout: &Rollout| rollout.state == State::Paused;
+    let reach = |rollout: &Rollout| {
+        (rollout.divides(), is_paused(rollout), rollout.step, rollout.threshold, rollout.step_since)
+    };
     let is_moved = reach(&before) != reach(next);
     let detail =
         json!({ "revision": next.revision, "state": next.state.name(), "step": next.step, "reason": next.reason });

@@ -90,6 +90,7 @@ pub fn extreme(n: u128) -> AgentRecord {
             unrendered: "template \"ä\0\"".into(),
             lost_packages: Lost { connections: u16::MAX, offered_at: i64::MAX },
             placement: Some(uid(77)),
+            reached: [uuid::Uuid::nil(), uuid::Uuid::max()].into(),
         },
         first_seen: 5,
         ..agent(n)

@@ -106,6 +106,22 @@ pub async fn a_rollout_divides_the_fleet_until_it_ends(store: &SharedStore) {
     let noted = store.get_rollout("p").await.unwrap();
     assert_eq!((&noted.counts, noted.seen_at), (&counts, Some(NOW)));
 
+    // While it is paused, nobody else is reached: whoever brings it to agents is to hear of that.
+    let paused = moved(store, control(&noted, Control::Pause, &seen(&noted), "ada", NOW).ok()).await;
+    let set = store.policy_set().await.unwrap();
+    assert!(set.epoch > divided.epoch);
+    let [mut reached, mut other] = [1, 2].map(|n| AgentRecord::new(uid(n), NOW - 1));
+    reached.desired.reached.insert(paused.id);
+    for agent in [&mut reached, &mut other] {
+        agent.labels.insert("os.type".into(), "linux".into());
+    }
+    let revision = |set: &PolicySet, agent| set.revision_of("p", agent, &Attributes::default());
+    assert_eq!([&reached, &other].map(|agent| revision(&set, agent)), [2, 1]);
+    let noted = moved(store, control(&paused, Control::Resume, &seen(&paused), "ada", NOW).ok()).await;
+    let resumed = store.policy_set().await.unwrap();
+    assert!(resumed.epoch > set.epoch);
+    assert_eq!([&reached, &other].map(|agent| revision(&resumed, agent)), [2, 2]);
+
     let back = moved(store, control(&noted, Control::RollBack, &seen(&noted), "ada", NOW).ok()).await;
     assert_eq!(parts(&store.policy_set().await.unwrap()), [(1, Part::Everybody)]);
     let ended = moved(store, advance(&back, &seen(&back), NOW)).await;
