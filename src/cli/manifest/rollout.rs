@@ -13,7 +13,7 @@ pub(super) struct Rollout {
     #[serde(default)]
     max_per_second: Option<Spanned<u32>>,
     #[serde(default)]
-    steps: Option<Spanned<Vec<Spanned<Step>>>>,
+    steps: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
     bake: Option<Spanned<String>>,
     #[serde(default)]
@@ -30,13 +30,6 @@ pub(super) struct Rollout {
     windows: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
     effective_config: Option<Spanned<bool>>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Step {
-    Count(u64),
-    Text(String),
 }
 
 impl Rollout {
@@ -63,10 +56,7 @@ impl Rollout {
             at("steps", steps.referenced.line());
             for (index, step) in steps.value.into_iter().enumerate() {
                 at(&format!("steps[{index}]"), step.referenced.line());
-                plan.steps.push(match step.value {
-                    Step::Count(count) => count.to_string(),
-                    Step::Text(text) => text,
-                });
+                plan.steps.push(step.value);
             }
         }
         for (field, given, into) in [
