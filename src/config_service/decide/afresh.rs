@@ -245,3 +245,19 @@ fn an_agent_that_comes_back_with_other_settings_than_it_was_sent_is_offered_them
     }
     assert_eq!(pauses, [0, 30, 60, 120]);
 }
+
+#[test]
+fn settings_that_were_lost_before_it_was_stored_that_they_were_sent_are_offered_again() {
+    let mut world = World::new();
+    world.policies = snapshot(1, vec![connection_settings_policy("to", "group = web", "wss://a.example/v1/opamp")]);
+    let capabilities = AgentCapabilities::AcceptsOpAmpConnectionSettings as u64;
+    world.connects(0, &AgentToServer { capabilities, ..full("web") });
+    world.sent = world.row().desired.connection_settings.hash;
+    let status = ConnectionSettingsStatus {
+        last_connection_settings_hash: b"another"[..].into(),
+        status: APPLIED,
+        ..Default::default()
+    };
+    let message = AgentToServer { connection_settings_status: Some(status), ..Default::default() };
+    assert_eq!(world.connects(7, &message).len(), 1);
+}

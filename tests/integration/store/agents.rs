@@ -273,6 +273,7 @@ pub async fn quarantine_is_lifted(store: &SharedStore) {
             offered_at: Some(4),
             offer_attempts: 9,
             unproven: None,
+            forgotten: Forgotten { times: 3, offered_at: 4 },
         };
     }
     let held = stored(&**store, vec![held, agent(2)]).await.remove(0);
