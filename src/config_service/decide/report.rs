@@ -217,11 +217,10 @@ fn forget_unsaid(observed: &mut Observed, observation: &mut Observation, report:
 }
 
 /// Whether an agent that connects anew says that it has other connection settings than it was sent: those were lost. One that says
-/// nothing of them may have them all the same.
+/// nothing of them may have them all the same. (Its first report may be the first to tell that they were sent, before it.)
 fn has_other_settings(observed: &Observed, report: &Report, start: Start) -> bool {
     let (reported, sent) = (&observed.connection_settings.hash, observed.sent_connection_settings);
     start != Start::Established
-        && report.sent_connection_settings.is_none()
         && report.carries_status(PolicyKind::ConnectionSettings)
         && !reported.is_empty()
         && sent.is_some_and(|sent| reported[..] != sent.0)

@@ -11,13 +11,13 @@ use super::{
     plan,
     proxy::{Fault, Proxy, World},
 };
-use crate::support::{cluster::Cluster, standalone::Standalone};
+use crate::support::{cluster::Cluster, standalone::Standalone, tls};
 
 const PARALLEL: usize = 24;
 
-/// The cases that take two nodes.
-fn is_for_two(case: &str) -> bool {
-    case.starts_with("NODE-")
+/// The cases that take more than a standalone node: two nodes, or certificates, which one in plain text does not issue.
+fn is_for_cluster(case: &str) -> bool {
+    case.starts_with("NODE-") || case.starts_with("CERT-")
 }
 
 #[test]
@@ -66,13 +66,20 @@ async fn each_case_fails_against_a_broken_server() {
         slack: 1,
         ..plan(&format!("ws://{}", standalone.node.opamp()), &standalone.agent_token(), admin)
     };
-    let faults = faults::all().into_iter().filter(|broken| !is_for_two(broken.case));
+    let faults = faults::all().into_iter().filter(|broken| !is_for_cluster(broken.case));
     each_fails(&plan, &[standalone.node.opamp()], faults).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_case_of_two_nodes_fails_against_broken_ones() {
-    let cluster = Cluster::start(2, 1).await;
+async fn each_case_for_a_cluster_fails_against_a_broken_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = tls::authority(folder.path());
+    let environment = [
+        ("MUSTER_AGENT_CA_FILE", &*certificate),
+        ("MUSTER_AGENT_CA_KEY_FILE", &key),
+        ("MUSTER_OPAMP_URL", "wss://muster.test/v1/opamp"),
+    ];
+    let cluster = Cluster::start_with(2, 1, &environment).await;
     let admin = (format!("http://{}", cluster.services[0].admin()), cluster.operator_token().to_owned());
     let opamp = cluster.opamp();
     let plan = Plan {
@@ -80,7 +87,7 @@ async fn each_case_of_two_nodes_fails_against_broken_ones() {
         slack: 1,
         ..plan(&format!("http://{}", opamp[0]), cluster.agent_token(), admin)
     };
-    let faults = faults::all().into_iter().filter(|broken| is_for_two(broken.case));
+    let faults = faults::all().into_iter().filter(|broken| is_for_cluster(broken.case));
     each_fails(&plan, &opamp, faults).await;
 }
 
