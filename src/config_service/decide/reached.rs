@@ -13,8 +13,6 @@ use crate::{
     proto::opamp::AgentToServer,
 };
 
-const NOW: UnixMs = 1_700_000_000_000;
-
 fn base(number: u64, text: &str) -> Policy {
     let mut policy = policy("base", "group = web", 0, &[("a.yaml", text)]);
     policy.revision.number = number;
@@ -46,7 +44,7 @@ fn paused() -> Rollout {
 /// The record as it is stored after a report, and whether anything is offered.
 fn decided(row: Option<AgentRecord>, report: &Report, policies: &Snapshot, may_offer: bool) -> (AgentRecord, bool) {
     let may_offer = |_: Option<&Pace>| may_offer;
-    let context = Context { policies, now: NOW, certificates: None, is_gateway_dead: &|_| true, may_offer: &may_offer };
+    let context = Context { is_gateway_dead: &|_| true, may_offer: &may_offer, ..context(policies) };
     match decide(uid(1), row, report, None, &context) {
         Outcome::Write(decided) => {
             let mut record = decided.record;
@@ -57,9 +55,11 @@ fn decided(row: Option<AgentRecord>, report: &Report, policies: &Snapshot, may_o
     }
 }
 
+/// It has run for a while: it goes on counting, and what it does not say stays as it was.
 fn opens(generation: u64) -> Report {
     let mut report = report("a", 1, generation, 1);
-    (report.opening, report.message) = (opening(0, None), encoded(&full("web")));
+    report.sequence_num = generation;
+    (report.opening, report.message) = (opening(generation, None), encoded(&full("web")));
     report
 }
 

@@ -89,8 +89,11 @@ pub fn standing(
 /// How far what an agent should have has come, whatever became of it then: whether it was offered, and whether it is applied.
 pub fn reached(agent: &AgentRecord, kind: PolicyKind, wanted: Option<ContentHash>) -> (bool, bool) {
     let desired = agent.desired.of(kind);
-    let is_applied = desired.hash == wanted && offer::convergence(agent, kind) == Convergence::Converged;
-    (is_applied || desired.hash == wanted && desired.offered_at.is_some(), is_applied)
+    let Some(hash) = wanted.filter(|_| desired.hash == wanted) else { return (false, false) };
+    // It speaks of it, also after it has connected anew.
+    let has_answered = agent.observed.reported(kind).hash[..] == hash.0;
+    let is_applied = offer::convergence(agent, kind) == Convergence::Converged;
+    (is_applied || has_answered || desired.offered_at.is_some(), is_applied)
 }
 
 /// Where an agent stands with what it is not to have yet, because the rollout is paused.
