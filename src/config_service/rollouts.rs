@@ -176,12 +176,15 @@ impl Driver {
         let mut selectors = Vec::new();
         for number in [rollout.revision, rollout.stable].into_iter().filter(|number| *number > 0) {
             let key = (rollout.id, number);
-            if !self.selectors.contains_key(&key) {
-                let found = shared.store.list_revisions(&rollout.policy, Some(number + 1), 1).await;
-                let Some(revision) = found_or_gone(found)?.pop() else { continue };
+            if let Some(selector) = self.selectors.get(&key) {
+                selectors.push(selector.clone());
+                continue;
+            }
+            let found = shared.store.list_revisions(&rollout.policy, Some(number + 1), 1).await;
+            if let Some(revision) = found_or_gone(found)?.pop() {
+                selectors.push(revision.content.selector.clone());
                 self.selectors.insert(key, revision.content.selector);
             }
-            selectors.extend(self.selectors.get(&key).cloned());
         }
         Ok(selectors)
     }

@@ -136,6 +136,21 @@ fn modules_know_only_whom_they_may() {
 }
 
 /// The conformance runner judges the server: it shares nothing with it that could be wrong in the same way.
+/// A file is read as a whole.
+const MAX_LINES: usize = 600;
+
+#[test]
+fn no_file_is_too_long_to_be_read() {
+    let mut files = Vec::new();
+    for folder in ["src", "tests", "benches"] {
+        collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut files);
+    }
+    assert!(files.len() > 500, "{} files", files.len());
+    let lines = |path: &PathBuf| fs::read_to_string(path).unwrap().lines().count();
+    let long: Vec<_> = files.into_iter().filter(|path| lines(path) > MAX_LINES).collect();
+    assert!(long.is_empty(), "over {MAX_LINES} lines: {long:?}");
+}
+
 #[test]
 fn the_conformance_runner_has_a_protocol_stack_of_its_own() {
     let shared = ["crate::protocol", "crate::gateway", "crate::proto", "prost", "hyper", "tungstenite", "tonic"];

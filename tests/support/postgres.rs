@@ -85,7 +85,9 @@ impl Server {
             let (certificate, key) = identity.write(&server.folder, "server");
             fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
             for file in [&certificate, &key] {
-                user.map(|(uid, gid)| chown(file, Some(uid), Some(gid)).unwrap());
+                if let Some((uid, gid)) = user {
+                    chown(file, Some(uid), Some(gid)).unwrap();
+                }
             }
             settings += &format!(
                 "listen_addresses = '127.0.0.1, 127.0.0.2'\nssl = on\nssl_cert_file = '{}'\nssl_key_file = '{}'\n",

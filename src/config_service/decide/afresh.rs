@@ -84,11 +84,11 @@ impl World {
         let start = self.now;
         loop {
             let row = self.row().clone();
-            if let Some(change) = reconcile(row, &self.policies, self.now) {
-                if !change.offers.is_empty() {
-                    self.row = Some(change.record);
-                    return (self.now - start) / 1_000;
-                }
+            if let Some(change) = reconcile(row, &self.policies, self.now)
+                && !change.offers.is_empty()
+            {
+                self.row = Some(change.record);
+                return (self.now - start) / 1_000;
             }
             self.now += 1_000;
         }

@@ -17,7 +17,7 @@ use crate::{
 #[async_trait]
 impl MoveStore for Backend {
     async fn move_agent(&self, step: Move) -> Result<Option<AgentRecord>> {
-        observed("move_agent", self.limit(), move_one(self, step)).await
+        Box::pin(observed("move_agent", self.limit(), move_one(self, step))).await
     }
 
     async fn note_former_uids(&self, former: &[FormerUid]) -> Result<()> {

@@ -66,15 +66,15 @@ impl Store for Backend {
         etag: Option<&str>,
         actor: &Actor,
     ) -> Result<AgentRecord> {
-        observed("set_labels", self.limit(), agents::set_labels(self, uid, changes, etag, actor)).await
+        Box::pin(observed("set_labels", self.limit(), agents::set_labels(self, uid, changes, etag, actor))).await
     }
 
     async fn lift_quarantine(&self, uid: InstanceUid, actor: &Actor) -> Result<AgentRecord> {
-        observed("lift_quarantine", self.limit(), agents::lift_quarantine(self, uid, actor)).await
+        Box::pin(observed("lift_quarantine", self.limit(), agents::lift_quarantine(self, uid, actor))).await
     }
 
     async fn forget_agent(&self, uid: InstanceUid, etag: Option<&str>, actor: &Actor) -> Result<()> {
-        observed("forget_agent", self.limit(), agents::forget(self, uid, etag, actor)).await
+        Box::pin(observed("forget_agent", self.limit(), agents::forget(self, uid, etag, actor))).await
     }
 
     async fn disconnect_gateway(&self, gateway: &str) -> Result<u64> {
