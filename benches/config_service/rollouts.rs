@@ -76,7 +76,7 @@ pub async fn measure(server: &support::postgres::Server, known: u64, wants_plans
     operator.apply(false).await;
     time("apply answers", started.elapsed());
     tell(&store, &bus).await;
-    let hash = gateway.offers(connected.div_ceil(100) as usize, |_| {}).await;
+    let hash = gateway.offers(connected_in_first_step(&store).await, |_| {}).await;
     time("apply: the first step is offered to all of it", started.elapsed());
     gateway.report(3, applied(known, &hash)).await;
     reach(&store, State::Baking).await;
@@ -131,6 +131,16 @@ async fn tell(store: &SharedStore, bus: &InProcess) {
 async fn reach(store: &SharedStore, state: State) {
     let has_it = async || (store.get_rollout(POLICY).await.unwrap().state == state).then_some(());
     support::eventually_within(PATIENCE, state.name(), has_it).await;
+}
+
+/// About one in a hundred of those that are connected: the step is one in a hundred of all.
+async fn connected_in_first_step(store: &SharedStore) -> usize {
+    support::eventually_within(PATIENCE, "the first step is counted", async || {
+        let rollout = store.get_rollout(POLICY).await.unwrap();
+        let connected = rollout.counts.in_cohort.saturating_sub(rollout.counts.disconnected);
+        (rollout.step == 1 && connected > 0).then_some(connected as usize)
+    })
+    .await
 }
 
 /// How the revision goes out.
