@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -143,10 +143,15 @@ pub struct Collector {
 impl Drop for Supervisor {
     fn drop(&mut self) {
         let Some(process) = &mut self.process else { return };
+        let collectors = process.children();
         process.signal(Signal::TERM);
         let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while process.exit_status().is_none() && std::time::Instant::now() < until {
             std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        // It may have ended before they did.
+        for collector in collectors {
+            let _ = kill_process(collector, Signal::KILL);
         }
     }
 }
