@@ -70,7 +70,7 @@ impl Bodies {
         meanings: impl Iterator<Item = &'a Meaning>,
     ) -> store::Result<()> {
         let (mut configs, mut offers) = (HashMap::new(), HashMap::new());
-        for Meaning { config, packages, connection_settings } in meanings {
+        for Meaning { config, packages, connection_settings, .. } in meanings {
             configs.extend(config.iter().map(|config| (config.hash, config)));
             offers.extend(packages.iter().chain(connection_settings).map(|offer| (offer.hash, offer)));
         }

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use uuid::Uuid;
 
 use crate::{
     model::{
@@ -40,7 +41,11 @@ pub struct Merged {
     /// Those that the agent takes are made into its offer.
     pub connection_settings: Arc<opamp::ConnectionSettingsOffers>,
     pub pace: Option<Pace>,
+    pub rollouts: Rollouts,
 }
+
+/// Those whose new revisions are among what an agent should have.
+pub type Rollouts = Arc<[(PolicyKind, Uuid)]>;
 
 /// What an agent should have.
 #[derive(Clone, Debug)]
@@ -51,6 +56,7 @@ pub struct Target {
     /// Those that the agent takes are made into its offer.
     pub connection_settings: Arc<opamp::ConnectionSettingsOffers>,
     pub pace: Option<Pace>,
+    pub rollouts: Rollouts,
 }
 
 /// How fast the change that led to it may go out.
@@ -78,7 +84,7 @@ impl Snapshot {
 
     /// What this agent should have. A configuration that its record names is known; see [`PolicySet::render`].
     pub fn target(&self, agent: &AgentRecord, attributes: &Attributes) -> Target {
-        let Merged { config, packages, connection_settings, pace } = self.merged(agent, attributes);
+        let Merged { config, packages, connection_settings, pace, rollouts } = self.merged(agent, attributes);
         let config = match config {
             Some(config) if config.has_templates => {
                 let subject = Subject::new(agent.uid, attributes, &agent.labels);
@@ -86,7 +92,7 @@ impl Snapshot {
             }
             config => Ok(config),
         };
-        Target { config, packages, connection_settings, pace }
+        Target { config, packages, connection_settings, pace, rollouts }
     }
 
     /// The configuration that this agent should have, or why there is none. If it is written for the agent, and its record
@@ -118,6 +124,7 @@ impl Snapshot {
             packages: self.packages(&matching).map(Arc::new),
             connection_settings: Arc::new(self.set.merge_settings(&matching)),
             pace: self.pace(&matching),
+            rollouts: self.set.rollouts(&matching).collect(),
         };
         let mut targets = self.targets.lock();
         if targets.len() < MAX_REMEMBERED_TARGETS {
@@ -126,9 +133,9 @@ impl Snapshot {
         merged
     }
 
-    /// See [`PolicySet::note_reached`].
-    pub fn note_reached(&self, agent: &mut AgentRecord, is_theirs: impl Fn(PolicyKind) -> bool) {
-        self.set.note_reached(agent, is_theirs);
+    /// Whether this rollout divides the fleet.
+    pub fn is_dividing(&self, rollout: Uuid) -> bool {
+        self.set.is_dividing(rollout)
     }
 
     /// Whether a rollout divides the fleet.

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -18,7 +17,7 @@ use tokio::{
 
 use crate::packages::Error;
 
-/// So often somebody who waits looks for one that takes too little.
+/// So often one of those who wait looks for one that takes too little.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Agents take a refusal for a failed installation; but nobody waits for ever.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
@@ -30,6 +29,8 @@ pub struct Downloads {
     bytes_per_second: u32,
     window: Duration,
     running: Mutex<HashMap<u64, Running>>,
+    /// Held by the one that looks, of those who wait.
+    look: tokio::sync::Mutex<()>,
     started: AtomicU64,
 }
 
@@ -78,24 +79,28 @@ pub struct Turn {
 
 impl Downloads {
     pub fn new(most: usize, bytes_per_second: u32, window: Duration) -> Self {
-        let (running, started) = (Mutex::default(), AtomicU64::new(0));
-        Self { turns: Arc::new(Semaphore::new(most)), bytes_per_second, window, running, started }
+        let (running, look, started) = (Mutex::default(), Default::default(), AtomicU64::new(0));
+        Self { turns: Arc::new(Semaphore::new(most)), bytes_per_second, window, running, look, started }
     }
 
     /// Waits for a turn; `None` if none came in a long time.
     pub async fn turn(self: &Arc<Self>) -> Option<Turn> {
-        let mut next = pin!(self.turns.clone().acquire_owned());
+        tokio::select! {
+            biased;
+            // The semaphore is never closed.
+            permit = self.turns.clone().acquire_owned() => Some(self.begin(permit.ok()?)),
+            () = self.keep_making_room() => None,
+            () = tokio::time::sleep(LONGEST_WAIT) => None,
+        }
+    }
+
+    /// For all who wait: the others wait here until the one that looks has its turn. Never ends.
+    async fn keep_making_room(&self) {
+        let _looks = self.look.lock().await;
         let mut look = tokio::time::interval(LOOK_EVERY);
-        let end = tokio::time::sleep(LONGEST_WAIT);
-        let mut end = pin!(end);
         loop {
-            tokio::select! {
-                biased;
-                // The semaphore is never closed.
-                permit = &mut next => return Some(self.begin(permit.ok()?)),
-                () = &mut end => return None,
-                _ = look.tick() => self.make_room(Instant::now()),
-            }
+            look.tick().await;
+            self.make_room(Instant::now());
         }
     }
 

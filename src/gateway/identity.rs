@@ -70,9 +70,12 @@ impl HttpAliases {
     /// Whether the agent that speaks by `uid` was given as many, one after the other, as it may be.
     fn is_at_limit(&self, uid: InstanceUid) -> bool {
         let aliases = self.0.lock();
-        let live = aliases.values().filter(|known| known.since.elapsed() < HTTP_ALIAS_LIFETIME);
-        let given: HashMap<InstanceUid, InstanceUid> = live.map(|known| (known.alias.new, known.alias.old)).collect();
-        std::iter::successors(given.get(&uid), |old| given.get(old)).take(MAX_CHAIN).count() == MAX_CHAIN
+        let is_live = |known: &&HttpAlias| known.since.elapsed() < HTTP_ALIAS_LIFETIME;
+        // Few have had any before; of those that ask again and again, each former one is looked for.
+        let before = |uid: &InstanceUid| {
+            aliases.values().find(|known| known.alias.new == *uid).filter(is_live).map(|known| known.alias.old)
+        };
+        std::iter::successors(before(&uid), before).take(MAX_CHAIN).count() == MAX_CHAIN
     }
 
     /// What was given as `new` is `instead` now.

@@ -185,23 +185,18 @@ impl PolicySet {
         (0u32..).zip(&self.policies).filter(|(_, policy)| has(policy)).map(|(index, _)| index).collect()
     }
 
-    /// Has the record say which rollouts have reached the agent: of those that it is in, the ones of the kinds that `is_theirs`
-    /// of. Those that have ended are forgotten.
-    pub fn note_reached(&self, agent: &mut AgentRecord, is_theirs: impl Fn(PolicyKind) -> bool) {
-        if self.cohorts.is_empty() && agent.desired.reached.is_empty() {
-            return;
-        }
-        let attributes = Attributes::decode(&agent.observed.description);
-        let matching = self.matching(agent, &attributes);
-        let reached = matching.into_iter().map(|index| &self.policies[index as usize]);
-        let reached: Vec<Uuid> = reached
-            .filter_map(|policy| match policy.part {
-                Part::Inside(cohort) if is_theirs(policy.kind) => Some(self.cohorts[cohort].id()),
-                _ => None,
-            })
-            .collect();
-        agent.desired.reached.retain(|id| self.cohorts.iter().any(|cohort| cohort.id() == *id));
-        agent.desired.reached.extend(reached);
+    /// The rollouts whose new revisions are among the policies at `matching`, with the kind of each.
+    pub fn rollouts(&self, matching: &[u32]) -> impl Iterator<Item = (PolicyKind, Uuid)> {
+        let policies = matching.iter().map(|&index| &self.policies[index as usize]);
+        policies.filter_map(|policy| match policy.part {
+            Part::Inside(cohort) => Some((policy.kind, self.cohorts[cohort].id())),
+            _ => None,
+        })
+    }
+
+    /// Whether this rollout divides the fleet.
+    pub fn is_dividing(&self, rollout: Uuid) -> bool {
+        self.cohorts.iter().any(|cohort| cohort.id() == rollout)
     }
 
     /// Whether a rollout divides the fleet.

@@ -4,33 +4,20 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{
-    agent::{Agent, Fleet, fleet::Transport},
-    ctl::Ctl,
-    eventually_within,
-    standalone::Standalone,
+use crate::{
+    rollouts::{PATIENCE, reaches, state},
+    support::{
+        agent::{Agent, Fleet, fleet::Transport},
+        ctl::Ctl,
+        eventually_within,
+        standalone::Standalone,
+    },
 };
 
-const PATIENCE: Duration = Duration::from_secs(120);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 fn manifest(text: &str, rollout: &str) -> String {
-    format!(
-        "kind: Config\nname: base\nselector: service.name = web\nfiles:\n  a.yaml: {{body: \"{text}\"}}\nrollout: {rollout}\n"
-    )
-}
-
-async fn reaches(ctl: &Ctl, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-    eventually_within(PATIENCE, what, async || {
-        let outcome = ctl.try_run(&["rollout", "status", "base", "-o", "json"]).await;
-        let rollout: Value = serde_json::from_str(&outcome.stdout).ok()?;
-        holds(&rollout).then_some(rollout)
-    })
-    .await
-}
-
-async fn state(ctl: &Ctl, state: &str) -> Value {
-    reaches(ctl, state, |rollout| rollout["state"] == state).await
+    crate::rollouts::manifest(text, &format!("rollout: {rollout}"))
 }
 
 fn of(standalone: &Standalone, agents: Vec<Agent>) -> Fleet {

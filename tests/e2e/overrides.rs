@@ -1,33 +1,16 @@
 //! Agents that keep their revision of a policy whatever rollouts do, and whoever dies meanwhile.
 
-use std::time::Duration;
+use serde_json::json;
 
-use serde_json::{Value, json};
-
-use crate::support::{
-    agent::{Agent, Fleet},
-    cluster::Cluster,
-    ctl::Ctl,
-    eventually_within,
+use crate::{
+    rollouts::{manifest, reaches},
+    support::{
+        agent::{Agent, Fleet},
+        cluster::Cluster,
+    },
 };
 
-const PATIENCE: Duration = Duration::from_secs(120);
 const AGENTS: usize = 40;
-
-fn manifest(text: &str, rollout: &str) -> String {
-    format!(
-        "kind: Config\nname: base\nselector: service.name = web\nfiles:\n  a.yaml: {{body: \"{text}\"}}\n{rollout}\n"
-    )
-}
-
-async fn reaches(ctl: &Ctl, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-    eventually_within(PATIENCE, what, async || {
-        let outcome = ctl.try_run(&["rollout", "status", "base", "-o", "json"]).await;
-        let rollout: Value = serde_json::from_str(&outcome.stdout).ok()?;
-        holds(&rollout).then_some(rollout)
-    })
-    .await
-}
 
 fn running<'a>(agents: &'a [Agent], text: &str) -> Vec<&'a Agent> {
     agents.iter().filter(|agent| agent.file("a.yaml").as_deref() == Some(text)).collect()

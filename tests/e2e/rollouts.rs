@@ -13,7 +13,7 @@ use crate::support::{
     standalone::Standalone,
 };
 
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 const STEPS: &str = "rollout: {steps: [5%, 25%, 100%], bake: 1s, agent_deadline: 60s, max_failures: 2%, min_sample: 5}";
 
 pub fn manifest(text: &str, rollout: &str) -> String {

@@ -25,7 +25,7 @@ pub use succession::{Succession, succession};
 
 use std::sync::Arc;
 
-use super::policies::{Pace, Snapshot};
+use super::policies::{Pace, Rollouts, Snapshot};
 use crate::model::{
     AgentRecord, Attributes, ContentHash, UnixMs,
     agent::Lost,
@@ -42,6 +42,8 @@ pub struct Meaning {
     pub config: Option<Arc<DesiredConfig>>,
     pub packages: Option<Arc<DesiredOffer>>,
     pub connection_settings: Option<Arc<DesiredOffer>>,
+    /// Whose new revisions it comes of.
+    pub rollouts: Option<Rollouts>,
 }
 
 /// What the agent should have of one kind, by these policies; its record may not be as far. Why not, if that cannot
@@ -68,25 +70,41 @@ pub fn wanted(
 }
 
 /// Notes which rollouts have reached the agent, if it was decided by these policies: it is offered what they bring, or has that
-/// already. `before`: the generations of what it should have.
-fn note_reached(record: &mut AgentRecord, policies: &Snapshot, offered: &[PolicyKind], before: [u64; 3]) {
-    if record.desired.epoch != policies.epoch() {
+/// already. `rollouts`: what [`recompute`] found, if it did. `before`: the generations of what it should have.
+fn note_reached(
+    record: &mut AgentRecord,
+    policies: &Snapshot,
+    rollouts: Option<&Rollouts>,
+    offered: &[PolicyKind],
+    before: [u64; 3],
+) {
+    let may_concern = policies.is_divided() || !record.desired.reached.is_empty();
+    if record.desired.epoch != policies.epoch() || !may_concern {
         return;
     }
     let mut kinds = offered.to_vec();
     for (kind, generation) in PolicyKind::ALL.into_iter().zip(before) {
         let is_new = record.desired.of(kind).generation != generation;
-        let has_it = matches!(
-            convergence(record, kind),
-            Convergence::Converged | Convergence::Applying | Convergence::Quarantined
-        );
-        if is_new && has_it {
+        let has_it = || {
+            matches!(
+                convergence(record, kind),
+                Convergence::Converged | Convergence::Applying | Convergence::Quarantined
+            )
+        };
+        if is_new && has_it() {
             kinds.push(kind);
         }
     }
-    if !kinds.is_empty() {
-        policies.note_reached(record, |kind| kinds.contains(&kind));
+    if kinds.is_empty() {
+        return;
     }
+    let rollouts = match rollouts {
+        Some(rollouts) => rollouts.clone(),
+        None => policies.merged(record, &Attributes::decode(&record.observed.description)).rollouts,
+    };
+    let reached = &mut record.desired.reached;
+    reached.retain(|id| policies.is_dividing(*id));
+    reached.extend(rollouts.iter().filter(|(kind, _)| kinds.contains(kind)).map(|(_, id)| *id));
 }
 
 fn generations(record: &AgentRecord) -> [u64; 3] {
@@ -121,5 +139,6 @@ fn recompute(record: &mut AgentRecord, policies: &Snapshot, now: UnixMs) -> Opti
     }
     desired.connection_settings.set(connection_settings.as_ref().map(|offer| offer.hash), now);
     desired.epoch = policies.epoch();
-    Some((Meaning { config, packages: target.packages, connection_settings }, target.pace))
+    let (packages, rollouts) = (target.packages, Some(target.rollouts));
+    Some((Meaning { config, packages, connection_settings, rollouts }, target.pace))
 }

@@ -52,7 +52,7 @@ pub fn reconcile(mut record: AgentRecord, policies: &Snapshot, now: UnixMs) -> O
         }
     }
     let offered: Vec<PolicyKind> = offers.iter().map(|offer| offer.kind).collect();
-    note_reached(&mut record, policies, &offered, before);
+    note_reached(&mut record, policies, meaning.rollouts.as_ref(), &offered, before);
     let to_compare = record.desired.effective == Effective::Unknown && effective::pair(&record).is_some();
     (is_visible || !offers.is_empty() || to_compare).then_some(Change { record, meaning, offers, pace, is_visible })
 }

@@ -362,7 +362,7 @@ fn write(uid: InstanceUid, before: AgentRecord, report: &Report, start: Start, c
             }
         }
     }
-    note_reached(&mut record, context.policies, &offered, generations(&before));
+    note_reached(&mut record, context.policies, meaning.rollouts.as_ref(), &offered, generations(&before));
     for kind in PolicyKind::ALL {
         proof::follow(&mut record, kind, is_new_connection, context.now);
     }

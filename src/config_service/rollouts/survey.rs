@@ -162,27 +162,22 @@ impl Survey {
     /// An agent that has what several rollouts of one kind bring has failed with the one that came last: the others wait for
     /// what becomes of that.
     fn blame_newest(&mut self, uid: InstanceUid, watched: &[Watched]) {
-        let is_reached = |survey: &Self, rollout: &Rollout| {
-            survey.place(rollout.id, uid).is_some_and(|place| place.standing.is_some())
-        };
         for Watched { rollout, .. } in watched {
-            let came_last = |other: &&Watched| {
-                let other = &other.rollout;
-                other.kind == rollout.kind && other.id > rollout.id && is_reached(self, other)
-            };
-            if !watched.iter().any(|other| came_last(&other)) {
+            if !matches!(self.standing(rollout, uid), Some(Standing::Failed(_))) {
                 continue;
             }
-            let view = self.views.get_mut(&rollout.id);
-            let place = view.and_then(|view| view.agents.get_mut(&uid));
-            if let Some(Place { standing: Some(standing @ Standing::Failed(_)), .. }) = place {
-                *standing = Standing::Applying;
+            let came_last = watched.iter().any(|Watched { rollout: other, .. }| {
+                other.kind == rollout.kind && other.id > rollout.id && self.standing(other, uid).is_some()
+            });
+            let view = self.views.get_mut(&rollout.id).filter(|_| came_last);
+            if let Some(place) = view.and_then(|view| view.agents.get_mut(&uid)) {
+                place.standing = Some(Standing::Applying);
             }
         }
     }
 
-    fn place(&self, rollout: Uuid, uid: InstanceUid) -> Option<&Place> {
-        self.views.get(&rollout)?.agents.get(&uid)
+    fn standing(&self, rollout: &Rollout, uid: InstanceUid) -> Option<&Standing> {
+        self.views.get(&rollout.id)?.agents.get(&uid)?.standing.as_ref()
     }
 }
 
