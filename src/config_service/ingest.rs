@@ -129,6 +129,12 @@ impl Worker {
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
             }
             self.gather().await;
+            if self.openings.next_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+                // The answer may be here, behind what else has come.
+                while let Ok(input) = self.inputs.try_recv() {
+                    self.accept(input);
+                }
+            }
             for expired in self.openings.expired(Instant::now()) {
                 ::metrics::counter!(metrics::PROBES, "found" => "no_answer").increment(1);
                 self.queue.push(Item::resolved(expired));
@@ -253,6 +259,7 @@ impl Worker {
                 }
                 Some(Predecessor::Moved(row, from)) => {
                     results.visible.extend([from, row.uid]);
+                    results.took_over(from, &item);
                     rows.insert(row.uid, *row);
                     now.push(item);
                 }
@@ -355,7 +362,10 @@ impl Worker {
         for (item, outcome) in decided {
             match conflicts.contains(&item.uid) {
                 true => again.push(item),
-                false => results.wrote(&item.report, outcome),
+                false => {
+                    results.took_over(item.uid, &item);
+                    results.wrote(&item.report, outcome);
+                }
             }
         }
         Ok(again)
@@ -392,6 +402,18 @@ impl Results {
         ::metrics::counter!(metrics::FULL_STATE).increment(u64::from(verdict.report_full_state));
         ::metrics::counter!(metrics::OFFERS, "cause" => "report").increment(verdict.offers.len() as u64);
         self.letters.to(gateway).verdicts.push(verdict);
+    }
+
+    /// Tells the gateway that was asked about `uid`'s older connection, and did not answer, that `item` has been given the record.
+    fn took_over(&mut self, uid: InstanceUid, item: &Item) {
+        let Some(silent) = item.resolution.as_ref().filter(|it| it.found == Found::Silent) else { return };
+        let verdict = bus::Verdict {
+            instance_uid: uid.to_bytes(),
+            connection_generation: silent.of.generation,
+            newer_connection_generation: item.report.generation,
+            ..bus::Verdict::default()
+        };
+        self.letters.to(&silent.of.gateway).verdicts.push(verdict);
     }
 
     fn wrote(&mut self, report: &Report, outcome: Decided) {

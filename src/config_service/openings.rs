@@ -36,6 +36,8 @@ struct Held {
     report: Report,
     probed: Connection,
     deadline: Instant,
+    /// What is known if the deadline comes first.
+    found: Found,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +86,7 @@ impl Openings {
         let deadline = now + self.patience;
         self.remove(uid);
         self.bytes += report.message.len();
-        self.by_uid.insert(uid, Held { report, probed, deadline });
+        self.by_uid.insert(uid, Held { report, probed, deadline, found: Found::Silent });
         self.deadlines.insert((deadline, uid));
         Hold::Started
     }
@@ -102,7 +104,7 @@ impl Openings {
             let deadline = held.deadline.min(now + LAST_WORDS);
             self.deadlines.remove(&(held.deadline, uid));
             self.deadlines.insert((deadline, uid));
-            held.deadline = deadline;
+            (held.deadline, held.found) = (deadline, found);
             return None;
         }
         self.remove(uid).map(|held| (held.report, Resolution { of: held.probed, found }))
@@ -128,8 +130,7 @@ impl Openings {
             let Some(held) = self.remove(uid) else {
                 break;
             };
-            let found = Found::Gone { last_sequence_num: None };
-            expired.push((held.report, Resolution { of: held.probed, found }));
+            expired.push((held.report, Resolution { of: held.probed, found: held.found }));
         }
         expired
     }
@@ -188,7 +189,7 @@ mod tests {
         openings.hold(testing::report("new", 1, 20, 1), connection(10), now);
         assert!(openings.expired(now + Duration::from_millis(2_999)).is_empty());
         let expired = openings.expired(now + Duration::from_secs(3));
-        assert_eq!(expired[0].1.found, Found::Gone { last_sequence_num: None });
+        assert_eq!(expired[0].1.found, Found::Silent);
         assert_eq!((openings.len(), openings.next_deadline()), (0, None));
     }
 
@@ -202,6 +203,9 @@ mod tests {
         assert_eq!(openings.next_deadline(), Some(now + LAST_WORDS));
         assert!(openings.changed(report.uid, 10, false).is_some());
         assert_eq!(openings.next_deadline(), None);
+        openings.hold(report.clone(), connection(10), now);
+        openings.resolve(report.uid, 10, gone, now);
+        assert_eq!(openings.expired(now + LAST_WORDS)[0].1.found, gone, "it has answered");
     }
 
     #[test]

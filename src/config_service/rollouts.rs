@@ -33,6 +33,8 @@ use crate::{
 
 /// While there are rollouts, they are looked at this often, and less often where that takes long.
 const TICK: Duration = Duration::from_secs(1);
+/// What goes to all at once is only watched, from so long after it began: its offers go out first.
+const SETTLING_MS: i64 = 3_000;
 /// Of the time, at most one part in so many is spent on looking.
 const SHARE: u32 = 5;
 /// A driver that says nothing for so long is replaced.
@@ -103,6 +105,9 @@ impl Driver {
             (self.changed, self.survey) = (None, None);
             return Ok(false);
         };
+        if open.iter().all(is_settling) {
+            return Ok(true);
+        }
         // Not older than the rollouts.
         let snapshot = shared.policies.refresh().await?;
         self.selectors.retain(|(id, _), _| open.iter().any(|rollout| rollout.id == *id));
@@ -188,6 +193,10 @@ impl Driver {
         }
         Ok(selectors)
     }
+}
+
+fn is_settling(rollout: &Rollout) -> bool {
+    rollout.at_once && (0..SETTLING_MS).contains(&unix_ms().saturating_sub(rollout.created_at))
 }
 
 /// A policy may have been deleted a moment ago, and its rollouts with it.

@@ -91,6 +91,8 @@ pub struct Rare {
     pub contender: Option<Box<Contender>>,
     /// The config service asked whether the agent still lives on its connection.
     pub probes: Vec<Probe>,
+    /// The store knows of a connection with this generation instead. If the agent still lives on its own, that is announced anew.
+    pub superseded_by: Option<u64>,
     /// The next message is to tell the agent its new uid, under the one that it speaks by; not before the store knows it.
     pub tells_uid_to: Option<InstanceUid>,
 }
@@ -496,6 +498,7 @@ impl Rare {
             && self.refusal.is_none()
             && self.contender.is_none()
             && self.probes.is_empty()
+            && self.superseded_by.is_none()
             && self.tells_uid_to.is_none()
             && self.full_state.is_idle(now_ms)
     }

@@ -100,13 +100,25 @@ pub fn agent_spoke(shared: &Shared, agents: MutexGuard<'_, Agents>, uid: Instanc
 }
 
 fn proved_alive(shared: &Shared, mut agents: MutexGuard<'_, Agents>, uid: InstanceUid, connection: &Arc<Connection>) {
-    let entry = agents.entries.get_mut(&uid).filter(|entry| entry.link.is(connection));
-    let Some(rare) = entry.and_then(|entry| entry.rare.as_mut()) else { return };
+    let Some(entry) = agents.entries.get_mut(&uid).filter(|entry| entry.link.is(connection)) else { return };
+    let Some(rare) = entry.rare.as_mut() else { return };
     probes_answered(shared, rare);
+    if let Some(newer) = rare.superseded_by.take() {
+        claim(shared, uid, entry, newer);
+    }
+    let Some(rare) = entry.rare.as_mut() else { return };
     if let Some(contender) = rare.contender.take() {
         drop(agents);
         is_duplicate(shared, uid, *contender);
     }
+}
+
+/// Announces the connection of an agent anew, as a later one than the `newer` that the store knows.
+pub fn claim(shared: &Shared, uid: InstanceUid, entry: &mut Entry, newer: u64) {
+    let generation = shared.registry.mint_generation(newer);
+    entry.reopen(generation, shared.now());
+    reply::limit_waiting(shared, uid, entry);
+    shared.outgoing.report(uid);
 }
 
 /// The agent lives on the connection that the config service asked about.

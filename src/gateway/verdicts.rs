@@ -8,7 +8,9 @@ use tokio::task::coop::consume_budget;
 use super::{
     Shared,
     agents::{Entry, Link, Now, Offer, Probe},
-    certificates, commands, duplicates, offers, reply, spans, vouching, websocket,
+    certificates, commands, duplicates, offers,
+    registry::Agents,
+    reply, spans, vouching, websocket,
 };
 use crate::{
     bus::{Event, Subscription, Topic},
@@ -130,19 +132,7 @@ fn take_verdict_of(shared: &Shared, uid: InstanceUid, verdict: &Verdict) {
         return;
     }
     if verdict.newer_connection_generation > entry.generation {
-        if !entry.is_live() {
-            // The store knows of a later connection: there is nothing to hand over.
-            shared.registry.remove(agents, &uid);
-            return;
-        }
-        if may_be_elsewhere(entry, now) {
-            return;
-        }
-        let generation = shared.registry.mint_generation(verdict.newer_connection_generation);
-        entry.reopen(generation, now);
-        reply::limit_waiting(shared, uid, entry);
-        shared.outgoing.report(uid);
-        return;
+        return superseded(shared, agents, uid, verdict.newer_connection_generation);
     }
     if entry.acknowledged(verdict.report_number) {
         shared.metrics.reports_acknowledged.increment(1);
@@ -161,6 +151,28 @@ fn take_verdict_of(shared: &Shared, uid: InstanceUid, verdict: &Verdict) {
     shared.want_body(uid, entry);
     entry.tidy(now.ms);
     shared.registry.set_active(agents, &uid);
+}
+
+/// The store knows of a later connection of the agent.
+fn superseded(shared: &Shared, agents: &mut Agents, uid: InstanceUid, newer: u64) {
+    let Some(entry) = agents.entries.get_mut(&uid) else { return };
+    match &entry.link {
+        // There is nothing to hand over.
+        Link::Gone { .. } => drop(shared.registry.remove(agents, &uid)),
+        _ if entry.pending().is_some() => {
+            if !may_be_elsewhere(entry, shared.now()) {
+                duplicates::claim(shared, uid, entry, newer);
+            }
+        }
+        // With nothing to report, this is no answer: the config service asked whether the agent lives here, and heard nothing in time.
+        Link::WebSocket(connection) => {
+            connection.probe();
+            entry.rare().superseded_by = Some(newer);
+            agents.active.insert(uid);
+        }
+        // It is known again when it polls here.
+        Link::Http => drop(shared.registry.remove(agents, &uid)),
+    }
 }
 
 /// One that is lost, or no longer for this connection, is made of another agent.

@@ -102,6 +102,9 @@ pub enum Found {
     Gone {
         last_sequence_num: Option<u64>,
     },
+    /// Nobody has answered in time. The newcomer has the agent's record; whoever holds the older connection hears so, and what
+    /// lives there speaks up.
+    Silent,
     Alive,
 }
 
@@ -133,6 +136,7 @@ pub fn decide(
     if known.connected && *report.gateway != *known.gateway {
         match resolution.filter(|resolution| resolution.of == old).map(|resolution| resolution.found) {
             Some(Found::Gone { last_sequence_num }) => probed_sequence_num = last_sequence_num,
+            Some(Found::Silent) => {}
             Some(Found::Alive) => return Outcome::StoreUnder(uid.successor(report.generation)),
             None if (context.is_gateway_dead)(&known.gateway) => {}
             None => return Outcome::Probe(old),

@@ -37,7 +37,7 @@ pub fn succession(
         return Succession::Take;
     }
     match resolution.filter(|resolution| resolution.of == connection).map(|resolution| resolution.found) {
-        Some(Found::Gone { .. }) => Succession::Take,
+        Some(Found::Gone { .. } | Found::Silent) => Succession::Take,
         Some(Found::Alive) => Succession::Separate,
         None => Succession::Probe(connection),
     }

@@ -87,6 +87,7 @@ on_both! {
         after_a_clean_close_an_empty_delta_elsewhere_is_enough
         a_connection_that_is_gone_is_taken_over_with_its_number
         a_probe_without_an_answer_ends_in_a_takeover
+        who_lives_on_after_a_probe_that_was_not_answered_is_not_forgotten
         the_end_of_the_old_connection_answers_its_probe
         a_live_duplicate_gets_a_uid_of_its_own
         several_reports_of_one_agent_in_a_batch_are_all_taken;

@@ -85,6 +85,27 @@ pub async fn a_probe_without_an_answer_ends_in_a_takeover(backend: Backend) {
     assert_eq!((verdict.report_number, verdict.report_full_state), (1, true));
 }
 
+pub async fn who_lives_on_after_a_probe_that_was_not_answered_is_not_forgotten(backend: Backend) {
+    let (cluster, _replica) = Cluster::start(backend).await;
+    let (mut one, mut other) = (cluster.gateway("one").await, cluster.gateway("other").await);
+    let first = opening(uid(1), 10, 1, &full("web"));
+    one.tell(first.clone()).await;
+    let newcomer = opening(uid(1), 20, 1, &full("web"));
+    assert_eq!(other.tell(newcomer.clone()).await.report_number, 1);
+    let late = one.probe().await;
+    one.answer_probe(late, true, None).await;
+    // Its gateway hears who has its record, and announces it anew.
+    let told = one.verdict_on(&first).await;
+    assert_eq!((told.report_number, told.newer_connection_generation), (0, 20));
+    let again = opening(uid(1), 30, 2, &full("web"));
+    one.report(again.clone()).await;
+    let probe = other.probe().await;
+    other.answer_probe(probe, true, None).await;
+    let verdict = one.verdict_on(&again).await;
+    assert_eq!((verdict.report_number, verdict.new_instance_uid.len()), (1, 16));
+    assert_eq!(cluster.agents().await, 2);
+}
+
 pub async fn the_end_of_the_old_connection_answers_its_probe(backend: Backend) {
     let mut config = super::cluster::quick();
     config.probe_timeout = std::time::Duration::from_secs(3_600);

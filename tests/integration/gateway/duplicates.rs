@@ -186,6 +186,21 @@ async fn a_newer_connection_in_the_store_is_answered_with_a_still_newer_one() {
     assert_eq!(agent.receive().await.flags, 0);
 }
 
+/// The config service asked whether it lives, and did not hear it in time.
+#[tokio::test]
+async fn a_connection_that_is_superseded_though_it_lives_is_announced_anew() {
+    let mut bench = Bench::start(config()).await;
+    let mut agent = bench.connect().await;
+    agent.say(&full(1, 0)).await;
+    let report = bench.service.report().await;
+    let newer = report.connection_generation + 1_000_000_000;
+    let verdict = Verdict { newer_connection_generation: newer, report_number: 0, ..acknowledgement(&report) };
+    bench.service.verdict(verdict).await;
+    let again = agent.alive_while(bench.service.report()).await;
+    assert!(again.connection_generation > newer);
+    assert_eq!(again.opening.map(|opening| opening.first_sequence_num), Some(0));
+}
+
 /// Its own deadline names the generation that it was held back under.
 #[tokio::test]
 async fn a_reply_that_is_held_back_is_sent_though_the_connection_was_announced_anew_meanwhile() {
