@@ -43,23 +43,31 @@ pub async fn find(shared: &Shared, items: &[&Item]) -> store::Result<HashMap<Ins
     if items.is_empty() {
         return Ok(found);
     }
+    // First the records under former uids, then where those are said to have gone: one that moves meanwhile is found at least once.
+    let formers: Vec<InstanceUid> = items.iter().filter_map(|item| item.report.former).collect();
+    let mut rows = rows(shared, formers).await?;
     let mut names: Vec<InstanceUid> = items.iter().map(|item| item.uid).collect();
     names.extend(items.iter().filter_map(|item| item.report.former));
     names.sort_unstable();
     names.dedup();
     let known = shared.store.former_uids(&names).await?;
     let known: HashMap<InstanceUid, FormerUid> = known.into_iter().map(|it| (it.former, it)).collect();
-    let mut others: Vec<InstanceUid> = items.iter().filter_map(|item| item.report.former).collect();
-    others.extend(known.values().map(|it| it.uid));
-    if others.is_empty() {
+    if known.is_empty() && items.iter().all(|item| item.report.former.is_none()) {
         return Ok(found);
     }
-    let rows = shared.store.read_agents(&others).await?;
-    let rows: HashMap<InstanceUid, AgentRecord> = rows.into_iter().map(|row| (row.uid, row)).collect();
+    let others = known.values().map(|it| it.uid).filter(|uid| !rows.contains_key(uid)).collect();
+    rows.extend(self::rows(shared, others).await?);
     for item in items {
         found.insert(item.uid, find_one(shared, item, &known, &rows).await?);
     }
     Ok(found)
+}
+
+async fn rows(shared: &Shared, uids: Vec<InstanceUid>) -> store::Result<HashMap<InstanceUid, AgentRecord>> {
+    if uids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    Ok(shared.store.read_agents(&uids).await?.into_iter().map(|row| (row.uid, row)).collect())
 }
 
 async fn find_one(
@@ -77,7 +85,11 @@ async fn find_one(
     let row = match known_as(report, known, unix_ms()) {
         _ if own.is_some() => own,
         KnownAs::Given(uid) => return Ok(Found::Given(uid)),
-        KnownAs::Stored(uid) => rows.get(&uid),
+        KnownAs::Stored(uid) => match rows.get(&uid) {
+            // It is stored where it is said to be, so it has just gone on.
+            None => return Ok(Found::Conflict),
+            row => row,
+        },
         KnownAs::Nobody => None,
     };
     let Some(row) = row else {

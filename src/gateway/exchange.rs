@@ -12,11 +12,11 @@ use super::{
     connection::Connection,
     duplicates,
     identity::{self, Identity},
-    memory::Kept,
     messages,
     polls::Polls,
     reply::{self, Reply},
-    spans, vouching,
+    spans,
+    vouching::{self, Hold},
 };
 use crate::{
     model::InstanceUid,
@@ -26,6 +26,8 @@ use crate::{
 
 /// Agents on one socket. A forwarding gateway in front of more opens another.
 const MAX_AGENTS_PER_CONNECTION: usize = 16_384;
+
+const UNVOUCHED: &str = "it is not known yet whose certificate this is";
 
 /// Where a message came from.
 #[derive(Clone, Copy)]
@@ -107,23 +109,37 @@ pub fn receive_websocket(shared: &Arc<Shared>, connection: &Arc<Connection>, mes
         reply::send(shared, connection, &Reply::plain(shared, Echo { uid, new_uid: None }));
         return;
     }
-    let outcome = match receive(shared, Origin::WebSocket(connection), payload) {
-        Outcome::Unvouched(pair) => {
-            let mut kept = Kept::default();
-            if shared.memory.replace(&mut kept, payload.to_vec()).is_err() {
-                return answer_websocket(shared, connection, Outcome::Unvouched(pair));
-            }
+    if shared.held.has(connection) {
+        return hold_unvouched(shared, connection, payload);
+    }
+    match receive(shared, Origin::WebSocket(connection), payload) {
+        Outcome::Unvouched(_) => hold_unvouched(shared, connection, payload),
+        outcome => answer_websocket(shared, connection, outcome),
+    }
+}
+
+/// Has a message wait until it is known for whom the connection's agent may speak, or until those before it have been taken.
+fn hold_unvouched(shared: &Arc<Shared>, connection: &Arc<Connection>, payload: &[u8]) {
+    match shared.held.hold(connection, payload, &shared.memory) {
+        Hold::Behind => {}
+        Hold::Refused => {
+            let uid = likely_uid(Origin::WebSocket(connection), payload).unwrap_or(InstanceUid::PLACEHOLDER);
+            answer_websocket(shared, connection, Outcome::Unavailable { uid, text: UNVOUCHED });
+        }
+        Hold::First => {
             let (shared, connection) = (shared.clone(), connection.clone());
             tokio::spawn(async move {
-                vouching::ask(&shared, pair).await;
-                let outcome = receive(&shared, Origin::WebSocket(&connection), kept.message());
-                answer_websocket(&shared, &connection, outcome);
+                while let Some(kept) = shared.held.next(&connection) {
+                    let mut outcome = receive(&shared, Origin::WebSocket(&connection), kept.message());
+                    if let Outcome::Unvouched(pair) = outcome {
+                        vouching::ask(&shared, pair).await;
+                        outcome = receive(&shared, Origin::WebSocket(&connection), kept.message());
+                    }
+                    answer_websocket(&shared, &connection, outcome);
+                }
             });
-            return;
         }
-        outcome => outcome,
-    };
-    answer_websocket(shared, connection, outcome);
+    }
 }
 
 fn answer_websocket(shared: &Shared, connection: &Connection, outcome: Outcome) {
@@ -135,7 +151,7 @@ fn answer_websocket(shared: &Shared, connection: &Connection, outcome: Outcome) 
         Outcome::Reply(message) => message,
         Outcome::Unavailable { uid, text } => unavailable(uid, text),
         Outcome::NoMoreUids(uid) => unavailable(uid, "too many requests for an instance_uid"),
-        Outcome::Unvouched((_, uid)) => unavailable(uid, "it is not known yet whose certificate this is"),
+        Outcome::Unvouched((_, uid)) => unavailable(uid, UNVOUCHED),
         Outcome::Settled | Outcome::HeldHttp { .. } | Outcome::TooOften => return,
     };
     reply::send(shared, connection, &message);

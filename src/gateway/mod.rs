@@ -117,6 +117,7 @@ struct Shared {
     timers: timers::Timers,
     http_aliases: identity::HttpAliases,
     vouching: vouching::Vouching,
+    held: vouching::Held,
     seldom: seldom::Seldom,
     /// New WebSockets.
     admission: pace::Bucket,
@@ -162,6 +163,7 @@ impl Gateway {
             timers: timers::Timers::default(),
             http_aliases: identity::HttpAliases::default(),
             vouching: vouching::Vouching::default(),
+            held: vouching::Held::default(),
             seldom: seldom::Seldom::default(),
             admission: pace::Bucket::new(config.admission_per_second, config.admission_burst),
             full_state: pace::Bucket::new(config.full_state_per_second, config.full_state_per_second),

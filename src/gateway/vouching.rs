@@ -1,17 +1,28 @@
 //! Agents that go on under another uid by the certificate of the one that they had: the config service is asked whether it is
 //! the same agent, and what they say waits for the answer. (On the connection on which they were given it, the gateway knows.)
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::Shared;
+use super::{
+    Shared,
+    connection::Connection,
+    memory::{Kept, Memory},
+};
 use crate::{model::InstanceUid, proto::bus::UidAnswer};
 
 /// Agents of which that is known, or asked; beyond, none are taken.
 const MAX_PAIRS: usize = 20_000;
-/// Messages that wait for one answer.
+/// Messages that wait for one answer, and messages of one connection that wait.
 const MAX_WAITING: usize = 64;
 /// An answer is believed for so long. The certificate may have been replaced since, but the config service refuses that one.
 const KNOWN_FOR: Duration = Duration::from_secs(600);
@@ -77,6 +88,66 @@ impl Vouching {
         // Those who wait are woken by the end of their channel.
         *state = State::Known { is_same_agent, until_ms: now_ms + known_for.as_millis() as u64 };
     }
+}
+
+/// WebSocket messages that wait. Whatever comes on a connection after one that waits does so as well: they are taken in their order.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// By the connection's address, which is its own as long as it is held here.
+    by_connection: Mutex<HashMap<usize, (Arc<Connection>, VecDeque<Kept>)>>,
+    /// How many connections there are in it: mostly none.
+    connections: AtomicUsize,
+}
+
+/// What became of a message that was to be held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// It is the first of its connection: whoever has it held sees to it, and to those that come after it.
+    First,
+    Behind,
+    /// Too much is held already.
+    Refused,
+}
+
+impl Held {
+    /// Whether a message of `connection` waits.
+    pub fn has(&self, connection: &Arc<Connection>) -> bool {
+        self.connections.load(Ordering::Acquire) > 0 && self.by_connection.lock().contains_key(&key(connection))
+    }
+
+    pub fn hold(&self, connection: &Arc<Connection>, message: &[u8], memory: &Memory) -> Hold {
+        let mut kept = Kept::default();
+        if memory.replace(&mut kept, message.to_vec()).is_err() {
+            return Hold::Refused;
+        }
+        match self.by_connection.lock().entry(key(connection)) {
+            Entry::Vacant(place) => {
+                place.insert((connection.clone(), VecDeque::from([kept])));
+                self.connections.fetch_add(1, Ordering::Release);
+                Hold::First
+            }
+            Entry::Occupied(place) if place.get().1.len() >= MAX_WAITING => Hold::Refused,
+            Entry::Occupied(mut place) => {
+                place.get_mut().1.push_back(kept);
+                Hold::Behind
+            }
+        }
+    }
+
+    /// The next message of `connection`, once all before it have been taken; at the end, nothing of it waits any more.
+    pub fn next(&self, connection: &Arc<Connection>) -> Option<Kept> {
+        let mut by_connection = self.by_connection.lock();
+        let next = by_connection.get_mut(&key(connection))?.1.pop_front();
+        if next.is_none() {
+            by_connection.remove(&key(connection));
+            self.connections.fetch_sub(1, Ordering::Release);
+        }
+        next
+    }
+}
+
+fn key(connection: &Arc<Connection>) -> usize {
+    Arc::as_ptr(connection) as usize
 }
 
 /// Asks, unless that is done already, and returns when there is an answer, or none in time.

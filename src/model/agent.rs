@@ -10,16 +10,17 @@ use super::{
 };
 use crate::proto::opamp;
 
-/// One agent as the store holds it: what it reported (observed), and what it should have (desired).
+/// One agent as the store holds it: what it reported (observed), and what it should have (desired). Those are large, and on
+/// the heap: records pass through many hands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentRecord {
     pub uid: InstanceUid,
     /// Optimistic lock: grows with every write of the row; 0 for an agent that is not stored yet.
     pub version: i64,
     pub labels: Labels,
-    pub observed: Observed,
+    pub observed: Box<Observed>,
     pub presence: Presence,
-    pub desired: Desired,
+    pub desired: Box<Desired>,
     pub first_seen: UnixMs,
 }
 
@@ -223,9 +224,9 @@ impl AgentRecord {
             uid,
             version: 0,
             labels: Labels::new(),
-            observed: Observed::default(),
+            observed: Box::default(),
             presence: Presence::default(),
-            desired: Desired::default(),
+            desired: Box::default(),
             first_seen,
         }
     }

@@ -74,7 +74,7 @@ impl TryFrom<AgentRow> for AgentRecord {
             version: row.version,
             labels: row.labels.0,
             first_seen: row.first_seen_unix_ms,
-            observed: Observed {
+            observed: Box::new(Observed {
                 complete: row.complete,
                 description: row.description.into(),
                 capabilities: row.capabilities.cast_unsigned(),
@@ -87,7 +87,7 @@ impl TryFrom<AgentRow> for AgentRecord {
                     error: String::from_utf8(row.config_error).map_err(|error| Error::damaged("agent", error))?,
                 },
                 ..Observed::default()
-            },
+            }),
             presence: Presence {
                 connected: row.connected,
                 transport: Transport::from_number(row.transport.into()),
@@ -97,7 +97,7 @@ impl TryFrom<AgentRow> for AgentRecord {
                 sequence_num: row.sequence_num.cast_unsigned(),
                 last_seen: row.last_seen_unix_ms,
             },
-            desired: Desired {
+            desired: Box::new(Desired {
                 config: Wanted {
                     hash: row.desired_config.map(hash).transpose()?,
                     generation: row.desired_generation.cast_unsigned(),
@@ -108,7 +108,7 @@ impl TryFrom<AgentRow> for AgentRecord {
                 },
                 epoch: row.desired_epoch.cast_unsigned(),
                 ..Desired::default()
-            },
+            }),
         };
         more::decode(row.more, &mut record.observed, &mut record.desired)?;
         Ok(record)
@@ -154,7 +154,11 @@ pub(super) fn hash(bytes: Vec<u8>) -> Result<ContentHash> {
 }
 
 pub(super) fn agents(rows: Vec<AgentRow>) -> Result<Vec<AgentRecord>> {
-    rows.into_iter().map(AgentRecord::try_from).collect()
+    let mut agents = Vec::with_capacity(rows.len());
+    for row in rows {
+        agents.push(row.try_into()?);
+    }
+    Ok(agents)
 }
 
 /// `service.name` and `service.version` as the columns that the fleet summary counts by.

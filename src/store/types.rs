@@ -32,7 +32,7 @@ pub struct Actor {
 pub struct DesiredWrite {
     pub uid: InstanceUid,
     pub version: i64,
-    pub desired: Desired,
+    pub desired: Box<Desired>,
     /// See [`super::more`].
     pub(super) more: Vec<u8>,
     pub(super) more_behind: bool,

@@ -19,6 +19,7 @@ mod moves;
 mod orders;
 mod overrides;
 mod packages;
+mod rekeying;
 mod rollout_ends;
 mod rollout_kinds;
 mod rollouts;

@@ -239,12 +239,18 @@ async fn a_certificate_goes_on_being_good_for_an_agent_that_has_another_uid() {
     let url = format!("wss://{}/v1/opamp", bench.address);
     let mut agent = Agent { socket: client_async(url, stream).await.unwrap().0 };
     agent.send(&full(2, 0)).await;
+    for number in 1..=20 {
+        agent.send(&heartbeat(2, number)).await;
+    }
     let asked = bench.service.uid_question().await;
     bench.service.say(uid_answer(&asked, true)).await;
-    let reply = agent.receive().await;
-    assert_eq!((reply.error_response, reply.instance_uid), (None, uid(2).to_bytes()));
+    for number in 0..=20 {
+        let reply = agent.receive().await;
+        assert_eq!((reply.error_response, reply.instance_uid), (None, uid(2).to_bytes()));
+        assert_eq!(reply.flags, 0, "in their order: there is no gap before {number}");
+    }
     assert_eq!(bench.service.report().await.instance_uid, uid(2).to_bytes());
-    assert_eq!(agent.say(&heartbeat(2, 1)).await.error_response, None);
+    assert_eq!(agent.say(&heartbeat(2, 21)).await.error_response, None);
     // That says nothing of others.
     agent.send(&full(3, 0)).await;
     assert_eq!(bench.service.uid_question().await.instance_uid, uid(3).to_bytes());

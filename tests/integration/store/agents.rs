@@ -50,7 +50,7 @@ pub fn extreme(n: u128) -> AgentRecord {
         forgotten: Forgotten { times: u16::MAX, offered_at: i64::MIN },
     };
     AgentRecord {
-        observed: Observed {
+        observed: Box::new(Observed {
             complete: true,
             description: vec![0, 0xff, 0xfe].into(),
             capabilities: u64::MAX,
@@ -63,7 +63,7 @@ pub fn extreme(n: u128) -> AgentRecord {
             connection_settings: reported,
             sent_connection_settings: Some(ContentHash([0; 32])),
             sent_connection_settings_at: i64::MIN,
-        },
+        }),
         presence: Presence {
             connected: true,
             transport: Transport::Http,
@@ -73,7 +73,7 @@ pub fn extreme(n: u128) -> AgentRecord {
             sequence_num: u64::MAX - 1,
             last_seen: -1,
         },
-        desired: Desired {
+        desired: Box::new(Desired {
             config: wanted.clone(),
             packages: wanted.clone(),
             connection_settings: wanted,
@@ -91,7 +91,7 @@ pub fn extreme(n: u128) -> AgentRecord {
             lost_packages: Lost { connections: u16::MAX, offered_at: i64::MAX },
             placement: Some(uid(77)),
             reached: [uuid::Uuid::nil(), uuid::Uuid::max()].into(),
-        },
+        }),
         first_seen: 5,
         ..agent(n)
     }
@@ -140,16 +140,16 @@ pub async fn what_is_desired_is_written_alone(store: &SharedStore) {
     let all = extreme(9).desired;
     // An agent with another version, one that is not stored, one that comes twice, and one that is as it should be.
     let batch = [
-        set(&before[0], 1, Desired::default()),
+        set(&before[0], 1, Box::default()),
         set(&before[1], 2, all.clone()),
         set(&agent(4), 0, all.clone()),
         set(&before[2], 1, all.clone()),
-        set(&before[2], 1, Desired::default()),
+        set(&before[2], 1, Box::default()),
     ];
     let mut not_written = store.write_desired(&batch).await.unwrap();
     not_written.sort();
     assert_eq!(not_written, [uid(2), uid(3), uid(4)]);
-    let cleared = AgentRecord { version: 2, desired: Desired::default(), ..before[0].clone() };
+    let cleared = AgentRecord { version: 2, desired: Box::default(), ..before[0].clone() };
     assert_eq!(read(&**store, uid(1)).await.as_ref(), Some(&cleared));
     assert_eq!(read(&**store, uid(2)).await.as_ref(), Some(&before[1]));
     assert_eq!(read(&**store, uid(3)).await, Some(AgentRecord { version: 2, desired: all, ..before[2].clone() }));
@@ -284,9 +284,9 @@ pub async fn quarantine_is_lifted(store: &SharedStore) {
         config: wanted.clone(),
         packages: wanted.clone(),
         connection_settings: wanted,
-        ..held.desired.clone()
+        ..*held.desired.clone()
     };
-    assert_eq!(lifted, AgentRecord { desired, version: 2, ..held });
+    assert_eq!(lifted, AgentRecord { desired: Box::new(desired), version: 2, ..held });
     assert_eq!(read(&**store, uid(1)).await, Some(lifted));
     let untouched = store.lift_quarantine(uid(2), &actor()).await.unwrap();
     assert_eq!(read(&**store, uid(2)).await, Some(untouched.clone()));

@@ -124,6 +124,12 @@ impl Fleet {
         self.order(|| Order::Heartbeat);
     }
 
+    /// Every agent asks for another uid, until it has one.
+    pub fn ask_for_uids(&self) {
+        self.members.iter().for_each(|member| member.agent.lock().wants_uid());
+        self.order(|| Order::AskForUid);
+    }
+
     fn order(&self, order: impl Fn() -> Order) {
         for member in &self.members {
             let _ = member.orders.send(order());

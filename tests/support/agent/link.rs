@@ -25,6 +25,8 @@ pub(super) enum Order {
     /// Report this as the status of its health.
     ReportHealth(String),
     Heartbeat,
+    /// Ask for another uid.
+    AskForUid,
     /// Lose its connection, without a word.
     Drop,
     /// Connect elsewhere, while the old connection stays open and nobody reads it.
@@ -117,6 +119,7 @@ impl Link {
                 order = self.orders.recv() => match order {
                     Some(Order::ReportHealth(status)) => Some(self.agent.lock().report_health(status)),
                     Some(Order::Heartbeat) => Some(self.agent.lock().heartbeat()),
+                    Some(Order::AskForUid) => Some(self.agent.lock().ask_for_uid()),
                     Some(Order::HalfOpen) => return End::Abandoned(Box::new(socket)),
                     Some(Order::Drop) | None => return End::Closed,
                 },

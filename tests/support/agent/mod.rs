@@ -10,9 +10,9 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use muster::proto::opamp::{
-    AgentCapabilities, AgentConfigMap, AgentConfigObject, AgentDescription, AgentRemoteConfig, AgentToServer, AnyValue,
-    ComponentHealth, EffectiveConfig, KeyValue, RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent,
-    ServerToAgentFlags, any_value::Value,
+    AgentCapabilities, AgentConfigMap, AgentConfigObject, AgentDescription, AgentRemoteConfig, AgentToServer,
+    AgentToServerFlags, AnyValue, ComponentHealth, EffectiveConfig, KeyValue, RemoteConfigStatus, RemoteConfigStatuses,
+    ServerToAgent, ServerToAgentFlags, any_value::Value,
 };
 
 pub use fleet::Fleet;
@@ -47,6 +47,8 @@ pub struct Agent {
     was_heartbeat: bool,
     /// What it was before it was given another uid: answers under way still say so.
     former_uid: Option<uuid::Uuid>,
+    /// It wants another uid, and asks for it on each connection until it has one.
+    asks_for_uid: bool,
     /// The gateway that it last connected to.
     gateway: Option<SocketAddr>,
     pub seen: Seen,
@@ -92,6 +94,7 @@ impl Agent {
             may_have_lost: false,
             was_heartbeat: false,
             former_uid: None,
+            asks_for_uid: false,
             gateway: None,
             seen: Seen::default(),
         }
@@ -132,6 +135,11 @@ impl Agent {
         self.seen.is_connected && self.unanswered == 0
     }
 
+    /// It waits for the uid that it asked for.
+    pub fn asks_for_uid(&self) -> bool {
+        self.asks_for_uid
+    }
+
     pub fn has_just_sent_heartbeat(&self) -> bool {
         self.was_heartbeat
     }
@@ -164,7 +172,19 @@ impl Agent {
         if self.others.begins_anew() {
             (self.sequence_num, self.has_reported) = (0, false);
         }
+        if self.asks_for_uid {
+            return self.ask_for_uid();
+        }
         if self.has_reported { self.delta(|_, _| {}) } else { self.full() }
+    }
+
+    fn wants_uid(&mut self) {
+        self.asks_for_uid = true;
+    }
+
+    fn ask_for_uid(&mut self) -> AgentToServer {
+        let message = if self.has_reported { self.delta(|_, _| {}) } else { self.full() };
+        AgentToServer { flags: AgentToServerFlags::RequestInstanceUid as u64, ..message }
     }
 
     /// Whether it is gone before it can say anything more.
@@ -219,6 +239,7 @@ impl Agent {
         }
         if let Some(identification) = message.agent_identification {
             self.seen.new_uids += 1;
+            self.asks_for_uid = false;
             self.former_uid = Some(self.uid);
             self.uid = uuid::Uuid::from_slice(&identification.new_instance_uid).unwrap();
         }
