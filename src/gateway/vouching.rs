@@ -93,10 +93,16 @@ impl Vouching {
 /// WebSocket messages that wait. Whatever comes on a connection after one that waits does so as well: they are taken in their order.
 #[derive(Debug, Default)]
 pub struct Held {
-    /// By the connection's address, which is its own as long as it is held here.
-    by_connection: Mutex<HashMap<usize, (Arc<Connection>, VecDeque<Kept>)>>,
+    by_connection: Mutex<HashMap<usize, Line>>,
     /// How many connections there are in it: mostly none.
     connections: AtomicUsize,
+}
+
+/// The messages of a connection, by its address: its own as long as the connection is here.
+#[derive(Debug)]
+struct Line {
+    _connection: Arc<Connection>,
+    messages: VecDeque<Kept>,
 }
 
 /// What became of a message that was to be held.
@@ -122,13 +128,13 @@ impl Held {
         }
         match self.by_connection.lock().entry(key(connection)) {
             Entry::Vacant(place) => {
-                place.insert((connection.clone(), VecDeque::from([kept])));
+                place.insert(Line { _connection: connection.clone(), messages: VecDeque::from([kept]) });
                 self.connections.fetch_add(1, Ordering::Release);
                 Hold::First
             }
-            Entry::Occupied(place) if place.get().1.len() >= MAX_WAITING => Hold::Refused,
+            Entry::Occupied(place) if place.get().messages.len() >= MAX_WAITING => Hold::Refused,
             Entry::Occupied(mut place) => {
-                place.get_mut().1.push_back(kept);
+                place.get_mut().messages.push_back(kept);
                 Hold::Behind
             }
         }
@@ -137,7 +143,7 @@ impl Held {
     /// The next message of `connection`, once all before it have been taken; at the end, nothing of it waits any more.
     pub fn next(&self, connection: &Arc<Connection>) -> Option<Kept> {
         let mut by_connection = self.by_connection.lock();
-        let next = by_connection.get_mut(&key(connection))?.1.pop_front();
+        let next = by_connection.get_mut(&key(connection))?.messages.pop_front();
         if next.is_none() {
             by_connection.remove(&key(connection));
             self.connections.fetch_sub(1, Ordering::Release);
