@@ -120,6 +120,18 @@ fn who_was_offered_it_keeps_it_whatever_else_changes() {
     assert!(ended.desired.reached.is_empty());
 }
 
+/// It was forgotten, say, and needs no offer.
+#[test]
+fn who_has_it_already_keeps_it_too() {
+    let two = hash_of(&[("a.yaml", "two")]).unwrap();
+    let mut first = opens(10);
+    first.message =
+        encoded(&AgentToServer { remote_config_status: status(1, two.as_bytes()).remote_config_status, ..full("web") });
+    let (row, is_offered) = decided(None, &first, &while_in(2, &rollout(), Vec::new()), true);
+    assert!(!is_offered && row.desired.config.hash == Some(two));
+    assert!(reconcile(row, &while_in(3, &paused(), Vec::new()), NOW).is_none());
+}
+
 #[test]
 fn who_knows_less_than_a_record_leaves_it() {
     let mut waiting = connected(false);
