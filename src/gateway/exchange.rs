@@ -123,8 +123,8 @@ fn hold_unvouched(shared: &Arc<Shared>, connection: &Arc<Connection>, payload: &
     match shared.held.hold(connection, payload, &shared.memory) {
         Hold::Behind => {}
         Hold::Refused => {
-            let uid = likely_uid(Origin::WebSocket(connection), payload).unwrap_or(InstanceUid::PLACEHOLDER);
-            answer_websocket(shared, connection, Outcome::Unavailable { uid, text: UNVOUCHED });
+            let uid = likely_uid(Origin::WebSocket(connection), payload);
+            reply::send(shared, connection, &unavailable(shared, uid, UNVOUCHED));
         }
         Hold::First => {
             let (shared, connection) = (shared.clone(), connection.clone());
@@ -143,18 +143,19 @@ fn hold_unvouched(shared: &Arc<Shared>, connection: &Arc<Connection>, payload: &
 }
 
 fn answer_websocket(shared: &Shared, connection: &Connection, outcome: Outcome) {
-    let unavailable = |uid, text: &str| {
-        let retry_ns = shared.config.retry_after_s() * 1_000_000_000;
-        Reply::error(Some(uid), ServerErrorResponseType::Unavailable, text.to_owned(), Some(retry_ns))
-    };
     let message = match outcome {
         Outcome::Reply(message) => message,
-        Outcome::Unavailable { uid, text } => unavailable(uid, text),
-        Outcome::NoMoreUids(uid) => unavailable(uid, "too many requests for an instance_uid"),
-        Outcome::Unvouched((_, uid)) => unavailable(uid, UNVOUCHED),
+        Outcome::Unavailable { uid, text } => unavailable(shared, Some(uid), text),
+        Outcome::NoMoreUids(uid) => unavailable(shared, Some(uid), "too many requests for an instance_uid"),
+        Outcome::Unvouched((_, uid)) => unavailable(shared, Some(uid), UNVOUCHED),
         Outcome::Settled | Outcome::HeldHttp { .. } | Outcome::TooOften => return,
     };
     reply::send(shared, connection, &message);
+}
+
+fn unavailable(shared: &Shared, uid: Option<InstanceUid>, text: &str) -> Reply {
+    let retry_ns = shared.config.retry_after_s() * 1_000_000_000;
+    Reply::error(uid, ServerErrorResponseType::Unavailable, text.to_owned(), Some(retry_ns))
 }
 
 /// Answers a text frame, in binary.

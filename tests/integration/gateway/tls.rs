@@ -251,9 +251,15 @@ async fn a_certificate_goes_on_being_good_for_an_agent_that_has_another_uid() {
     }
     assert_eq!(bench.service.report().await.instance_uid, uid(2).to_bytes());
     assert_eq!(agent.say(&heartbeat(2, 21)).await.error_response, None);
-    // That says nothing of others.
+    // That says nothing of others. No more waits for an answer than so many messages.
     agent.send(&full(3, 0)).await;
     assert_eq!(bench.service.uid_question().await.instance_uid, uid(3).to_bytes());
+    for number in 1..=70 {
+        agent.send(&heartbeat(3, number)).await;
+    }
+    let refused = agent.receive().await;
+    assert_eq!(refused.instance_uid, uid(3).to_bytes());
+    assert_eq!(refused.error_response.expect("a refusal").r#type(), ServerErrorResponseType::Unavailable);
 }
 
 #[tokio::test]
