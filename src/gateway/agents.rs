@@ -255,6 +255,7 @@ impl Entry {
             // They were for the connection before.
             rare.commands = Vec::new();
             rare.asks_components = false;
+            rare.superseded_by = None;
         }
         let pending = self.rare().pending.get_or_insert_default();
         pending.opening = Some(Opening { first_sequence_num, previous_sequence_num, follows_another: false });
@@ -468,7 +469,11 @@ impl Entry {
         let opening =
             Opening { first_sequence_num: sequence_num, previous_sequence_num: Some(sequence_num), follows_another };
         let heard_s = self.heard_s;
-        let pending = self.rare().pending.get_or_insert_default();
+        let rare = self.rare();
+        if follows_another {
+            rare.superseded_by = None;
+        }
+        let pending = rare.pending.get_or_insert_default();
         // One that is still waiting for its first verdict says more.
         pending.opening.get_or_insert(opening);
         let heard_unix_ms = now.unix_ms.saturating_sub(now.ms.saturating_sub(u64::from(heard_s) * 1000));

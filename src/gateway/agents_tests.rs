@@ -312,3 +312,18 @@ fn a_new_uid_is_told_once_the_store_knows_it() {
     entry.end(Reason::ConnectionClosed, at(2_000));
     assert_eq!(entry.rare().uid_is_due(), None, "nobody is there to be told");
 }
+
+/// Else a later answer to a probe would have it announced once more, and an idle agent would keep the memory for it.
+#[test]
+fn what_superseded_a_connection_is_no_matter_of_the_next_one() {
+    let mut entry = opened();
+    entry.rare().superseded_by = Some(9);
+    entry.reopen(entry.generation, at(1_000));
+    assert_eq!(entry.rare().superseded_by, Some(9), "the same one, announced again");
+    let next = entry.generation + 1;
+    entry.reopen(next, at(1_000));
+    assert_eq!(entry.rare().superseded_by, None);
+    entry.rare().superseded_by = Some(11);
+    entry.open(Link::Http, next + 1, 0, None);
+    assert_eq!(entry.rare().superseded_by, None);
+}

@@ -154,6 +154,7 @@ pub(super) fn hash(bytes: Vec<u8>) -> Result<ContentHash> {
 }
 
 pub(super) fn agents(rows: Vec<AgentRow>) -> Result<Vec<AgentRecord>> {
+    // Results would be collected into a vector that grows step by step.
     let mut agents = Vec::with_capacity(rows.len());
     for row in rows {
         agents.push(row.try_into()?);
